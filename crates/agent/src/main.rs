@@ -1,0 +1,2 @@
+//! The guest daemon: pins memory, announces it, hands it out.
+fn main() {}

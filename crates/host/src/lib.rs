@@ -1,0 +1,1 @@
+//! Host library: virtual machines, regions and links.

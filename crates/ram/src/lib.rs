@@ -1,0 +1,1 @@
+//! Finds virtual machines and their RAM on the host, and reads and writes it.

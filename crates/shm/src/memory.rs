@@ -1,0 +1,79 @@
+//! The seam between everything that talks through shared memory and the ways to
+//! reach it.
+
+use crate::Fault;
+
+/// Memory that another party reads and writes at the same time.
+///
+/// Offsets are in bytes from the start of the memory. Word operations are atomic
+/// and need offsets that are multiples of eight. Copies promise neither atomicity
+/// nor order within themselves.
+///
+/// Order: a value stored by [`store_release`](Self::store_release) carries with it
+/// everything the storing side wrote before, for whoever reads the value through
+/// [`load_acquire`](Self::load_acquire). Nothing stronger is offered: no fence
+/// between a store and a later load crosses every VM border.
+pub trait SharedMemory {
+    /// Size of the memory in bytes.
+    fn size(&self) -> u64;
+
+    /// Loads the word at `offset`; later accesses are not ordered by it.
+    ///
+    /// # Errors
+    /// [`Fault`] when the word is outside, misaligned, or cannot be reached.
+    fn load_relaxed(&self, offset: u64) -> Result<u64, Fault>;
+
+    /// Loads the word at `offset`; later accesses happen after it.
+    ///
+    /// # Errors
+    /// As [`load_relaxed`](Self::load_relaxed).
+    fn load_acquire(&self, offset: u64) -> Result<u64, Fault>;
+
+    /// Stores the word at `offset`; earlier accesses are not ordered by it.
+    ///
+    /// # Errors
+    /// As [`load_relaxed`](Self::load_relaxed).
+    fn store_relaxed(&self, offset: u64, value: u64) -> Result<(), Fault>;
+
+    /// Stores the word at `offset`; earlier accesses happen before it.
+    ///
+    /// # Errors
+    /// As [`load_relaxed`](Self::load_relaxed).
+    fn store_release(&self, offset: u64, value: u64) -> Result<(), Fault>;
+
+    /// Copies shared memory from `offset` into `into`.
+    ///
+    /// # Errors
+    /// [`Fault`] when the range is outside or cannot be reached.
+    fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), Fault>;
+
+    /// Copies `from` into shared memory at `offset`.
+    ///
+    /// # Errors
+    /// [`Fault`] when the range is outside or cannot be reached.
+    fn write(&self, offset: u64, from: &[u8]) -> Result<(), Fault>;
+}
+
+impl<M: SharedMemory + ?Sized> SharedMemory for &M {
+    fn size(&self) -> u64 {
+        (**self).size()
+    }
+    fn load_relaxed(&self, offset: u64) -> Result<u64, Fault> {
+        (**self).load_relaxed(offset)
+    }
+    fn load_acquire(&self, offset: u64) -> Result<u64, Fault> {
+        (**self).load_acquire(offset)
+    }
+    fn store_relaxed(&self, offset: u64, value: u64) -> Result<(), Fault> {
+        (**self).store_relaxed(offset, value)
+    }
+    fn store_release(&self, offset: u64, value: u64) -> Result<(), Fault> {
+        (**self).store_release(offset, value)
+    }
+    fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), Fault> {
+        (**self).read(offset, into)
+    }
+    fn write(&self, offset: u64, from: &[u8]) -> Result<(), Fault> {
+        (**self).write(offset, from)
+    }
+}

@@ -1,0 +1,149 @@
+//! Linux mappings: pieces of a file laid out as one linear memory.
+//!
+//! Only shared mappings of files are made here. Nothing is mapped beyond the
+//! pieces that were asked for.
+
+use core::ffi::c_void;
+use core::ptr::{self, NonNull};
+
+use rustix::fd::AsFd;
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+
+use crate::word::{Span, shared_memory_over_span};
+
+/// The page size of every system that this crate supports so far (x86-64).
+pub const PAGE_SIZE: u64 = 4096;
+
+/// One run of bytes of a file, to be mapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece {
+    /// Where the run starts in the file; a multiple of [`PAGE_SIZE`].
+    pub offset: u64,
+    /// How long it is; a multiple of [`PAGE_SIZE`], not zero.
+    pub length: u64,
+}
+
+/// What may be done through a mapping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protection {
+    /// Loads and reads; stores answer [`Fault::ReadOnly`](crate::Fault::ReadOnly).
+    Read,
+    /// Loads and stores.
+    ReadWrite,
+}
+
+/// Why a mapping could not be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum MapError {
+    /// A piece is empty, not made of whole pages, or the sum overflows.
+    #[error("piece {index} is not a run of whole pages")]
+    BadPiece {
+        /// Which piece.
+        index: usize,
+    },
+    /// The system refused; `ENOMEM` with many pieces means `vm.max_map_count`.
+    #[error("the system refused to map the memory: {0}")]
+    System(Errno),
+}
+
+/// Pieces of a file, mapped one after the other as one memory; unmapped on drop.
+///
+/// The bytes belong to whoever else maps the file. A file that shrinks under the
+/// mapping raises SIGBUS on access.
+#[derive(Debug)]
+pub struct Mapping {
+    span: Span,
+}
+
+impl Mapping {
+    /// Maps `pieces` of `file` in their order as one linear memory.
+    ///
+    /// # Errors
+    /// [`MapError`]; nothing stays mapped then.
+    pub fn new(file: impl AsFd, pieces: &[Piece], protection: Protection) -> Result<Self, MapError> {
+        let total = total_length(pieces)?;
+        // Reserve the whole range first, so that the pieces can be placed side by side.
+        // SAFETY: a fresh private reservation at an address that the system chooses.
+        let base = unsafe { mmap_anonymous(ptr::null_mut(), total, ProtFlags::empty(), MapFlags::PRIVATE | MapFlags::NORESERVE) }
+            .map_err(MapError::System)?;
+        let base = NonNull::new(base.cast::<u8>()).ok_or(MapError::System(Errno::NOMEM))?;
+        // SAFETY: the reservation is page aligned, `total` bytes long, ours, and unmapped
+        // only by our own Drop.
+        let span = unsafe { Span::new(base, total, protection == Protection::ReadWrite) };
+        // From here on Drop gives the whole range back, whatever fails.
+        let mapping = Self { span };
+        let prot = match protection {
+            Protection::Read => ProtFlags::READ,
+            Protection::ReadWrite => ProtFlags::READ | ProtFlags::WRITE,
+        };
+        let mut at = 0_usize;
+        for (index, piece) in pieces.iter().enumerate() {
+            let length = usize::try_from(piece.length).map_err(|_| MapError::BadPiece { index })?;
+            let target = span
+                .bytes(at as u64, length)
+                .map_err(|_| MapError::BadPiece { index })?;
+            // SAFETY: FIXED replaces part of our own reservation only: `bytes` proved that
+            // the target lies inside it.
+            unsafe {
+                mmap(
+                    target.as_ptr().cast::<c_void>(),
+                    length,
+                    prot,
+                    MapFlags::SHARED | MapFlags::FIXED,
+                    &file,
+                    piece.offset,
+                )
+            }
+            .map_err(MapError::System)?;
+            at += length;
+        }
+        Ok(mapping)
+    }
+
+    /// Maps the first `length` bytes of `file`.
+    ///
+    /// # Errors
+    /// As [`Mapping::new`].
+    pub fn whole(file: impl AsFd, length: u64, protection: Protection) -> Result<Self, MapError> {
+        Self::new(file, &[Piece { offset: 0, length }], protection)
+    }
+
+    /// Where the memory starts in this process, for the kernel's own interfaces
+    /// (registering, pagemap); not for dereferencing.
+    #[must_use]
+    pub fn address(&self) -> u64 {
+        self.span.base().as_ptr() as u64
+    }
+
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range is ours alone, and `self` is gone after this.
+        let _ = unsafe { munmap(self.span.base().as_ptr().cast(), self.span.length()) };
+    }
+}
+
+// SAFETY: all access goes through atomics or copies that allow concurrent writers.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+shared_memory_over_span!(Mapping);
+
+fn total_length(pieces: &[Piece]) -> Result<usize, MapError> {
+    let mut total = 0_u64;
+    for (index, piece) in pieces.iter().enumerate() {
+        let bad = MapError::BadPiece { index };
+        if piece.length == 0 || piece.length % PAGE_SIZE != 0 || piece.offset % PAGE_SIZE != 0 {
+            return Err(bad);
+        }
+        piece.offset.checked_add(piece.length).ok_or(bad)?;
+        total = total.checked_add(piece.length).ok_or(bad)?;
+    }
+    if pieces.is_empty() {
+        return Err(MapError::BadPiece { index: 0 });
+    }
+    usize::try_from(total).map_err(|_| MapError::BadPiece { index: 0 })
+}

@@ -1,0 +1,136 @@
+//! Atomic words and the bounds check that precedes every raw access.
+
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use crate::Fault;
+
+/// A span of memory that stays valid as long as its holder lives.
+///
+/// Every access is checked against the span and then made through atomics or
+/// opaque copies only.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Span {
+    base: NonNull<u8>,
+    length: usize,
+    writable: bool,
+}
+
+impl Span {
+    /// # Safety
+    /// `base` must be aligned to eight bytes and point to `length` bytes that stay
+    /// mapped for as long as this value is used, and that no Rust reference covers;
+    /// they must be writable if `writable` says so.
+    pub(crate) const unsafe fn new(base: NonNull<u8>, length: usize, writable: bool) -> Self {
+        Self {
+            base,
+            length,
+            writable,
+        }
+    }
+
+    pub(crate) const fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    #[inline]
+    pub(crate) const fn check_writable(&self) -> Result<(), Fault> {
+        if self.writable {
+            Ok(())
+        } else {
+            Err(Fault::ReadOnly)
+        }
+    }
+
+    pub(crate) const fn length(&self) -> usize {
+        self.length
+    }
+
+    /// The address of `length` bytes at `offset`, if they lie inside.
+    #[inline]
+    pub(crate) fn bytes(&self, offset: u64, length: usize) -> Result<NonNull<u8>, Fault> {
+        let outside = Fault::OutOfBounds {
+            offset,
+            length: length as u64,
+            size: self.length as u64,
+        };
+        let start = usize::try_from(offset).map_err(|_| outside)?;
+        match start.checked_add(length) {
+            Some(end) if end <= self.length => {
+                // SAFETY: start <= end <= self.length, so the result stays inside the span.
+                Ok(unsafe { self.base.add(start) })
+            }
+            _ => Err(outside),
+        }
+    }
+
+    #[inline]
+    fn word(&self, offset: u64) -> Result<&AtomicU64, Fault> {
+        if offset & 7 != 0 {
+            return Err(Fault::Misaligned { offset });
+        }
+        let at = self.bytes(offset, 8)?;
+        // SAFETY: `bytes` proved eight bytes inside the span, which is valid for our
+        // lifetime; base and offset are multiples of eight; AtomicU64 may be shared
+        // with writers that we do not know.
+        Ok(unsafe { AtomicU64::from_ptr(at.as_ptr().cast()) })
+    }
+
+    #[inline]
+    pub(crate) fn load(&self, offset: u64, order: Ordering) -> Result<u64, Fault> {
+        Ok(self.word(offset)?.load(order))
+    }
+
+    #[inline]
+    pub(crate) fn store(&self, offset: u64, value: u64, order: Ordering) -> Result<(), Fault> {
+        self.check_writable()?;
+        self.word(offset)?.store(value, order);
+        Ok(())
+    }
+}
+
+/// Implements [`crate::SharedMemory`] for a type with a `span` field.
+macro_rules! shared_memory_over_span {
+    ($type:ty) => {
+        impl $crate::SharedMemory for $type {
+            #[inline]
+            fn size(&self) -> u64 {
+                self.span.length() as u64
+            }
+            #[inline]
+            fn load_relaxed(&self, offset: u64) -> Result<u64, $crate::Fault> {
+                self.span.load(offset, core::sync::atomic::Ordering::Relaxed)
+            }
+            #[inline]
+            fn load_acquire(&self, offset: u64) -> Result<u64, $crate::Fault> {
+                self.span.load(offset, core::sync::atomic::Ordering::Acquire)
+            }
+            #[inline]
+            fn store_relaxed(&self, offset: u64, value: u64) -> Result<(), $crate::Fault> {
+                self.span
+                    .store(offset, value, core::sync::atomic::Ordering::Relaxed)
+            }
+            #[inline]
+            fn store_release(&self, offset: u64, value: u64) -> Result<(), $crate::Fault> {
+                self.span
+                    .store(offset, value, core::sync::atomic::Ordering::Release)
+            }
+            #[inline]
+            fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), $crate::Fault> {
+                let from = self.span.bytes(offset, into.len())?;
+                // SAFETY: `bytes` proved the source; `into` is private and exclusive.
+                unsafe { $crate::copy::from_shared(from.as_ptr(), into) };
+                Ok(())
+            }
+            #[inline]
+            fn write(&self, offset: u64, from: &[u8]) -> Result<(), $crate::Fault> {
+                self.span.check_writable()?;
+                let to = self.span.bytes(offset, from.len())?;
+                // SAFETY: `bytes` proved the destination; `from` is private.
+                unsafe { $crate::copy::to_shared(from, to.as_ptr()) };
+                Ok(())
+            }
+        }
+    };
+}
+pub(crate) use shared_memory_over_span;
