@@ -59,7 +59,9 @@ pub(crate) unsafe fn to_shared(from: &[u8], to: *mut u8) {
     while done < from.len() {
         // SAFETY: done < from.len(), so the byte is inside the destination.
         let at = unsafe { to.add(done) };
-        if done >= lead && let Some(chunk) = from[done..].first_chunk::<8>() {
+        if done >= lead
+            && let Some(chunk) = from[done..].first_chunk::<8>()
+        {
             // SAFETY: eight bytes remain, and past `lead` the destination is aligned to eight.
             let word = unsafe { AtomicU64::from_ptr(at.cast()) };
             word.store(u64::from_ne_bytes(*chunk), Ordering::Relaxed);

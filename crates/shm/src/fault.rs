@@ -6,7 +6,9 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     /// The access does not lie inside the memory.
-    #[error("access of {length} bytes at offset {offset:#x} is outside a memory of {size:#x} bytes")]
+    #[error(
+        "access of {length} bytes at offset {offset:#x} is outside a memory of {size:#x} bytes"
+    )]
     OutOfBounds {
         /// First byte of the access.
         offset: u64,

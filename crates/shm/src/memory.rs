@@ -1,6 +1,9 @@
 //! The seam between everything that talks through shared memory and the ways to
 //! reach it.
 
+extern crate alloc;
+use alloc::sync::Arc;
+
 use crate::Fault;
 
 /// Memory that another party reads and writes at the same time.
@@ -54,26 +57,41 @@ pub trait SharedMemory {
     fn write(&self, offset: u64, from: &[u8]) -> Result<(), Fault>;
 }
 
-impl<M: SharedMemory + ?Sized> SharedMemory for &M {
-    fn size(&self) -> u64 {
-        (**self).size()
-    }
-    fn load_relaxed(&self, offset: u64) -> Result<u64, Fault> {
-        (**self).load_relaxed(offset)
-    }
-    fn load_acquire(&self, offset: u64) -> Result<u64, Fault> {
-        (**self).load_acquire(offset)
-    }
-    fn store_relaxed(&self, offset: u64, value: u64) -> Result<(), Fault> {
-        (**self).store_relaxed(offset, value)
-    }
-    fn store_release(&self, offset: u64, value: u64) -> Result<(), Fault> {
-        (**self).store_release(offset, value)
-    }
-    fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), Fault> {
-        (**self).read(offset, into)
-    }
-    fn write(&self, offset: u64, from: &[u8]) -> Result<(), Fault> {
-        (**self).write(offset, from)
-    }
+/// Passes every operation on to the memory that a pointer points to.
+macro_rules! shared_memory_through_pointer {
+    ($pointer:ty) => {
+        impl<M: SharedMemory + ?Sized> SharedMemory for $pointer {
+            #[inline]
+            fn size(&self) -> u64 {
+                (**self).size()
+            }
+            #[inline]
+            fn load_relaxed(&self, offset: u64) -> Result<u64, Fault> {
+                (**self).load_relaxed(offset)
+            }
+            #[inline]
+            fn load_acquire(&self, offset: u64) -> Result<u64, Fault> {
+                (**self).load_acquire(offset)
+            }
+            #[inline]
+            fn store_relaxed(&self, offset: u64, value: u64) -> Result<(), Fault> {
+                (**self).store_relaxed(offset, value)
+            }
+            #[inline]
+            fn store_release(&self, offset: u64, value: u64) -> Result<(), Fault> {
+                (**self).store_release(offset, value)
+            }
+            #[inline]
+            fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), Fault> {
+                (**self).read(offset, into)
+            }
+            #[inline]
+            fn write(&self, offset: u64, from: &[u8]) -> Result<(), Fault> {
+                (**self).write(offset, from)
+            }
+        }
+    };
 }
+
+shared_memory_through_pointer!(&M);
+shared_memory_through_pointer!(Arc<M>);

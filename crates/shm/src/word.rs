@@ -99,11 +99,13 @@ macro_rules! shared_memory_over_span {
             }
             #[inline]
             fn load_relaxed(&self, offset: u64) -> Result<u64, $crate::Fault> {
-                self.span.load(offset, core::sync::atomic::Ordering::Relaxed)
+                self.span
+                    .load(offset, core::sync::atomic::Ordering::Relaxed)
             }
             #[inline]
             fn load_acquire(&self, offset: u64) -> Result<u64, $crate::Fault> {
-                self.span.load(offset, core::sync::atomic::Ordering::Acquire)
+                self.span
+                    .load(offset, core::sync::atomic::Ordering::Acquire)
             }
             #[inline]
             fn store_relaxed(&self, offset: u64, value: u64) -> Result<(), $crate::Fault> {

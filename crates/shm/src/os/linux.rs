@@ -61,12 +61,23 @@ impl Mapping {
     ///
     /// # Errors
     /// [`MapError`]; nothing stays mapped then.
-    pub fn new(file: impl AsFd, pieces: &[Piece], protection: Protection) -> Result<Self, MapError> {
+    pub fn new(
+        file: impl AsFd,
+        pieces: &[Piece],
+        protection: Protection,
+    ) -> Result<Self, MapError> {
         let total = total_length(pieces)?;
         // Reserve the whole range first, so that the pieces can be placed side by side.
         // SAFETY: a fresh private reservation at an address that the system chooses.
-        let base = unsafe { mmap_anonymous(ptr::null_mut(), total, ProtFlags::empty(), MapFlags::PRIVATE | MapFlags::NORESERVE) }
-            .map_err(MapError::System)?;
+        let base = unsafe {
+            mmap_anonymous(
+                ptr::null_mut(),
+                total,
+                ProtFlags::empty(),
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+            )
+        }
+        .map_err(MapError::System)?;
         let base = NonNull::new(base.cast::<u8>()).ok_or(MapError::System(Errno::NOMEM))?;
         // SAFETY: the reservation is page aligned, `total` bytes long, ours, and unmapped
         // only by our own Drop.
@@ -115,7 +126,6 @@ impl Mapping {
     pub fn address(&self) -> u64 {
         self.span.base().as_ptr() as u64
     }
-
 }
 
 impl Drop for Mapping {

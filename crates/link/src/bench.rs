@@ -1,0 +1,64 @@
+//! The layout of a bench region: where `vmshm bench` measures.
+//!
+//! ```text
+//! 0x000  stop: written by the host when it has measured enough
+//! 0x040  ping: a count, written by the host
+//! 0x0c0  pong: the same count, written by the guest
+//! 0x100… and from 0x1000 on: the rings of a pipe region (see `duplex`), whose
+//!        end words are not used
+//! ```
+//!
+//! The guest's side spins while it measures, and gives up by itself when nothing
+//! has happened for [`PATIENCE_MILLIS`].
+
+use crate::error::LinkError;
+use crate::ring::RingLayout;
+
+/// The host's count.
+pub const PING: u64 = 0x040;
+/// The guest's answer.
+pub const PONG: u64 = 0x0c0;
+/// Not zero when the guest shall stop.
+pub const STOP: u64 = 0x000;
+/// After so long without a ping or record the guest's side ends by itself.
+pub const PATIENCE_MILLIS: u64 = 3000;
+/// Size of a bench region: room for 16 MiB of bulk data each way.
+pub const BENCH_SIZE: u64 = crate::beacon::PAGE + 2 * (16 << 20);
+
+/// What the guest's side does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Answer each new count in `ping` by the same in `pong`.
+    PingPong,
+    /// Send each record back.
+    Echo,
+}
+
+impl Mode {
+    /// As sent in a request.
+    #[must_use]
+    pub const fn to_word(self) -> u64 {
+        match self {
+            Self::PingPong => 1,
+            Self::Echo => 2,
+        }
+    }
+
+    /// From a request; nothing for a mode of a newer minor version.
+    #[must_use]
+    pub const fn from_word(word: u64) -> Option<Self> {
+        match word {
+            1 => Some(Self::PingPong),
+            2 => Some(Self::Echo),
+            _ => None,
+        }
+    }
+}
+
+/// The rings of a bench region: (to host, to guest).
+///
+/// # Errors
+/// As [`crate::duplex::rings`].
+pub fn rings(size: u64) -> Result<(RingLayout, RingLayout), LinkError> {
+    crate::duplex::rings(size)
+}

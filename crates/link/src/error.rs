@@ -1,0 +1,53 @@
+//! What can go wrong between two sides that share memory. None of these is a
+//! reason to panic, and after any of them but [`LinkError::Fault`] on a bad
+//! offset of one's own, the session is over.
+
+use vmshm_shm::Fault;
+
+use crate::version::Version;
+
+/// A failure of the shared memory or of the peer behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LinkError {
+    /// The memory could not be accessed.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// A word that this side wrote last holds another value: the VM was set back to
+    /// an earlier state, or somebody else wrote there. The session ends; the memory's
+    /// content is never taken as data after this.
+    #[error(
+        "the {what} that this side wrote went back from {written:#x} to {found:#x}: the machine was set back to an earlier state"
+    )]
+    RolledBack {
+        /// Which word.
+        what: &'static str,
+        /// What this side wrote last.
+        written: u64,
+        /// What is there now.
+        found: u64,
+    },
+    /// The peer wrote something that the protocol does not allow. The session ends.
+    #[error("the other side broke the protocol: {what} is {value:#x}")]
+    Violation {
+        /// Which word or field.
+        what: &'static str,
+        /// Its value.
+        value: u64,
+    },
+    /// The two sides speak different major versions.
+    #[error("the other side speaks protocol {theirs}, this side speaks {ours}")]
+    Incompatible {
+        /// This side's version.
+        ours: Version,
+        /// The other side's version.
+        theirs: Version,
+    },
+    /// A record or message does not fit the ring that it was meant for.
+    #[error("{length} bytes do not fit one record of this ring (at most {limit})")]
+    TooLong {
+        /// The length asked for.
+        length: u64,
+        /// The longest that fits.
+        limit: u64,
+    },
+}

@@ -1,0 +1,83 @@
+//! A shared word that this side writes, beside a private copy of what it wrote.
+//!
+//! The copy is what this side computes with; the shared word is only compared with
+//! it. A difference means that the machine was set back to an earlier state (or
+//! that somebody else writes our word), and ends the session.
+
+use vmshm_shm::SharedMemory;
+
+use crate::error::LinkError;
+
+/// A word with this side as its only writer.
+#[derive(Debug, Clone, Copy)]
+pub struct OwnWord {
+    offset: u64,
+    written: u64,
+    what: &'static str,
+}
+
+impl OwnWord {
+    /// Takes the word at `offset` over and writes `value` to it. `what` names the
+    /// word in error messages.
+    ///
+    /// # Errors
+    /// [`LinkError::Fault`] when the word cannot be reached.
+    pub fn start<M: SharedMemory>(
+        memory: &M,
+        offset: u64,
+        value: u64,
+        what: &'static str,
+    ) -> Result<Self, LinkError> {
+        memory.store_relaxed(offset, value)?;
+        Ok(Self {
+            offset,
+            written: value,
+            what,
+        })
+    }
+
+    /// What this side wrote last.
+    #[must_use]
+    pub const fn get(&self) -> u64 {
+        self.written
+    }
+
+    /// Writes `value`, which carries nothing else with it.
+    ///
+    /// # Errors
+    /// [`LinkError::Fault`] when the word cannot be reached.
+    pub fn set<M: SharedMemory>(&mut self, memory: &M, value: u64) -> Result<(), LinkError> {
+        memory.store_relaxed(self.offset, value)?;
+        self.written = value;
+        Ok(())
+    }
+
+    /// Writes `value` after everything that this side wrote before. The caller names
+    /// the pair at its call.
+    ///
+    /// # Errors
+    /// [`LinkError::Fault`] when the word cannot be reached.
+    pub fn publish<M: SharedMemory>(&mut self, memory: &M, value: u64) -> Result<(), LinkError> {
+        // release: own-word (the caller's tag names the pair that it belongs to)
+        memory.store_release(self.offset, value)?;
+        self.written = value;
+        Ok(())
+    }
+
+    /// Compares the shared word with what this side wrote.
+    ///
+    /// # Errors
+    /// [`LinkError::RolledBack`] when they differ.
+    pub fn verify<M: SharedMemory>(&self, memory: &M) -> Result<(), LinkError> {
+        let found = memory.load_relaxed(self.offset)?;
+        if found == self.written {
+            Ok(())
+        } else {
+            Err(LinkError::RolledBack {
+                what: self.what,
+                written: self.written,
+                found,
+            })
+        }
+    }
+}
