@@ -54,6 +54,10 @@ pub enum Request {
     Proved {
         /// The region.
         region: u64,
+        /// Where the host saw it: a checksum over the region's pieces in the VMM's
+        /// RAM blocks. The agent keeps it and tells it to hosts that open the region
+        /// later; one that computes the same number looks at the same, proved pages.
+        placement: u64,
     },
     /// Hold the region no longer.
     Close {
@@ -106,6 +110,8 @@ pub struct RegionReply {
     pub ready: bool,
     /// Key of the pattern.
     pub key: u64,
+    /// What the host that proved the region said of its place; zero before that.
+    pub placement: u64,
 }
 
 /// Some of a region's extents.
@@ -243,7 +249,7 @@ impl Request {
             Self::Create { kind, size, name } => (1, [kind.to_word(), *size], Some(name)),
             Self::Open { kind, size, name } => (2, [kind.to_word(), *size], Some(name)),
             Self::Extents { region, first } => (3, [*region, *first], None),
-            Self::Proved { region } => (4, [*region, 0], None),
+            Self::Proved { region, placement } => (4, [*region, *placement], None),
             Self::Close { region } => (5, [*region, 0], None),
             Self::Remove { name } => (6, [0, 0], Some(name)),
             Self::Bench { region, mode } => (7, [*region, *mode], None),
@@ -279,7 +285,10 @@ impl Request {
                 region: first,
                 first: second,
             },
-            4 => Self::Proved { region: first },
+            4 => Self::Proved {
+                region: first,
+                placement: second,
+            },
             5 => Self::Close { region: first },
             6 => Self::Remove { name },
             7 => Self::Bench {
@@ -304,6 +313,7 @@ impl Reply {
                 message.word(reply.extents);
                 message.word(u64::from(reply.ready));
                 message.word(reply.key);
+                message.word(reply.placement);
                 message
             }
             Self::Extents(reply) => {
@@ -341,6 +351,7 @@ impl Reply {
                 extents: word(3),
                 ready: word(4) == 1,
                 key: word(5),
+                placement: word(6),
             }),
             2 => {
                 let count = usize::try_from(word(2))

@@ -51,7 +51,7 @@
 //!   │ ◀──────────── region, key, not ready  │
 //!   │ Extents … ──────────────────────────▶ │
 //!   │ see the pattern in every page         │
-//!   │ Proved ─────────────────────────────▶ │ clears the pattern: ready
+//!   │ Proved, where ──────────────────────▶ │ clears the pattern: ready
 //!   │ … use the region …                    │
 //!   │ released := token ──────────────────▶ │ frees what the session held
 //! ```
@@ -75,6 +75,7 @@ pub mod ring;
 pub mod slot;
 pub mod stream;
 pub mod version;
+pub mod wait;
 
 pub use address::{Extent, GuestPhysical};
 pub use error::LinkError;
