@@ -30,7 +30,8 @@ use crate::version::{VERSION, Version};
 
 /// Size and alignment of the beacon.
 pub const PAGE: u64 = 4096;
-const PAGE_BYTES: usize = 4096;
+/// The same, for buffers.
+pub const PAGE_BYTES: usize = 4096;
 
 /// The most extents a directory may consist of.
 pub const MAX_DIRECTORY_EXTENTS: usize = 64;
@@ -287,7 +288,7 @@ impl Beacon {
     }
 
     fn check(&self) -> Result<(), BeaconError> {
-        if !self.own.is_aligned_to(PAGE) {
+        if !self.own.is_aligned_to(PAGE) || self.own.checked_add(PAGE).is_none() {
             return Err(BeaconError::Field("own address"));
         }
         if self.epoch == 0 {

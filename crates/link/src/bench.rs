@@ -1,14 +1,15 @@
 //! The layout of a bench region: where `vmshm bench` measures.
 //!
 //! ```text
-//! 0x000  stop: written by the host when it has measured enough
+//! 0x000  stop: a count, written by the host; one more when it has measured enough
 //! 0x040  ping: a count, written by the host
 //! 0x0c0  pong: the same count, written by the guest
 //! 0x100… and from 0x1000 on: the rings of a pipe region (see `duplex`), whose
 //!        end words are not used
 //! ```
 //!
-//! The guest's side spins while it measures, and gives up by itself when nothing
+//! The host starts its words, then asks; the agent starts the guest's words before it
+//! answers. The guest's side spins while it measures, and gives up when nothing
 //! has happened for [`PATIENCE_MILLIS`].
 
 use crate::error::LinkError;
@@ -18,7 +19,7 @@ use crate::ring::RingLayout;
 pub const PING: u64 = 0x040;
 /// The guest's answer.
 pub const PONG: u64 = 0x0c0;
-/// Not zero when the guest shall stop.
+/// The guest's side ends when this word differs from what it was at the start.
 pub const STOP: u64 = 0x000;
 /// After so long without a ping or record the guest's side ends by itself.
 pub const PATIENCE_MILLIS: u64 = 3000;

@@ -6,7 +6,8 @@
 //! the session (replies); fields that a newer minor version appends are ignored.
 
 use crate::address::{Extent, GuestPhysical};
-use crate::directory::{MAX_NAME, RegionKind};
+use crate::beacon::PAGE;
+use crate::directory::{MAX_NAME, RegionKind, is_valid_size};
 use crate::error::LinkError;
 use crate::fields::{Text, put_word, word_at};
 
@@ -345,14 +346,26 @@ impl Reply {
         let tag = word_at(payload, 0);
         let word = |index: usize| word_at(payload, 8 * index);
         let reply = match kind {
-            1 => Self::Region(RegionReply {
-                region: word(1),
-                size: word(2),
-                extents: word(3),
-                ready: word(4) == 1,
-                key: word(5),
-                placement: word(6),
-            }),
+            1 => {
+                let reply = RegionReply {
+                    region: word(1),
+                    size: word(2),
+                    extents: word(3),
+                    ready: word(4) == 1,
+                    key: word(5),
+                    placement: word(6),
+                };
+                let possible = reply.region != 0
+                    && is_valid_size(reply.size)
+                    && (1..=reply.size / PAGE).contains(&reply.extents);
+                if !possible {
+                    return Err(LinkError::Violation {
+                        what: "a region in a reply, by its id,",
+                        value: reply.region,
+                    });
+                }
+                Self::Region(reply)
+            }
             2 => {
                 let count = usize::try_from(word(2))
                     .ok()
@@ -365,6 +378,15 @@ impl Reply {
                 for (index, extent) in extents.iter_mut().take(count).enumerate() {
                     extent.start = GuestPhysical(word(3 + 2 * index));
                     extent.length = word(4 + 2 * index);
+                    let possible = extent.start.is_aligned_to(PAGE)
+                        && is_valid_size(extent.length)
+                        && extent.end().is_some();
+                    if !possible {
+                        return Err(LinkError::Violation {
+                            what: "an extent in a reply",
+                            value: extent.start.0,
+                        });
+                    }
                 }
                 Self::Extents(ExtentsReply {
                     first: word(1),

@@ -338,6 +338,12 @@ pub fn is_valid_name(name: &str) -> bool {
         && !name.starts_with(['.', '-'])
 }
 
+/// Whether a region may be so many bytes long: whole pages, at most 64 TiB.
+#[must_use]
+pub const fn is_valid_size(size: u64) -> bool {
+    size.is_multiple_of(PAGE) && size >= PAGE && size <= 1 << 46
+}
+
 /// Writes entry `index` of the table; nothing clears it.
 ///
 /// # Errors
@@ -391,10 +397,8 @@ pub fn read_region<M: SharedMemory>(
             ready: word_at(&bytes, 0x20) & 1 == 1,
             name: Text::from_untrusted(&bytes[0x40..0x40 + MAX_NAME]),
         };
-        let possible = entry.id != 0
-            && entry.size.is_multiple_of(PAGE)
-            && (PAGE..=1 << 46).contains(&entry.size)
-            && is_valid_name(entry.name.as_str());
+        let possible =
+            entry.id != 0 && is_valid_size(entry.size) && is_valid_name(entry.name.as_str());
         return if possible {
             Ok(Some(entry))
         } else {

@@ -162,13 +162,11 @@ pub fn state_of<M: SharedMemory>(memory: &M, side: Side) -> Result<EndState, Lin
     EndState::from_word(memory.load_acquire(side.words())?)
 }
 
-/// One end of a pipe.
+/// One end of a pipe. Its parts may be used by different threads.
 #[derive(Debug)]
 pub struct PipeEnd<M> {
-    memory: M,
-    side: Side,
-    state: OwnWord,
-    pulse: OwnWord,
+    /// What the ends say of themselves.
+    pub words: EndWords<M>,
     /// Bytes to the other end.
     pub writer: StreamWriter<M>,
     /// Bytes from the other end.
@@ -193,15 +191,28 @@ impl<M: SharedMemory + Clone> PipeEnd<M> {
         // release: end-state
         state.publish(&memory, EndState::Open.to_word())?;
         Ok(Self {
-            memory,
-            side,
-            state,
-            pulse,
+            words: EndWords {
+                memory,
+                side,
+                state,
+                pulse,
+            },
             writer,
             reader,
         })
     }
+}
 
+/// What an end says of itself, and what it sees of the other.
+#[derive(Debug)]
+pub struct EndWords<M> {
+    memory: M,
+    side: Side,
+    state: OwnWord,
+    pulse: OwnWord,
+}
+
+impl<M: SharedMemory> EndWords<M> {
     /// What the other end says of itself.
     ///
     /// # Errors
@@ -230,7 +241,7 @@ impl<M: SharedMemory + Clone> PipeEnd<M> {
     /// Moves this end's pulse on.
     ///
     /// # Errors
-    /// [`LinkError::Fault`] when the memory cannot be reached.
+    /// As [`EndWords::verify`].
     pub fn beat(&mut self) -> Result<(), LinkError> {
         let next = self.pulse.get().wrapping_add(1);
         self.pulse.set(&self.memory, next)
@@ -239,7 +250,7 @@ impl<M: SharedMemory + Clone> PipeEnd<M> {
     /// Says what has become of this end.
     ///
     /// # Errors
-    /// [`LinkError::Fault`] when the memory cannot be reached.
+    /// As [`EndWords::verify`].
     pub fn say(&mut self, state: EndState) -> Result<(), LinkError> {
         // release: end-state
         self.state.publish(&self.memory, state.to_word())
@@ -251,9 +262,7 @@ impl<M: SharedMemory + Clone> PipeEnd<M> {
     /// [`LinkError::RolledBack`] when one does not.
     pub fn verify(&self) -> Result<(), LinkError> {
         self.state.verify(&self.memory)?;
-        self.pulse.verify(&self.memory)?;
-        self.writer.verify()?;
-        self.reader.verify()
+        self.pulse.verify(&self.memory)
     }
 }
 

@@ -71,6 +71,7 @@ pub mod fields;
 pub mod mix;
 pub mod own_word;
 pub mod proof;
+pub mod quantity;
 pub mod ring;
 pub mod slot;
 pub mod stream;

@@ -1,8 +1,9 @@
 //! A shared word that this side writes, beside a private copy of what it wrote.
 //!
 //! The copy is what this side computes with; the shared word is only compared with
-//! it. A difference means that the machine was set back to an earlier state (or
-//! that somebody else writes our word), and ends the session.
+//! it, and always before it is overwritten: a new value would wipe out the trace. A
+//! difference means that the machine was set back to an earlier state (or that
+//! somebody else writes our word), and ends the session.
 
 use vmshm_shm::SharedMemory;
 
@@ -45,8 +46,9 @@ impl OwnWord {
     /// Writes `value`, which carries nothing else with it.
     ///
     /// # Errors
-    /// [`LinkError::Fault`] when the word cannot be reached.
+    /// As [`OwnWord::verify`]; nothing is written then.
     pub fn set<M: SharedMemory>(&mut self, memory: &M, value: u64) -> Result<(), LinkError> {
+        self.verify(memory)?;
         memory.store_relaxed(self.offset, value)?;
         self.written = value;
         Ok(())
@@ -56,8 +58,9 @@ impl OwnWord {
     /// the pair at its call.
     ///
     /// # Errors
-    /// [`LinkError::Fault`] when the word cannot be reached.
+    /// As [`OwnWord::verify`]; nothing is written then.
     pub fn publish<M: SharedMemory>(&mut self, memory: &M, value: u64) -> Result<(), LinkError> {
+        self.verify(memory)?;
         // release: own-word (the caller's tag names the pair that it belongs to)
         memory.store_release(self.offset, value)?;
         self.written = value;
@@ -67,7 +70,8 @@ impl OwnWord {
     /// Compares the shared word with what this side wrote.
     ///
     /// # Errors
-    /// [`LinkError::RolledBack`] when they differ.
+    /// [`LinkError::RolledBack`] when they differ, [`LinkError::Fault`] when the word
+    /// cannot be reached.
     pub fn verify<M: SharedMemory>(&self, memory: &M) -> Result<(), LinkError> {
         let found = memory.load_relaxed(self.offset)?;
         if found == self.written {

@@ -11,8 +11,9 @@
 //! ```
 //!
 //! Records start at multiples of eight and never wrap: where one does not fit before
-//! the end, a record of kind [`PADDING`] fills the rest. `tail - head` never exceeds
-//! the capacity; both only grow. Each side computes with its private copies and
+//! the end, a record of kind [`PADDING`] fills the rest. No record takes more than half
+//! of the capacity, padding less than half, so that padding never follows padding.
+//! `tail - head` never exceeds the capacity; both only grow. Each side computes with its private copies and
 //! checks the shared ones against them at every look at the peer's word.
 //!
 //! The pairs: the producer's store of `tail` (release) makes the records visible to
@@ -95,6 +96,16 @@ const fn split_header(header: u64) -> (u64, u16) {
 
 const fn join_header(length: u64, kind: u16) -> u64 {
     (length & 0xffff_ffff) | (kind as u64) << 32
+}
+
+const fn check_kind(kind: u16) -> Result<(), LinkError> {
+    if kind == PADDING {
+        return Err(LinkError::Violation {
+            what: "the kind of a record to be written",
+            value: PADDING as u64,
+        });
+    }
+    Ok(())
 }
 
 /// The writing end.
@@ -188,7 +199,8 @@ impl<M: SharedMemory> Producer<M> {
     /// Makes all staged records visible.
     ///
     /// # Errors
-    /// [`LinkError::Fault`] when the memory cannot be reached.
+    /// [`LinkError::Fault`] when the memory cannot be reached, and
+    /// [`LinkError::RolledBack`], with nothing made visible.
     pub fn publish(&mut self) -> Result<(), LinkError> {
         if self.staged != self.tail.get() {
             // release: ring-tail
@@ -263,9 +275,11 @@ impl<M: SharedMemory> Reservation<'_, M> {
     /// were reserved).
     ///
     /// # Errors
-    /// [`LinkError::TooLong`] when more than reserved is committed.
+    /// [`LinkError::TooLong`] when more than reserved is committed,
+    /// [`LinkError::Violation`] for the kind [`PADDING`].
     pub fn commit(self, kind: u16, length: u64) -> Result<(), LinkError> {
-        if length > self.length || kind == PADDING {
+        check_kind(kind)?;
+        if length > self.length {
             return Err(LinkError::TooLong {
                 length,
                 limit: self.length,
@@ -282,6 +296,7 @@ impl<M: SharedMemory> Reservation<'_, M> {
 
     /// Header and payload by one copy where they are short, by two otherwise.
     fn fill_and_commit(&mut self, kind: u16, payload: &[u8]) -> Result<(), LinkError> {
+        check_kind(kind)?;
         let producer = &mut *self.producer;
         let (at, _) = producer.layout.run_at(producer.staged);
         let header = join_header(self.length, kind).to_le_bytes();
@@ -351,7 +366,15 @@ impl<M: SharedMemory> Consumer<M> {
             let header = self.memory.load_relaxed(at)?;
             let (length, kind) = split_header(header);
             let taken = footprint(length);
-            if header >> 48 != 0 || taken > available || taken > run {
+            // Less than half of the ring, up to its very end: so it cannot come twice
+            // in a row, and this loop ends whatever the producer does meanwhile.
+            let right_padding = taken == run && taken < self.layout.capacity / 2;
+            let right = if kind == PADDING {
+                right_padding
+            } else {
+                length <= self.layout.longest_record() && taken <= run
+            };
+            if header >> 48 != 0 || taken > available || !right {
                 return Err(LinkError::Violation {
                     what: "a record's header",
                     value: header,
@@ -389,6 +412,9 @@ impl<M: SharedMemory> Consumer<M> {
     pub fn read(&self, record: Record, offset: u64, into: &mut [u8]) -> Result<usize, LinkError> {
         let left = record.length.saturating_sub(offset);
         let count = into.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        if count == 0 {
+            return Ok(0);
+        }
         let (at, _) = self.layout.run_at(self.head.get());
         self.memory.read(at + HEADER + offset, &mut into[..count])?;
         Ok(count)
@@ -397,8 +423,16 @@ impl<M: SharedMemory> Consumer<M> {
     /// Gives the peeked `record`'s bytes back to the producer.
     ///
     /// # Errors
-    /// [`LinkError::Fault`] when the memory cannot be reached.
+    /// What the memory did; [`LinkError::Violation`] for a record that is not there
+    /// (any more).
     pub fn release(&mut self, record: Record) -> Result<(), LinkError> {
+        let available = self.tail_seen - self.head.get();
+        if record.length > available || footprint(record.length) > available {
+            return Err(LinkError::Violation {
+                what: "the length of a record to be released",
+                value: record.length,
+            });
+        }
         let head = self.head.get() + footprint(record.length);
         // release: ring-head
         self.head.publish(&self.memory, head)

@@ -17,11 +17,20 @@
 //! possible writers, and nothing is ever concluded from it but what the agent echoes.
 //!
 //! *Proving.* The owner starts its words, states who it is and writes `nonce`; the
-//! agent answers with `nonce echo`. From then on both rings run.
+//! agent answers with `nonce echo`. From then on both rings run. What an owner states
+//! of itself is bound to its token by a checksum, so that nobody takes an earlier
+//! owner of the slot, long dead, for this one. A slot that was granted but never
+//! proved holds no pages: the agent may free it after a while, since its host may
+//! have died before it could say who it was.
 //!
 //! *Ending.* The owner, or another host process that sees the owner dead, writes the
 //! echo into `released`; the agent then frees what the session held, and the slot.
-//! A slot whose owner is silent stays held: its pages are never reused on a guess.
+//! A proved slot whose owner is silent stays held: its pages are never reused on a
+//! guess.
+//!
+//! *A new agent* finds the slots of the one before it. Proved ones become orphaned,
+//! and stay so until they are released. Granted ones, and ones that lost their echo
+//! while the earlier agent was freeing them, hold nothing and become free.
 //!
 //! The pairs: `slot-state` (agent's state → host), `slot-claim` (host's claim → agent),
 //! `slot-nonce` (host's nonce → agent), `slot-echo` (agent's nonce echo → host),
@@ -31,7 +40,7 @@ use vmshm_shm::SharedMemory;
 
 use crate::error::LinkError;
 use crate::fields::{put_word, word_at};
-use crate::mix::checksum;
+use crate::mix::{checksum, mix};
 use crate::own_word::OwnWord;
 use crate::proof::nonce_echo;
 use crate::ring::{Consumer, Producer, RingLayout};
@@ -111,19 +120,19 @@ pub struct HostIdentity {
 }
 
 impl HostIdentity {
-    fn to_bytes(self) -> [u8; IDENTITY_BYTES] {
+    fn to_bytes(self, token: u64) -> [u8; IDENTITY_BYTES] {
         let mut bytes = [0; IDENTITY_BYTES];
         bytes[..16].copy_from_slice(&self.boot_id);
         put_word(&mut bytes, 16, self.pid_namespace);
         put_word(&mut bytes, 24, self.pid);
         put_word(&mut bytes, 32, self.start_time);
-        let sum = checksum(&bytes[..40]);
+        let sum = mix(checksum(&bytes[..40]), token);
         put_word(&mut bytes, 40, sum);
         bytes
     }
 
-    fn from_bytes(bytes: &[u8; IDENTITY_BYTES]) -> Option<Self> {
-        if word_at(bytes, 40) != checksum(&bytes[..40]) {
+    fn from_bytes(bytes: &[u8; IDENTITY_BYTES], token: u64) -> Option<Self> {
+        if word_at(bytes, 40) != mix(checksum(&bytes[..40]), token) {
             return None;
         }
         let mut boot_id = [0; 16];
@@ -166,7 +175,7 @@ impl SlotView {
         let mut identity = [0; IDENTITY_BYTES];
         directory.read(base + IDENTITY, &mut identity)?;
         let owner = match state {
-            SlotState::Proved | SlotState::Orphaned => HostIdentity::from_bytes(&identity),
+            SlotState::Proved | SlotState::Orphaned => HostIdentity::from_bytes(&identity, token),
             SlotState::Free | SlotState::Granted => None,
         };
         Ok(Self {
@@ -256,32 +265,33 @@ pub struct AgentSlot<M> {
 }
 
 impl<M: SharedMemory + Clone> AgentSlot<M> {
-    /// Takes a slot over as it lies in memory: an empty one is free, any other
-    /// belonged to a session with an earlier agent and becomes orphaned.
+    /// Takes a slot over as it lies in memory: one that a session with an earlier
+    /// agent may hold becomes orphaned, any other is free.
     ///
     /// # Errors
     /// [`LinkError`] when the memory cannot be reached.
     pub fn adopt(directory: M, base: u64, epoch: u64) -> Result<Self, LinkError> {
+        let found = SlotState::from_word(directory.load_relaxed(base + STATE)?);
         let token = directory.load_relaxed(base + ECHO)?;
-        let state = if directory.load_relaxed(base + STATE)? == 0 {
-            SlotState::Free
-        } else {
-            // release: slot-state
-            directory.store_release(base + STATE, SlotState::Orphaned.to_word())?;
-            SlotState::Orphaned
-        };
-        let ignored_claim = directory.load_relaxed(base + CLAIM)?;
-        Ok(Self {
+        let session = directory.load_relaxed(base + SESSION)?;
+        let mut slot = Self {
             directory,
             base,
             epoch,
-            state,
+            state: SlotState::Orphaned,
             token,
-            session: 0,
-            ignored_claim,
+            session,
+            ignored_claim: 0,
             old_nonce: 0,
             rings: None,
-        })
+        };
+        // Without an echo nobody could ever release it: its agent was freeing it.
+        if matches!(found, Ok(SlotState::Free | SlotState::Granted)) || token == 0 {
+            slot.free()?;
+        } else {
+            slot.store_state(SlotState::Orphaned)?;
+        }
+        Ok(slot)
     }
 
     /// What the slot is now.
@@ -290,15 +300,20 @@ impl<M: SharedMemory + Clone> AgentSlot<M> {
         self.state
     }
 
-    /// The number of the running session; new for each grant.
+    /// The number of the running session, or of the one with an earlier agent that
+    /// left the slot orphaned; new for each grant.
     #[must_use]
     pub const fn session(&self) -> u64 {
         self.session
     }
 
-    /// The rings, while a session runs.
+    /// The rings, while a session runs: before its proof the host's words are those of
+    /// the slot's earlier owner.
     pub const fn rings(&mut self) -> Option<&mut AgentRings<M>> {
-        self.rings.as_mut()
+        match self.state {
+            SlotState::Proved => self.rings.as_mut(),
+            _ => None,
+        }
     }
 
     /// Looks at the host's words once. `new_session` numbers a session if one starts;
@@ -350,11 +365,11 @@ impl<M: SharedMemory + Clone> AgentSlot<M> {
     }
 
     fn store_state(&mut self, state: SlotState) -> Result<(), LinkError> {
-        self.state = state;
         // release: slot-state
-        Ok(self
-            .directory
-            .store_release(self.base + STATE, state.to_word())?)
+        self.directory
+            .store_release(self.base + STATE, state.to_word())?;
+        self.state = state;
+        Ok(())
     }
 
     /// Gives the slot to whoever claims it next. Call it when everything that the
@@ -456,7 +471,9 @@ impl<M: SharedMemory + Clone> PendingClaim<M> {
         if state == SlotState::Free {
             return Ok(Claim::Waiting(self));
         }
-        if self.directory.load_relaxed(self.base + ECHO)? != self.token {
+        if state == SlotState::Orphaned
+            || self.directory.load_relaxed(self.base + ECHO)? != self.token
+        {
             return Ok(Claim::Lost);
         }
         let session = self.directory.load_relaxed(self.base + SESSION)?;
@@ -467,7 +484,7 @@ impl<M: SharedMemory + Clone> PendingClaim<M> {
         } = self;
         let requests = Producer::start(directory.clone(), request_ring(base))?;
         let replies = Consumer::start(directory.clone(), reply_ring(base))?;
-        directory.write(base + IDENTITY, &identity.to_bytes())?;
+        directory.write(base + IDENTITY, &identity.to_bytes(token))?;
         let pulse = OwnWord::start(&directory, base + HOST_PULSE, 1, "host's pulse")?;
         // A nonce that stood there before would not be noticed as new.
         let nonce = match directory.load_relaxed(base + NONCE)? {
@@ -493,13 +510,31 @@ impl<M: SharedMemory + Clone> PendingClaim<M> {
 }
 
 impl<M: SharedMemory + Clone> UnprovedSlot<M> {
+    /// Gives the slot back without waiting for the nonce any longer.
+    ///
+    /// # Errors
+    /// [`LinkError::Fault`] when the memory cannot be reached.
+    pub fn release(self) -> Result<(), LinkError> {
+        self.slot.release()
+    }
+
     /// Looks whether the nonce has come back.
     ///
     /// # Errors
-    /// [`LinkError::Violation`] when another answer came.
+    /// [`LinkError::Violation`] when another answer came, or when the slot, which is
+    /// given back then, has come to a new agent.
     pub fn poll(self) -> Result<Proof<M>, LinkError> {
         let slot = &self.slot;
         slot.verify()?;
+        // acquire: slot-state
+        let state = slot.directory.load_acquire(slot.base + STATE)?;
+        if state == SlotState::Orphaned.to_word() {
+            self.slot.release()?;
+            return Err(LinkError::Violation {
+                what: "the state of a slot whose nonce was not answered",
+                value: state,
+            });
+        }
         // acquire: slot-echo
         let echo = slot.directory.load_acquire(slot.base + NONCE_ECHO)?;
         if echo == 0 {
@@ -568,7 +603,7 @@ impl<M: SharedMemory + Clone> HostSlot<M> {
     /// Moves this side's pulse on, so that the guest sees the host alive.
     ///
     /// # Errors
-    /// [`LinkError::Fault`] when the memory cannot be reached.
+    /// What the memory did; [`LinkError::RolledBack`] when the pulse changed.
     pub fn beat(&mut self) -> Result<(), LinkError> {
         let next = self.pulse.get().wrapping_add(1);
         self.pulse.set(&self.directory, next)

@@ -1,7 +1,7 @@
 //! A byte stream over a ring: data records, then one end record (half-close).
 //!
-//! It refuses to write after its end, and reports an end that comes twice or data
-//! that follows it as a violation.
+//! A data record is never empty. Nothing is written after the end, and the reader
+//! never looks at what a peer writes there.
 
 use vmshm_shm::SharedMemory;
 
@@ -142,8 +142,7 @@ impl<M: SharedMemory> StreamReader<M> {
                 },
             };
             match record.kind {
-                DATA if record.length == 0 => self.ring.release(record)?,
-                DATA => {
+                DATA if record.length > 0 => {
                     let count = self.ring.read(record, offset, into)?;
                     let offset = offset + count as u64;
                     if offset == record.length {
@@ -160,7 +159,7 @@ impl<M: SharedMemory> StreamReader<M> {
                 }
                 other => {
                     return Err(LinkError::Violation {
-                        what: "a stream record's kind",
+                        what: "a stream record's kind, for its length,",
                         value: u64::from(other),
                     });
                 }

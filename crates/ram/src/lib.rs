@@ -1,1 +1,42 @@
-//! Finds virtual machines and their RAM on the host, and reads and writes it.
+//! Finds virtual machines on this host and their RAM, and reads and writes it.
+//!
+//! The way through this crate: [`find_all`] lists the VMs ([`Vmm`]) with the RAM blocks
+//! that their processes hold; [`GuestRam::open`] opens one's RAM by mapping or by
+//! copying; [`GuestRam::scan`] finds a pattern in it; a [`Layout`] translates
+//! guest-physical addresses into places in the blocks; [`GuestRam::view`] makes chosen
+//! pieces a shared memory that links run over.
+//!
+//! It knows nothing of beacons, regions or frames, and never stops or changes a VMM.
+//! What a guest or a process's name claims is never trusted.
+
+mod access;
+mod address;
+mod block;
+mod guest_os;
+mod guest_ram;
+mod layout;
+mod layout_proof;
+mod layout_rule;
+mod mapping;
+mod os;
+mod ram_error;
+mod scan;
+mod view;
+mod vmm;
+
+pub use access::{Access, Method, Obstacle, Reach};
+pub use address::{BlockOffset, BlockPiece, VmmVirtual, merge_pieces};
+pub use block::{Backing, RamBlock};
+pub use guest_os::{GuestOs, guest_os};
+pub use guest_ram::{GuestRam, RamRead};
+pub use layout::{Layout, LayoutError, LayoutRange, Location, Source};
+pub use layout_proof::Point;
+pub use mapping::{FileIdentity, MemoryMapping};
+pub use os::{Liveness, ProcRoot, RunState};
+pub use ram_error::{OpenError, RamError};
+pub use scan::{ScanStats, Sink, Step};
+pub use view::View;
+pub use vmm::{
+    Evidence, FindError, Machine, Vmm, VmmKind, find_all, find_all_in, find_by_pid, find_by_pid_in,
+};
+pub use vmshm_shm::Protection;

@@ -1,0 +1,286 @@
+//! Making regions: the budget, the keeper's allocation, the pattern, and the answer
+//! to whoever asked. The keeper takes its time for a large region; the agent goes on
+//! serving meanwhile.
+
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+
+use tracing::info;
+use vmshm_link::control::{RefusalCode, RegionReply, Reply};
+use vmshm_link::directory::RegionKind;
+use vmshm_link::duplex;
+use vmshm_link::fields::Text;
+use vmshm_shm::{Mapping, PAGE_SIZE, Protection};
+
+use super::pattern;
+use super::regions::{Description, Holder, LocalId, Region};
+use super::service::{Service, ServiceError};
+use crate::keeper::protocol::{Allocation, Request};
+use crate::size::show;
+
+/// The largest region in bytes: what the wire can say.
+const SIZE_LIMIT: u64 = 1 << 46;
+
+/// A region to be made.
+#[derive(Debug, Clone)]
+pub(crate) struct Creation {
+    /// Its name.
+    pub name: String,
+    /// What it is laid out for.
+    pub kind: RegionKind,
+    /// Its size in bytes, whole pages.
+    pub size: u64,
+    /// Who asked.
+    pub origin: Origin,
+}
+
+/// Who asked for a region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A host, by the request of this tag.
+    Host {
+        /// Its session.
+        holder: Holder,
+        /// The request.
+        tag: u64,
+    },
+    /// A process of this guest.
+    Local(LocalId),
+}
+
+/// Why a region is not made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    /// The kind of reason.
+    pub code: RefusalCode,
+    /// The reason.
+    pub message: String,
+}
+
+impl Refusal {
+    /// A reason in words.
+    pub(crate) fn new(code: RefusalCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+        }
+    }
+
+    /// As hosts get it.
+    pub(crate) fn to_reply(&self) -> Reply {
+        Reply::Refused {
+            code: self.code,
+            explanation: Text::new(&self.message),
+        }
+    }
+}
+
+impl Service {
+    /// Whether a region of this name is being made.
+    pub(super) fn is_being_made(&self, name: &str) -> bool {
+        self.creations.iter().any(|one| one.name == name)
+    }
+
+    /// Starts making a region whose name is known to be free.
+    pub(super) fn create(
+        &mut self,
+        name: &str,
+        kind: RegionKind,
+        size: u64,
+        origin: Origin,
+    ) -> Result<Result<(), Refusal>, ServiceError> {
+        let size = match self.check_creation(kind, size) {
+            Ok(size) => size,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        self.creations.push_back(Creation {
+            name: name.to_owned(),
+            kind,
+            size,
+            origin,
+        });
+        if self.creations.len() == 1 {
+            self.ask_keeper()?;
+        }
+        Ok(Ok(()))
+    }
+
+    /// The size in whole pages.
+    fn check_creation(&self, kind: RegionKind, size: u64) -> Result<u64, Refusal> {
+        let invalid = |message: String| Refusal::new(RefusalCode::Invalid, message);
+        let whole = size
+            .checked_next_multiple_of(PAGE_SIZE)
+            .filter(|whole| (PAGE_SIZE..=SIZE_LIMIT).contains(whole))
+            .ok_or_else(|| invalid(format!("a region cannot be {size} bytes long")))?;
+        match kind {
+            RegionKind::Raw => {}
+            RegionKind::Pipe | RegionKind::Bench => {
+                duplex::rings(whole).map_err(|error| invalid(error.to_string()))?;
+            }
+            RegionKind::Unknown(word) => {
+                return Err(Refusal::new(
+                    RefusalCode::Unsupported,
+                    format!("this agent knows no regions of kind {word}"),
+                ));
+            }
+        }
+        let promised = self.creations.iter().map(|one| self.cost(one.size));
+        let budget = self.budget();
+        let pinned = promised.fold(budget.pinned, u64::saturating_add);
+        let cost = self.cost(whole);
+        if pinned.saturating_add(cost) > budget.limit {
+            return Err(Refusal::new(
+                RefusalCode::OverBudget,
+                format!(
+                    "{} more would have to be pinned, but {} of the {} that this guest allows (vmshm-agent run --max-pinned) are pinned already",
+                    show(cost),
+                    show(pinned),
+                    show(budget.limit)
+                ),
+            ));
+        }
+        if !self.regions.has_room(self.creations.len()) {
+            return Err(Refusal::new(
+                RefusalCode::OverBudget,
+                "the guest's table of regions is full",
+            ));
+        }
+        Ok(whole)
+    }
+
+    fn cost(&self, size: u64) -> u64 {
+        size.checked_next_multiple_of(self.unit).unwrap_or(u64::MAX)
+    }
+
+    fn ask_keeper(&mut self) -> Result<(), ServiceError> {
+        if let Some(next) = self.creations.front() {
+            self.client.send(&Request::Allocate {
+                name: next.name.clone(),
+                size: next.size,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The keeper has made the memory of the first region in the queue.
+    pub(super) fn created(
+        &mut self,
+        allocation: Allocation,
+        file: OwnedFd,
+    ) -> Result<(), ServiceError> {
+        let Some(creation) = self.creations.pop_front() else {
+            return Ok(self.client.send(&Request::Free { id: allocation.id })?);
+        };
+        self.ask_keeper()?;
+        let id = allocation.id;
+        let wanted = match creation.origin {
+            Origin::Host { holder, .. } => {
+                self.sessions[holder.slot].holder() == holder && self.sessions[holder.slot].waits
+            }
+            Origin::Local(local) => self.locals.is_there(local),
+        };
+        if !wanted {
+            return Ok(self.client.send(&Request::Free { id })?);
+        }
+        let key = getrandom::u64().map_err(std::io::Error::from)?;
+        let mut region = Region {
+            id,
+            size: creation.size,
+            cost: allocation.cost,
+            extents: allocation.extents(),
+            description: Description {
+                name: creation.name,
+                kind: creation.kind.to_word(),
+                key,
+                ready: false,
+                placement: 0,
+                listed: true,
+                holders: BTreeSet::new(),
+            },
+            host_end: None,
+            guest_end: None,
+            entry: None,
+            in_use: false,
+        };
+        match creation.origin {
+            Origin::Host { holder, .. } => {
+                region.description.holders.insert(holder);
+                region.host_end = Some(holder).filter(|_| creation.kind == RegionKind::Pipe);
+            }
+            Origin::Local(local) => region.guest_end = Some(local),
+        }
+        info!(
+            name = region.description.name,
+            size = region.size,
+            extents = region.extents.len(),
+            "a region is made"
+        );
+        let reply = Self::describe(&region);
+        self.regions.insert(region);
+        self.files.insert(id, file);
+        self.write_pattern(id)?;
+        self.settle()?;
+        if let Origin::Host { holder, tag } = creation.origin {
+            let session = &mut self.sessions[holder.slot];
+            if let Err(error) = session.reply(reply.to_message(tag)) {
+                session.set_broken(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// The keeper could not make the memory of the first region in the queue.
+    pub(super) fn not_created(
+        &mut self,
+        message: &str,
+        hint: Option<String>,
+    ) -> Result<(), ServiceError> {
+        let Some(creation) = self.creations.pop_front() else {
+            return Ok(());
+        };
+        self.ask_keeper()?;
+        match creation.origin {
+            Origin::Host { holder, tag } => {
+                let session = &mut self.sessions[holder.slot];
+                if session.holder() == holder && session.waits {
+                    let text = match hint {
+                        Some(hint) => format!("{message} ({hint})"),
+                        None => message.to_owned(),
+                    };
+                    let refusal = Refusal::new(RefusalCode::CannotPin, text).to_reply();
+                    if let Err(error) = session.reply(refusal.to_message(tag)) {
+                        session.set_broken(error);
+                    }
+                }
+            }
+            Origin::Local(local) => self.locals.refuse(local, message, hint),
+        }
+        Ok(())
+    }
+
+    /// Puts the pattern into a region's pages, and keeps them mapped until it goes.
+    pub(super) fn write_pattern(&mut self, id: u64) -> Result<(), ServiceError> {
+        let (Some(region), Some(file)) = (self.regions.get(id), self.files.get(&id)) else {
+            return Ok(());
+        };
+        let memory = Mapping::whole(file, region.size, Protection::ReadWrite)?;
+        let announcement = &mut self.announcement;
+        pattern::write(&memory, region.description.key, id, &mut || {
+            announcement.beat()
+        })?;
+        self.unproved.insert(id, memory);
+        Ok(())
+    }
+
+    /// A region as the answer to who made or opened it.
+    pub(super) fn describe(region: &Region) -> Reply {
+        Reply::Region(RegionReply {
+            region: region.id,
+            size: region.size,
+            extents: region.extents.len() as u64,
+            ready: region.description.ready,
+            key: region.description.key,
+            placement: region.description.placement,
+        })
+    }
+}

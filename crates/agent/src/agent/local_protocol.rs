@@ -1,0 +1,79 @@
+//! What the agent's own commands (`status`, `pipe`, `release`) ask it, and what it
+//! answers. Both sides are the same program as root.
+
+use serde::{Deserialize, Serialize};
+
+/// Raised with every change of these messages.
+pub(crate) const PROTOCOL: u32 = 1;
+
+/// A question.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Question {
+    /// [`PROTOCOL`] of the asking side.
+    pub protocol: u32,
+    /// What is wanted.
+    pub wish: Wish,
+}
+
+/// What is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Wish {
+    /// Tell the sessions.
+    Sessions,
+    /// Free what nobody uses any more; with force, also what silent hosts hold.
+    Release {
+        /// Whether silent hosts lose what they hold.
+        force: bool,
+    },
+    /// Take the guest's end of a pipe, and make the pipe if it is not there. The end is
+    /// held as long as the connection.
+    Pipe {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Answer {
+    /// To `Sessions`.
+    Sessions(Vec<SessionInfo>),
+    /// To `Release`.
+    Released(ReleaseInfo),
+    /// To `Pipe`, with the region's file, once a host has proved the pages.
+    PipeReady {
+        /// Its size in bytes.
+        size: u64,
+    },
+    /// To anything.
+    Refused {
+        /// Why.
+        message: String,
+        /// What the user can do.
+        hint: Option<String>,
+    },
+}
+
+/// One session slot in use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SessionInfo {
+    /// The slot.
+    pub slot: usize,
+    /// For how many seconds its host has not been heard.
+    pub silent_seconds: u32,
+    /// What its host did against the protocol, if it did: it is not served any more.
+    pub broken: Option<String>,
+}
+
+/// What came of a release.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ReleaseInfo {
+    /// Slots that are free now.
+    pub freed: Vec<usize>,
+    /// Slots of silent hosts that were left alone.
+    pub silent: Vec<usize>,
+    /// How many slots live hosts use.
+    pub live: usize,
+}

@@ -1,0 +1,319 @@
+//! The agent's loop, and everything it knows: slots, regions, and who waits for what.
+//!
+//! One thread looks at all slots, seldom while nothing happens and often while it
+//! does. The looks read shared memory only; the one system call of an idle round is
+//! the sleep.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use tracing::debug;
+use vmshm_link::LinkError;
+use vmshm_link::directory::Budget;
+use vmshm_link::duplex::mark_lost;
+use vmshm_link::slot::SlotEvent;
+use vmshm_shm::{MapError, Mapping, PAGE_SIZE, Protection};
+
+use super::announce::{AnnounceError, Announcement, IDLE_POLL_MICROS};
+use super::bench::Bench;
+use super::creation::Creation;
+use super::locals::Locals;
+use super::regions::{Description, LostEnd, Regions};
+use super::sessions::{self, Session};
+use crate::channel::{ChannelError, timespec};
+use crate::keeper::client::{Client, ClientError};
+use crate::keeper::protocol::{Reply, Request};
+
+/// Time between two looks while nothing happens.
+const IDLE: Duration = Duration::from_micros(IDLE_POLL_MICROS);
+/// Time between two looks while something does.
+const BUSY: Duration = Duration::from_micros(500);
+/// For how long after the last event looks stay frequent.
+const STAY_BUSY: Duration = Duration::from_millis(100);
+/// The most requests of one host that are served before the others get their turn.
+const REQUESTS_PER_TURN: usize = 16;
+
+/// Why the agent could not go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ServiceError {
+    /// Memory cannot be announced.
+    #[error(transparent)]
+    Announce(#[from] AnnounceError),
+    /// The keeper is gone.
+    #[error(
+        "the keeper has died, and with it the pins: a host that still writes may hit memory that belongs to somebody else now"
+    )]
+    KeeperDied,
+    /// The keeper was asked to end.
+    #[error("the keeper was asked to end, and has withdrawn the beacon")]
+    KeeperLeft,
+    /// Pages moved although they were pinned.
+    #[error("shared memory is not where it was announced: {0}; nothing is shared any more")]
+    Moved(String),
+    /// The keeper cannot be talked to.
+    #[error(transparent)]
+    Client(ClientError),
+    /// Shared memory is not as it was left.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// A region cannot be mapped.
+    #[error("cannot map a region: {0}")]
+    Map(#[from] MapError),
+    /// The system failed.
+    #[error("cannot wait for events: {0}")]
+    System(#[from] io::Error),
+}
+
+impl From<ClientError> for ServiceError {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Channel(ChannelError::Closed) => Self::KeeperDied,
+            other => Self::Client(other),
+        }
+    }
+}
+
+/// The running agent.
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(super) client: Client,
+    pub(super) announcement: Announcement,
+    pub(super) sessions: Vec<Session>,
+    pub(super) regions: Regions,
+    pub(super) files: BTreeMap<u64, OwnedFd>,
+    /// Regions that carry the pattern, mapped to clear it.
+    pub(super) unproved: BTreeMap<u64, Mapping>,
+    pub(super) benches: BTreeMap<u64, Bench>,
+    /// Regions to be made; the first one is in the keeper's hands.
+    pub(super) creations: VecDeque<Creation>,
+    pub(super) locals: Locals,
+    /// What the keeper knows of each region.
+    pub(super) described: BTreeMap<u64, Description>,
+    /// Session numbers start at the generation, so that none comes twice in an epoch.
+    pub(super) last_session: u64,
+    pub(super) fixed_cost: u64,
+    pub(super) limit: u64,
+    pub(super) unit: u64,
+}
+
+impl Service {
+    /// Serves until a signal arrives.
+    pub(crate) fn serve(&mut self, signals: &UnixStream) -> Result<(), ServiceError> {
+        let look_every = Duration::from_secs(1) / sessions::LOOKS_PER_SECOND;
+        let mut now = Instant::now();
+        let mut busy_until = now;
+        let mut next_look = now + look_every;
+        loop {
+            self.announcement.beat()?;
+            let mut active = self.poll_slots()?;
+            active |= self.poll_keeper()?;
+            active |= self.poll_locals()?;
+            if io::Read::read(&mut &*signals, &mut [0; 16]).is_ok_and(|count| count > 0) {
+                return Ok(());
+            }
+            if active {
+                busy_until = now + STAY_BUSY;
+            }
+            if now >= next_look {
+                next_look = now + look_every;
+                sessions::look_at_all(&mut self.sessions)?;
+                self.reap_benches()?;
+            }
+            let pause = if now < busy_until { BUSY } else { IDLE };
+            self.sleep(signals, pause)?;
+            now = Instant::now();
+        }
+    }
+
+    /// Counts the silence of hosts once more, without serving anybody.
+    pub(crate) fn listen(&mut self) -> Result<(), ServiceError> {
+        std::thread::sleep(Duration::from_secs(1) / sessions::LOOKS_PER_SECOND);
+        Ok(sessions::look_at_all(&mut self.sessions)?)
+    }
+
+    /// Leaves in good order.
+    pub(crate) fn leave(&mut self) -> Result<(), ServiceError> {
+        self.benches.clear();
+        for session in &mut self.sessions {
+            // Such a slot holds nothing; its host sees that it is gone.
+            if session.state() == vmshm_link::slot::SlotState::Granted {
+                session.free()?;
+            }
+        }
+        Ok(self.client.withdraw()?)
+    }
+
+    fn sleep(&self, signals: &UnixStream, pause: Duration) -> Result<(), ServiceError> {
+        let mut fds = vec![
+            PollFd::new(signals, PollFlags::IN),
+            PollFd::new(&self.client, self.client.interest()),
+        ];
+        self.locals.add_to_poll(&mut fds);
+        match rustix::event::poll(&mut fds, Some(&timespec(pause))) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(ServiceError::System(error.into())),
+        }
+    }
+
+    /// Looks at every slot once; whether anything happened.
+    pub(super) fn poll_slots(&mut self) -> Result<bool, ServiceError> {
+        let mut active = false;
+        for index in 0..self.sessions.len() {
+            let next = self.last_session + 1;
+            match self.sessions[index].poll(next)? {
+                Some(SlotEvent::Granted) => {
+                    self.last_session = next;
+                    active = true;
+                }
+                Some(SlotEvent::Proved) => active = true,
+                Some(SlotEvent::Released) => {
+                    self.end_session(index)?;
+                    active = true;
+                }
+                None => {}
+            }
+            for _ in 0..REQUESTS_PER_TURN {
+                if !self.serve_request(index)? {
+                    break;
+                }
+                active = true;
+            }
+        }
+        Ok(active)
+    }
+
+    /// Serves one request; whether there was a new one.
+    fn serve_request(&mut self, index: usize) -> Result<bool, ServiceError> {
+        let incoming = match self.sessions[index].next_request() {
+            Ok(Some(incoming)) => incoming,
+            Ok(None) => return Ok(false),
+            Err(error) => {
+                self.sessions[index].set_broken(error);
+                return Ok(false);
+            }
+        };
+        let (tag, is_new) = (incoming.tag, incoming.is_new);
+        debug!(slot = index, request = ?incoming.request, "request");
+        if let Some(reply) = self.answer(index, tag, incoming.request)? {
+            // First the keeper's memory of it, then the host's.
+            self.settle()?;
+            if let Err(error) = self.sessions[index].reply(reply.to_message(tag)) {
+                self.sessions[index].set_broken(error);
+            }
+            return Ok(true);
+        }
+        Ok(is_new)
+    }
+
+    /// A session is over: frees what it held, then its slot.
+    pub(super) fn end_session(&mut self, index: usize) -> Result<(), ServiceError> {
+        let lost = self.regions.session_ended(index);
+        self.tell_lost(&lost)?;
+        self.reap_benches()?;
+        self.settle()?;
+        Ok(self.sessions[index].free()?)
+    }
+
+    /// Tells the ends of pipes that are left alone.
+    pub(super) fn tell_lost(&self, lost: &[LostEnd]) -> Result<(), ServiceError> {
+        for end in lost {
+            if let Some(file) = self.files.get(&end.region) {
+                let words = Mapping::whole(file, PAGE_SIZE, Protection::ReadWrite)?;
+                mark_lost(&words, end.side)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the benches that nobody holds any more, and forgets those that have ended.
+    fn reap_benches(&mut self) -> Result<(), ServiceError> {
+        let over: Vec<u64> = self
+            .benches
+            .iter()
+            .filter(|(id, bench)| {
+                let held = |id| {
+                    let region = self.regions.get(id);
+                    region.is_some_and(|region| !region.description.holders.is_empty())
+                };
+                bench.is_finished() || !held(**id)
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for id in over {
+            self.benches.remove(&id);
+            if let Some(region) = self.regions.get_mut(id) {
+                region.in_use = false;
+            }
+            self.settle()?;
+        }
+        Ok(())
+    }
+
+    fn poll_keeper(&mut self) -> Result<bool, ServiceError> {
+        let mut active = false;
+        while let Some((reply, file)) = self.client.poll()? {
+            active = true;
+            match (reply, file) {
+                (Reply::Allocation(allocation), Some(file)) => self.created(allocation, file)?,
+                (Reply::Refused { message, hint }, _) => self.not_created(&message, hint)?,
+                (Reply::Moved { message }, _) => return Err(ServiceError::Moved(message)),
+                (Reply::Withdrawn, _) => return Err(ServiceError::KeeperLeft),
+                _ => return Err(ServiceError::Client(ClientError::Unexpected)),
+            }
+        }
+        Ok(active)
+    }
+
+    /// Bytes pinned now, and the most that may be.
+    pub(super) fn budget(&self) -> Budget {
+        Budget {
+            pinned: self.fixed_cost + self.regions.cost(),
+            limit: self.limit,
+        }
+    }
+
+    /// Carries the book's changes out: frees what may go, tells the keeper what it must
+    /// remember, and brings the directory up to date.
+    pub(super) fn settle(&mut self) -> Result<(), ServiceError> {
+        let mut told = false;
+        for id in self.regions.garbage() {
+            self.regions.remove(id);
+            self.unproved.remove(&id);
+            self.files.remove(&id);
+            self.described.remove(&id);
+            self.client.send(&Request::Free { id })?;
+            told = true;
+        }
+        for region in self.regions.iter() {
+            if self.described.get(&region.id) == Some(&region.description) {
+                continue;
+            }
+            let description = serde_json::to_string(&region.description).unwrap_or_default();
+            self.client.send(&Request::Describe {
+                id: region.id,
+                description,
+            })?;
+            self.described.insert(region.id, region.description.clone());
+            told = true;
+        }
+        if told {
+            self.client.drain()?;
+        }
+        Ok(self.announcement.update(&self.regions, self.budget())?)
+    }
+
+    /// A region's memory, all of it.
+    pub(super) fn map(&self, id: u64) -> Result<Option<Arc<Mapping>>, ServiceError> {
+        let (Some(region), Some(file)) = (self.regions.get(id), self.files.get(&id)) else {
+            return Ok(None);
+        };
+        let mapping = Mapping::whole(file, region.size, Protection::ReadWrite)?;
+        Ok(Some(Arc::new(mapping)))
+    }
+}

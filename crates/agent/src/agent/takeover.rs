@@ -1,0 +1,188 @@
+//! Starting from what the keeper holds: nothing in a fresh guest, else whatever an
+//! earlier agent has left behind.
+//!
+//! Sessions with the earlier agent are over, but their hosts may still write: what
+//! they held stays until they let go. Regions that were on the list stay on it; pipes
+//! do not, since their guest ends have lost their agent.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use tracing::{debug, info};
+use vmshm_link::directory::RegionKind;
+use vmshm_link::slot::SlotState;
+
+use super::announce::{AnnounceError, Announcement};
+use super::locals::Locals;
+use super::regions::{Description, Holder, Region, Regions};
+use super::service::{Service, ServiceError};
+use super::sessions;
+use crate::keeper::client::{Client, Holding, Inventory};
+use crate::keeper::protocol::{Allocation, Purpose, Request};
+
+impl Service {
+    /// Takes over what the keeper holds. Nothing is announced yet.
+    pub(crate) fn take_over(
+        mut client: Client,
+        inventory: Inventory,
+        locals: Locals,
+        limit: u64,
+    ) -> Result<Self, ServiceError> {
+        let announcement = Announcement::take_over(&inventory)?;
+        let Inventory { holdings, summary } = inventory;
+        let sessions = sessions::adopt(announcement.directory(), summary.epoch)?;
+        let orphans: BTreeSet<Holder> = sessions
+            .iter()
+            .filter(|session| session.state() == SlotState::Orphaned)
+            .map(sessions::Session::holder)
+            .collect();
+
+        let mut regions = Regions::default();
+        let mut files = BTreeMap::new();
+        let mut described = BTreeMap::new();
+        let mut fixed_cost = 0;
+        for Holding { allocation, file } in holdings {
+            if allocation.purpose != Purpose::Region {
+                fixed_cost += allocation.cost;
+                continue;
+            }
+            let id = allocation.id;
+            let Some(region) = restore(allocation, &orphans) else {
+                debug!(id, "memory that no host was told of is freed");
+                client.send(&Request::Free { id })?;
+                continue;
+            };
+            info!(name = region.description.name, "a region is taken over");
+            files.insert(id, file);
+            described.insert(id, region.description.clone());
+            regions.insert(region);
+        }
+        let mut service = Self {
+            client,
+            announcement,
+            sessions,
+            regions,
+            files,
+            unproved: BTreeMap::new(),
+            benches: BTreeMap::new(),
+            creations: VecDeque::new(),
+            locals,
+            described,
+            last_session: summary.generation << 32,
+            fixed_cost,
+            limit,
+            unit: summary.unit,
+        };
+        service.settle()?;
+        service.renew_patterns()?;
+        Ok(service)
+    }
+
+    /// Tells the world.
+    pub(crate) fn announce(&mut self) -> Result<(), ServiceError> {
+        self.announcement.beat()?;
+        self.announcement.publish().map_err(AnnounceError::from)?;
+        Ok(self.client.send(&Request::Serving)?)
+    }
+
+    /// The earlier agent may have died while it wrote or cleared a pattern. No host
+    /// uses such a region yet: none was told that it is ready.
+    fn renew_patterns(&mut self) -> Result<(), ServiceError> {
+        let unready: Vec<u64> = self
+            .regions
+            .iter()
+            .filter(|region| region.description.listed && !region.description.ready)
+            .map(|region| region.id)
+            .collect();
+        for id in unready {
+            self.write_pattern(id)?;
+        }
+        Ok(())
+    }
+}
+
+/// A region as an earlier agent described it.
+fn restore(allocation: Allocation, orphans: &BTreeSet<Holder>) -> Option<Region> {
+    let text = allocation.description.as_deref()?;
+    let mut description: Description = serde_json::from_str(text).ok()?;
+    description.holders = &description.holders & orphans;
+    description.listed &= RegionKind::from_word(description.kind) != RegionKind::Pipe;
+    Some(Region {
+        id: allocation.id,
+        size: allocation.length,
+        cost: allocation.cost,
+        extents: allocation.extents(),
+        description,
+        host_end: None,
+        guest_end: None,
+        entry: None,
+        in_use: false,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allocation(kind: RegionKind) -> Allocation {
+        let holders = [(1, 10), (2, 20)];
+        let description = Description {
+            name: "data".to_owned(),
+            kind: kind.to_word(),
+            key: 1,
+            ready: true,
+            placement: 2,
+            listed: true,
+            holders: holders
+                .map(|(slot, session)| Holder { slot, session })
+                .into(),
+        };
+        Allocation {
+            id: 5,
+            purpose: Purpose::Region,
+            name: "data".to_owned(),
+            offset: 0,
+            length: 4096,
+            cost: 4096,
+            extents: vec![(0x1000, 0x1000)],
+            descriptor: 3,
+            description: Some(serde_json::to_string(&description).unwrap()),
+        }
+    }
+
+    #[test]
+    fn only_sessions_that_still_hold_their_slot_hold_a_region() {
+        // Slot 1 was freed before the earlier agent died, and perhaps given away again.
+        let orphans = [
+            Holder {
+                slot: 1,
+                session: 11,
+            },
+            Holder {
+                slot: 2,
+                session: 20,
+            },
+        ];
+        let region = restore(allocation(RegionKind::Raw), &orphans.into()).unwrap();
+        assert!(region.description.listed);
+        let holders: Vec<_> = region.description.holders.iter().collect();
+        assert_eq!(
+            holders,
+            [&Holder {
+                slot: 2,
+                session: 20
+            }]
+        );
+    }
+
+    #[test]
+    fn pipes_are_over_and_undescribed_memory_is_nobodys() {
+        let region = restore(allocation(RegionKind::Pipe), &BTreeSet::new()).unwrap();
+        assert!(region.is_garbage());
+        let mut unknown = allocation(RegionKind::Raw);
+        unknown.description = None;
+        assert!(restore(unknown, &BTreeSet::new()).is_none());
+        let mut broken = allocation(RegionKind::Raw);
+        broken.description = Some("{".to_owned());
+        assert!(restore(broken, &BTreeSet::new()).is_none());
+    }
+}

@@ -1,0 +1,269 @@
+//! One pinned memory: its file, the pins, and where its pages lie.
+//!
+//! Addresses are read after pinning, since pinning may move pages first. They stay
+//! right as long as this value lives, and [`Pinned::verify`] finds out if not: a
+//! holder of the file may punch a hole into it, and huge pages that no ring pins
+//! move when their memory is taken offline.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::io::Errno;
+use vmshm_link::Extent;
+use vmshm_shm::PAGE_SIZE;
+
+use super::extents::{BadFrame, ExtentList};
+use super::memory_file::{MemoryFile, Pages};
+use super::pagemap::{Page, Pagemap};
+use super::reservation::Reservation;
+use super::ring::{self, Ring, RingError};
+
+/// How much is touched between two calls of the progress hook.
+const SLICE: u64 = 8 << 20;
+
+/// Memory that stays where it is.
+#[derive(Debug)]
+pub(crate) struct Pinned {
+    // Dropped in this order: unpin, unmap, give back.
+    rings: Vec<Ring>,
+    reservation: Reservation,
+    file: MemoryFile,
+    offset: u64,
+    extents: ExtentList,
+}
+
+/// Why a memory could not be populated, pinned or located.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PinFault {
+    /// A system call failed.
+    #[error("{what}: {error}")]
+    System {
+        /// What was being done.
+        what: &'static str,
+        /// What the system said.
+        #[source]
+        error: Errno,
+    },
+    /// The pins could not be had.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// The page table could not be read.
+    #[error("cannot read /proc/self/pagemap: {0}")]
+    Pagemap(#[from] io::Error),
+    /// The kernel hides page frames.
+    #[error("the kernel hides the addresses of pages from this process")]
+    Hidden,
+    /// A page went away between touching and locating it.
+    #[error("page {index} is not present although it is pinned")]
+    NotPresent {
+        /// Index of the page in the memory.
+        index: u64,
+    },
+    /// The kernel told an impossible frame.
+    #[error(transparent)]
+    BadFrame(#[from] BadFrame),
+}
+
+/// A page that is not where it was announced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("page {index} moved from guest-physical {was:#x}{}", match .is { Some(is) => format!(" to {is:#x}"), None => ", and is not present any more".to_owned() })]
+pub(crate) struct Moved {
+    /// Index of the page in the memory.
+    pub index: u64,
+    /// Where it was.
+    pub was: u64,
+    /// Where it is.
+    pub is: Option<u64>,
+}
+
+impl Pinned {
+    /// Allocates all of `file` and holds it. `progress` is called now and then.
+    pub(crate) fn whole(
+        file: MemoryFile,
+        by_ring: bool,
+        progress: &mut dyn FnMut(),
+    ) -> Result<Self, PinFault> {
+        let length = file.length();
+        Self::part(file, 0, length, by_ring, progress)
+    }
+
+    /// Allocates a part of `file` and holds it.
+    pub(crate) fn part(
+        file: MemoryFile,
+        offset: u64,
+        length: u64,
+        by_ring: bool,
+        progress: &mut dyn FnMut(),
+    ) -> Result<Self, PinFault> {
+        let system = |what| move |error| PinFault::System { what, error };
+        let reservation =
+            Reservation::new(&file, offset, length).map_err(system("cannot map the memory"))?;
+        let mut done = 0;
+        while done < length {
+            let slice = SLICE.min(length - done);
+            file.allocate(offset + done, slice)
+                .map_err(system("cannot allocate the memory"))?;
+            reservation
+                .populate(done, slice)
+                .map_err(system("cannot lock the memory"))?;
+            done += slice;
+            progress();
+        }
+        let mut rings = Vec::new();
+        let mut done = 0;
+        while by_ring && done < length {
+            let slice = ring::LIMIT.min(length - done);
+            rings.push(Ring::pin(&reservation, done, slice)?);
+            done += slice;
+            progress();
+        }
+        let extents = locate(&Pagemap::of_self()?, &reservation)?;
+        Ok(Self {
+            rings,
+            reservation,
+            file,
+            offset,
+            extents,
+        })
+    }
+
+    /// Where the memory starts in its file.
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Size in bytes, whole pages.
+    pub(crate) fn length(&self) -> u64 {
+        self.reservation.length()
+    }
+
+    /// How many bytes of guest RAM this takes away.
+    pub(crate) fn cost(&self) -> u64 {
+        match self.file.pages() {
+            Pages::Ordinary => self.length(),
+            Pages::Huge => self.file.length(),
+        }
+    }
+
+    /// Where its pages lie, in order.
+    pub(crate) fn extents(&self) -> &[Extent] {
+        self.extents.as_slice()
+    }
+
+    /// How many pages it has.
+    pub(crate) fn pages(&self) -> u64 {
+        self.extents.pages()
+    }
+
+    /// Gives back every page of the file outside this memory.
+    pub(super) fn give_back_the_rest(&self) {
+        keep_only_range(&self.file, self.offset, self.length());
+    }
+
+    /// Unpins and unmaps; the file stays.
+    pub(super) fn into_file(self) -> MemoryFile {
+        drop(self.rings);
+        self.file
+    }
+
+    /// Unpins the memory and gives it back, as far as nobody else holds the file.
+    pub(crate) fn release(self, progress: &mut dyn FnMut()) {
+        let Self {
+            rings,
+            reservation,
+            file,
+            ..
+        } = self;
+        drop(rings);
+        drop(reservation);
+        let mut at = 0;
+        while at < file.length() {
+            // A holder may still have it mapped; what he reads then is fresh zeros.
+            let _ = file.punch(at, SLICE.min(file.length() - at));
+            at += SLICE;
+            progress();
+        }
+    }
+
+    /// Checks that `count` pages from index `first` on are where they were.
+    pub(crate) fn verify(
+        &self,
+        pagemap: &Pagemap,
+        first: u64,
+        count: u64,
+    ) -> io::Result<Result<(), Moved>> {
+        let count = count.min(self.pages().saturating_sub(first));
+        let mut expected = self.extents.frames_from(first);
+        let mut index = first;
+        let mut suspect = None;
+        let address = self.reservation.address() + first * PAGE_SIZE;
+        pagemap.for_each(address, count, |page| {
+            let was = expected.next();
+            if was.map(Page::Frame) == Some(page) {
+                index += 1;
+                return true;
+            }
+            suspect = was;
+            false
+        })?;
+        let Some(was) = suspect else {
+            return Ok(Ok(()));
+        };
+        // The kernel may have dropped a mapping of a page that is still in its place.
+        let again = self
+            .reservation
+            .populate(index * PAGE_SIZE, PAGE_SIZE)
+            .map_or(Ok(Page::Absent), |()| {
+                pagemap.page(self.reservation.address() + index * PAGE_SIZE)
+            })?;
+        let is = match again {
+            Page::Frame(frame) if frame == was => {
+                return self.verify(pagemap, index + 1, count - (index + 1 - first));
+            }
+            Page::Frame(frame) => Some(frame * PAGE_SIZE),
+            Page::Absent | Page::Swapped | Page::Hidden => None,
+        };
+        Ok(Err(Moved {
+            index,
+            was: was * PAGE_SIZE,
+            is,
+        }))
+    }
+}
+
+impl AsFd for Pinned {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// A page that stays because the kernel refuses is a waste, not a fault.
+fn keep_only_range(file: &MemoryFile, offset: u64, length: u64) {
+    let _ = file.punch(0, offset);
+    let end = offset + length;
+    let _ = file.punch(end, file.length() - end);
+}
+
+/// The extents of a populated reservation.
+fn locate(pagemap: &Pagemap, reservation: &Reservation) -> Result<ExtentList, PinFault> {
+    let mut extents = ExtentList::default();
+    let mut fault = None;
+    pagemap.for_each(
+        reservation.address(),
+        reservation.length() / PAGE_SIZE,
+        |page| {
+            let result = match page {
+                Page::Frame(frame) => extents.push(frame).map_err(PinFault::from),
+                Page::Hidden => Err(PinFault::Hidden),
+                Page::Absent | Page::Swapped => Err(PinFault::NotPresent {
+                    index: extents.pages(),
+                }),
+            };
+            result.map_err(|found| fault = Some(found)).is_ok()
+        },
+    )?;
+    match fault {
+        None => Ok(extents),
+        Some(fault) => Err(fault),
+    }
+}

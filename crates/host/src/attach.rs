@@ -1,0 +1,404 @@
+//! Attaching to a guest: from a VMM's process to a proved session.
+//!
+//! Nothing is written before a heartbeat has moved at the very page that is going to
+//! be written, and nothing beyond that page before the nonce has come back.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use vmshm_link::beacon::{Beacon, KeeperState, PAGE, Signs};
+use vmshm_link::directory::{self, SLOTS};
+use vmshm_link::slot::{self, Claim, PendingClaim, Proof, SlotView, UnprovedSlot};
+use vmshm_link::wait::Backoff;
+use vmshm_pipe::pause;
+use vmshm_link::{GuestPhysical, LinkError};
+use vmshm_ram::{BlockPiece, GuestRam, Method, OpenError, Protection, RamError, RunState, View, Vmm};
+
+use crate::ending::{Condition, SessionEnd};
+use crate::identity::{is_known_dead, own_identity};
+use crate::session::Session;
+use crate::sighting::{self, Candidate, Directory, DirectoryError, Sighting, Target, Where};
+use crate::watch::Watch;
+
+/// How to attach.
+#[derive(Debug, Clone)]
+pub struct AttachOptions {
+    /// How to reach guest RAM.
+    pub method: Method,
+    /// Where to look for the beacon.
+    pub place: Where,
+    /// How long to wait for the guest in all.
+    pub timeout: Duration,
+}
+
+impl Default for AttachOptions {
+    fn default() -> Self {
+        Self {
+            method: Method::Auto,
+            place: Where::Scan,
+            timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Why a VM could not be attached.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// Its memory could not be opened.
+    #[error("cannot reach the memory of {name}")]
+    Open {
+        /// The VM.
+        name: String,
+        /// The reason.
+        #[source]
+        source: OpenError,
+    },
+    /// Its memory could not be read.
+    #[error("cannot read the memory of {name}")]
+    Ram {
+        /// The VM.
+        name: String,
+        /// The reason.
+        #[source]
+        source: RamError,
+    },
+    /// No beacon in its memory.
+    #[error("no vmshm-agent is running in {name}")]
+    NoAgent {
+        /// The VM.
+        name: String,
+    },
+    /// A beacon, but its heartbeat stands still.
+    #[error("vmshm-agent in {name} is silent: no heartbeat within {waited:.1} s{}", if *.stopped { " (the VM is paused: its process is stopped)" } else { "" })]
+    Silent {
+        /// The VM.
+        name: String,
+        /// Seconds.
+        waited: f64,
+        /// Whether the VMM's process is stopped.
+        stopped: bool,
+    },
+    /// The keeper says that the agent died.
+    #[error("agent dead: vmshm-agent in {name} has died")]
+    Dead {
+        /// The VM.
+        name: String,
+    },
+    /// The agent is leaving.
+    #[error("vmshm-agent in {name} is shutting down")]
+    Leaving {
+        /// The VM.
+        name: String,
+    },
+    /// Two living beacons.
+    #[error("{name} holds the beacons of several guests: a VM runs inside it")]
+    Nested {
+        /// The VM.
+        name: String,
+    },
+    /// Another protocol.
+    #[error("vmshm-agent in {name} cannot be talked to")]
+    Incompatible {
+        /// The VM.
+        name: String,
+        /// Names both versions.
+        #[source]
+        source: LinkError,
+    },
+    /// The directory is damaged or cannot be located.
+    #[error("the directory of vmshm-agent in {name} cannot be read")]
+    Directory {
+        /// The VM.
+        name: String,
+        /// The reason.
+        #[source]
+        source: DirectoryError,
+    },
+    /// All session slots are taken.
+    #[error("all {SLOTS} session slots of {name} are in use")]
+    NoSlot {
+        /// The VM.
+        name: String,
+    },
+    /// The agent's heartbeat moves, but it answers nothing.
+    #[error("vmshm-agent in {name} did not answer within {waited:.1} s")]
+    NoAnswer {
+        /// The VM.
+        name: String,
+        /// Seconds.
+        waited: f64,
+    },
+    /// The session ended while it was being made.
+    #[error(transparent)]
+    Ended(#[from] SessionEnd),
+}
+
+impl AttachError {
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        let text = match self {
+            Self::Open { source, .. } => return source.hint(),
+            Self::Ram { .. } | Self::Leaving { .. } | Self::Directory { .. } => return None,
+            Self::NoAgent { .. } => "start `vmshm-agent run` in the guest, as root",
+            Self::Dead { .. } => "start `vmshm-agent run` in the guest again, as root",
+            Self::Silent { stopped: true, .. } => "let the VM run on (kill -CONT PID)",
+            Self::Silent { .. } => {
+                "is the VM paused or very busy? --timeout SECONDS waits longer"
+            }
+            Self::Nested { .. } => "run vmshm inside the outer guest to reach the inner one",
+            Self::Incompatible { .. } => "use the same release of vmshm on both sides",
+            Self::NoSlot { .. } => {
+                "end a vmshm process that uses this VM, or run `vmshm-agent release` in the guest"
+            }
+            Self::NoAnswer { .. } => "--timeout SECONDS waits longer",
+            Self::Ended(end) => return end.hint().map(str::to_owned),
+        };
+        Some(text.to_owned())
+    }
+}
+
+/// A guest that was seen alive, before a session is made.
+#[derive(Debug)]
+pub struct Seen {
+    /// Its memory.
+    pub ram: Arc<GuestRam>,
+    /// Its beacon.
+    pub candidate: Candidate,
+    /// Its directory.
+    pub directory: Directory,
+    /// The VM's name.
+    pub name: String,
+    watch: Watch,
+    deadline: Instant,
+    start: Instant,
+}
+
+/// Finds the living agent of `vmm` and reads its directory; writes nothing.
+///
+/// # Errors
+/// [`AttachError`].
+pub fn see(vmm: &Vmm, options: &AttachOptions) -> Result<Seen, AttachError> {
+    let start = Instant::now();
+    let name = vmm.name.clone();
+    let ram_error = |source| AttachError::Ram {
+        name: vmm.name.clone(),
+        source,
+    };
+    let open_error = |source| AttachError::Open {
+        name: vmm.name.clone(),
+        source,
+    };
+    let target = Target::open(vmm, options.method).map_err(open_error)?;
+    let ram = Arc::clone(&target.ram);
+    let sighting = sighting::find_living(&target, options.place, options.timeout)
+        .map_err(ram_error)?;
+    let candidate = match sighting {
+        Sighting::Living(candidate) => candidate,
+        Sighting::Nothing => return Err(AttachError::NoAgent { name }),
+        Sighting::Nested => return Err(AttachError::Nested { name }),
+        Sighting::Incompatible(source) => return Err(AttachError::Incompatible { name, source }),
+        Sighting::Silent(_) => {
+            return Err(AttachError::Silent {
+                name,
+                waited: start.elapsed().as_secs_f64(),
+                stopped: ram.liveness().run_state() == RunState::Stopped,
+            });
+        }
+    };
+    match candidate.signs.state {
+        KeeperState::AgentDead => return Err(AttachError::Dead { name }),
+        KeeperState::Withdrawn => return Err(AttachError::Leaving { name }),
+        KeeperState::AgentAlive | KeeperState::Starting => {}
+    }
+    let directory = Directory::open(&target, &candidate, Protection::ReadWrite).map_err(|source| {
+        AttachError::Directory {
+            name: name.clone(),
+            source,
+        }
+    })?;
+    let page = beacon_view(&ram, &candidate).map_err(open_error)?;
+    let signs = sighting::signs_at(&ram, candidate.at, &candidate.beacon).unwrap_or(candidate.signs);
+    let liveness = Arc::clone(ram.liveness());
+    let watch = Watch::new(liveness, vmm.pid, page, candidate.beacon, signs);
+    Ok(Seen {
+        ram,
+        candidate,
+        directory,
+        name,
+        watch,
+        deadline: start + options.timeout,
+        start,
+    })
+}
+
+fn beacon_view(ram: &GuestRam, candidate: &Candidate) -> Result<Arc<View>, OpenError> {
+    let piece = BlockPiece {
+        at: candidate.at,
+        length: PAGE,
+    };
+    Ok(Arc::new(ram.view(&[piece], Protection::Read)?))
+}
+
+/// Attaches to the agent in `vmm`: a proved session.
+///
+/// # Errors
+/// [`AttachError`].
+pub fn attach(vmm: &Vmm, options: &AttachOptions) -> Result<Session, AttachError> {
+    see(vmm, options)?.into_session()
+}
+
+impl Seen {
+    /// The beacon's facts.
+    #[must_use]
+    pub const fn beacon(&self) -> &Beacon {
+        &self.candidate.beacon
+    }
+
+    /// The beacon's address, for `--beacon`.
+    #[must_use]
+    pub const fn beacon_address(&self) -> GuestPhysical {
+        self.candidate.beacon.own
+    }
+
+    /// The live words when the beacon was found.
+    #[must_use]
+    pub const fn signs(&self) -> &Signs {
+        &self.candidate.signs
+    }
+
+    /// Claims a slot and proves the session.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub fn into_session(mut self) -> Result<Session, AttachError> {
+        self.release_slots_of_the_dead()?;
+        let first = usize::try_from(random_word(0) % SLOTS as u64).unwrap_or_default();
+        for round in 0..2 {
+            for offset in 0..SLOTS {
+                let index = (first + offset) % SLOTS;
+                if let Some(slot) = self.claim(index)? {
+                    return self.prove(slot);
+                }
+            }
+            if round == 0 {
+                // Slots that were just released need one look of the agent to be free.
+                std::thread::sleep(Duration::from_millis(250));
+            }
+        }
+        Err(AttachError::NoSlot { name: self.name })
+    }
+
+    /// Frees what other vmshm processes of this host held when they died.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub fn release_slots_of_the_dead(&mut self) -> Result<(), AttachError> {
+        for index in 0..SLOTS {
+            let base = directory::slot_offset(index);
+            let memory = Arc::clone(&self.directory.memory);
+            let view = SlotView::read(&memory, base).map_err(SessionEnd::from)?;
+            if view.is_held() && view.owner.as_ref().is_some_and(is_known_dead) {
+                self.wait_for(|seen| seen.directory.slot_is_live(index))?;
+                tracing::debug!(index, "releasing the slot of a dead process");
+                slot::release_for_dead_owner(&memory, base, view.token)
+                    .map_err(SessionEnd::from)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn claim(
+        &mut self,
+        index: usize,
+    ) -> Result<Option<UnprovedSlot<Arc<View>>>, AttachError> {
+        let base = directory::slot_offset(index);
+        let memory = Arc::clone(&self.directory.memory);
+        let view = SlotView::read(&memory, base).map_err(SessionEnd::from)?;
+        if view.state != slot::SlotState::Free {
+            return Ok(None);
+        }
+        self.wait_for(|seen| seen.directory.slot_is_live(index))?;
+        let placed = PendingClaim::place(memory, base, random_word(1)).map_err(SessionEnd::from)?;
+        let Some(mut pending) = placed else {
+            return Ok(None);
+        };
+        let (epoch, nonce, identity) = (self.beacon().epoch, random_word(1), own_identity());
+        let mut backoff = Backoff::new(64, 1000);
+        loop {
+            match pending.poll(epoch, nonce, &identity).map_err(SessionEnd::from)? {
+                Claim::Granted(slot) => return Ok(Some(slot)),
+                Claim::Lost => return Ok(None),
+                Claim::Waiting(still) => pending = still,
+            }
+            self.check_time()?;
+            pause(&mut backoff);
+        }
+    }
+
+    fn prove(mut self, slot: UnprovedSlot<Arc<View>>) -> Result<Session, AttachError> {
+        let mut waiting = slot;
+        let mut backoff = Backoff::new(64, 1000);
+        loop {
+            match waiting.poll().map_err(SessionEnd::from)? {
+                Proof::Proved(slot) => {
+                    tracing::debug!(
+                        session = slot.session(),
+                        milliseconds = self.start.elapsed().as_millis(),
+                        "session proved"
+                    );
+                    return Ok(Session::new(
+                        self.ram,
+                        self.directory,
+                        self.candidate.beacon,
+                        self.watch,
+                        slot,
+                        self.name,
+                    ));
+                }
+                Proof::Waiting(still) => waiting = still,
+            }
+            self.check_time()?;
+            pause(&mut backoff);
+        }
+    }
+
+    fn wait_for(
+        &mut self,
+        mut done: impl FnMut(&Self) -> Result<bool, LinkError>,
+    ) -> Result<(), AttachError> {
+        let mut backoff = Backoff::new(16, 1000);
+        while !done(self).map_err(SessionEnd::from)? {
+            self.check_time()?;
+            pause(&mut backoff);
+        }
+        Ok(())
+    }
+
+    /// Ends the wait when the session has ended or time is up.
+    fn check_time(&mut self) -> Result<(), AttachError> {
+        let condition = self.watch.look()?;
+        if Instant::now() < self.deadline {
+            return Ok(());
+        }
+        let waited = self.start.elapsed().as_secs_f64();
+        let name = self.name.clone();
+        Err(match condition {
+            Condition::Running => AttachError::NoAnswer { name, waited },
+            Condition::Stopped | Condition::Silent => AttachError::Silent {
+                name,
+                waited,
+                stopped: condition == Condition::Stopped,
+            },
+        })
+    }
+}
+
+/// A random number of at least `least`.
+fn random_word(least: u64) -> u64 {
+    getrandom::u64()
+        // The hasher's keys are random too; these numbers guard against accidents only.
+        .unwrap_or_else(|_| RandomState::new().build_hasher().finish())
+        .max(least)
+}

@@ -1,0 +1,62 @@
+//! How a session with a guest can end, and what a guest that does not answer is
+//! doing. It only names things; `watch` finds them out.
+
+use vmshm_link::LinkError;
+
+/// Why nothing more will come over this session. All of these are final: attach
+/// again to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SessionEnd {
+    /// The VMM's process has ended.
+    #[error("VM gone: process {pid} has ended")]
+    VmGone {
+        /// The VMM's process.
+        pid: u32,
+    },
+    /// The agent was killed; its keeper says so.
+    #[error("agent dead: vmshm-agent in the guest has died (its keeper holds the memory)")]
+    AgentDied,
+    /// Another agent has taken over.
+    #[error("agent restarted: another vmshm-agent serves this guest now")]
+    AgentRestarted,
+    /// The agent left in good order.
+    #[error("agent stopped: vmshm-agent in the guest was shut down")]
+    AgentLeft,
+    /// The beacon is not there any more: the guest rebooted, or its keeper died.
+    #[error("guest restarted: its beacon has gone (a reboot, or its keeper was killed)")]
+    GuestRestarted,
+    /// What the memory or its writer did.
+    #[error("session ended: {0}")]
+    Link(LinkError),
+}
+
+impl SessionEnd {
+    /// What the user can do about it.
+    #[must_use]
+    pub const fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::AgentDied | Self::AgentLeft => {
+                Some("start `vmshm-agent run` in the guest again, as root")
+            }
+            Self::AgentRestarted | Self::GuestRestarted => Some("run the command again"),
+            Self::VmGone { .. } | Self::Link(_) => None,
+        }
+    }
+}
+
+impl From<LinkError> for SessionEnd {
+    fn from(error: LinkError) -> Self {
+        Self::Link(error)
+    }
+}
+
+/// What a guest whose session has not ended is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Condition {
+    /// Its heartbeat moves.
+    Running,
+    /// The VMM's process is stopped (SIGSTOP, a debugger).
+    Stopped,
+    /// The VMM runs, but no heartbeat has come for longer than it should.
+    Silent,
+}

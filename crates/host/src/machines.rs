@@ -1,0 +1,253 @@
+//! The VMs of this host, as users see and name them.
+
+use std::time::{Duration, Instant};
+
+use vmshm_link::beacon::KeeperState;
+use vmshm_link::directory::{self, RegionEntry};
+use vmshm_ram::{
+    Access, FindError, Method, Protection, RunState, Step, Vmm, find_all,
+    find_by_pid, guest_os,
+};
+
+use crate::sighting::{self, Candidate, Directory, Findings, Target, Where};
+
+/// How long `list` waits for pulses to move: the slowest beats four times a second.
+const PULSE_WAIT: Duration = Duration::from_millis(900);
+/// How long the guest's kernel is searched for where no agent tells.
+const BANNER_BUDGET: Duration = Duration::from_millis(1500);
+
+/// How an agent appears to somebody who only reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AgentState {
+    /// Its heartbeat moves.
+    Seen,
+    /// Its heartbeat stands still.
+    Silent,
+    /// Its keeper says that it died.
+    Dead,
+    /// Several living agents: a VM runs inside the VM.
+    Nested,
+    /// It speaks another major version of the protocol.
+    Incompatible,
+}
+
+impl AgentState {
+    /// The word that scripts see.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Seen => "seen",
+            Self::Silent => "silent",
+            Self::Dead => "dead",
+            Self::Nested => "nested",
+            Self::Incompatible => "incompatible",
+        }
+    }
+}
+
+/// An agent as seen from outside.
+#[derive(Debug, Clone)]
+pub struct AgentView {
+    /// Its version; nothing where it cannot be read.
+    pub version: Option<String>,
+    /// How it appears.
+    pub state: AgentState,
+    /// The guest's boot id; nothing where it cannot be read.
+    pub boot_id: Option<[u8; 16]>,
+}
+
+/// A VM with everything that looking shows.
+#[derive(Debug, Clone)]
+pub struct MachineView {
+    /// The VM.
+    pub vmm: Vmm,
+    /// The guest's operating system and its release.
+    pub guest_os: Option<String>,
+    /// Its agent, if there is a beacon.
+    pub agent: Option<AgentView>,
+    /// Its regions.
+    pub regions: Vec<RegionEntry>,
+}
+
+impl MachineView {
+    const fn bare(vmm: Vmm) -> Self {
+        Self {
+            vmm,
+            guest_os: None,
+            agent: None,
+            regions: Vec::new(),
+        }
+    }
+}
+
+/// Why a VM could not be named.
+#[derive(Debug, thiserror::Error)]
+pub enum SelectError {
+    /// The search failed.
+    #[error(transparent)]
+    Find(#[from] FindError),
+    /// No VM is called so.
+    #[error("no VM is called {0:?}")]
+    Unknown(String),
+    /// Several are.
+    #[error("{name:?} names several VMs: processes {}", comma_separated(.pids))]
+    Ambiguous {
+        /// The name.
+        name: String,
+        /// Their processes.
+        pids: Vec<u32>,
+    },
+}
+
+fn comma_separated(pids: &[u32]) -> String {
+    let texts: Vec<_> = pids.iter().map(u32::to_string).collect();
+    texts.join(", ")
+}
+
+impl SelectError {
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Find(error) => error.hint(),
+            Self::Unknown(_) => Some("`vmshm list` shows the VMs that are running".to_owned()),
+            Self::Ambiguous { .. } => {
+                Some("name it by its process number, or as vmm:name".to_owned())
+            }
+        }
+    }
+}
+
+/// Finds the VM that `selector` names: a process number, a name, or `vmm:name`.
+///
+/// # Errors
+/// [`SelectError`].
+pub fn find(selector: &str) -> Result<Vmm, SelectError> {
+    if let Ok(pid) = selector.parse() {
+        return Ok(find_by_pid(pid)?);
+    }
+    let (kind, name) = match selector.split_once(':') {
+        Some((kind, name)) => (Some(kind), name),
+        None => (None, selector),
+    };
+    let named = |vmm: &Vmm| match kind {
+        Some(kind) => vmm.kind.to_string() == kind && vmm.name == name,
+        None => vmm.name == name,
+    };
+    let mut found: Vec<_> = find_all()?.into_iter().filter(named).collect();
+    match found.len() {
+        0 => Err(SelectError::Unknown(selector.to_owned())),
+        1 => Ok(found.remove(0)),
+        _ => Err(SelectError::Ambiguous {
+            name: selector.to_owned(),
+            pids: found.iter().map(|vmm| vmm.pid).collect(),
+        }),
+    }
+}
+
+/// Every VM of this host with what looking at it shows. Nothing is written anywhere.
+///
+/// # Errors
+/// [`FindError`] when processes cannot be listed at all.
+pub fn list() -> Result<Vec<MachineView>, FindError> {
+    Ok(look_at(find_all()?))
+}
+
+/// What looking at these VMs shows. All are watched at the same time.
+#[must_use]
+pub fn look_at(vmms: Vec<Vmm>) -> Vec<MachineView> {
+    let mut looks: Vec<Look> = vmms.into_iter().map(Look::start).collect();
+    let start = Instant::now();
+    while start.elapsed() < PULSE_WAIT && looks.iter_mut().any(|look| !look.is_decided()) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    looks.into_iter().map(Look::finish).collect()
+}
+
+/// One VM while it is being watched.
+struct Look {
+    vmm: Vmm,
+    target: Option<Target>,
+    findings: Findings,
+    living: Vec<Candidate>,
+}
+
+impl Look {
+    fn start(vmm: Vmm) -> Self {
+        let target = (vmm.access() != Access::None)
+            .then(|| Target::open(&vmm, Method::Auto).ok())
+            .flatten();
+        let mut findings = Findings::default();
+        if let Some(target) = &target {
+            for step in [Step::HugePage, Step::Page] {
+                findings = sighting::look(target, Where::Scan, step).unwrap_or_default();
+                if !findings.candidates.is_empty() || !findings.incompatible.is_empty() {
+                    break;
+                }
+            }
+        }
+        Self {
+            vmm,
+            target,
+            findings,
+            living: Vec::new(),
+        }
+    }
+
+    /// Whether waiting longer would tell nothing new.
+    fn is_decided(&mut self) -> bool {
+        let Some(target) = &self.target else {
+            return true;
+        };
+        if self.findings.candidates.is_empty()
+            || target.ram.liveness().run_state() != RunState::Running
+        {
+            return true;
+        }
+        self.living = self.findings.living(&target.ram);
+        self.living.len() == self.findings.candidates.len()
+    }
+
+    fn finish(self) -> MachineView {
+        let mut view = MachineView::bare(self.vmm);
+        let Some(target) = &self.target else {
+            return view;
+        };
+        let candidate = self.living.first().or(self.findings.candidates.first());
+        if let Some(candidate) = candidate {
+            let state = match self.living.len() {
+                0 => AgentState::Silent,
+                1 if candidate.signs.state == KeeperState::AgentDead => AgentState::Dead,
+                1 => AgentState::Seen,
+                _ => AgentState::Nested,
+            };
+            let mut agent = AgentView {
+                version: None,
+                state,
+                boot_id: Some(candidate.beacon.boot_id),
+            };
+            if state != AgentState::Nested
+                && let Ok(directory) = Directory::open(target, candidate, Protection::Read)
+            {
+                let header = &directory.header;
+                agent.version = Some(header.agent_version.as_str().to_owned());
+                view.guest_os = Some(format!("Linux {}", header.kernel_release.as_str()));
+                view.regions = directory::regions(&directory.memory)
+                    .filter_map(Result::ok)
+                    .collect();
+            }
+            view.agent = Some(agent);
+        } else if !self.findings.incompatible.is_empty() {
+            view.agent = Some(AgentView {
+                version: None,
+                state: AgentState::Incompatible,
+                boot_id: None,
+            });
+        }
+        if view.guest_os.is_none() {
+            view.guest_os = guest_os(&view.vmm, &target.ram, BANNER_BUDGET)
+                .map(|found| found.to_string());
+        }
+        view
+    }
+}

@@ -1,0 +1,210 @@
+//! Reading and writing guest RAM by guest-physical address.
+//!
+//! Reading works on any layout, and the caller is told how certain it is. Writing
+//! needs a layout that a session has proved, unless the user takes the risk.
+
+use std::sync::Arc;
+
+use vmshm_link::{Extent, GuestPhysical};
+use vmshm_ram::{BlockPiece, GuestRam, Layout, LayoutError, OpenError, RamError, Source, Vmm};
+
+use crate::attach::{self, AttachError, AttachOptions};
+use crate::session::Session;
+
+/// How much is copied at once.
+const CHUNK: usize = 1 << 20;
+
+/// Why an address range could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum PhysicalError {
+    /// The VM's memory could not be opened.
+    #[error("cannot reach the memory of {name}")]
+    Open {
+        /// The VM.
+        name: String,
+        /// The reason.
+        #[source]
+        source: OpenError,
+    },
+    /// The address is not RAM, or no layout is known.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// The memory failed.
+    #[error(transparent)]
+    Ram(#[from] RamError),
+    /// Nothing was asked for.
+    #[error("a length of 0 bytes makes no sense")]
+    Empty,
+    /// The range goes beyond what an address can be.
+    #[error("{length} bytes at {start} go beyond the end of all addresses")]
+    Overflow {
+        /// First address.
+        start: GuestPhysical,
+        /// Length.
+        length: u64,
+    },
+    /// Writing needs proof.
+    #[error("the place of {start} in the VM's memory is not proved ({source_name})")]
+    NotProved {
+        /// First address.
+        start: GuestPhysical,
+        /// How the layout is known.
+        source_name: String,
+    },
+    /// The guest's agent could not prove it.
+    #[error("the VM's memory layout cannot be proved")]
+    Attach(#[source] AttachError),
+    /// Whoever takes the bytes failed.
+    #[error("writing the output failed")]
+    Output(#[source] std::io::Error),
+}
+
+impl PhysicalError {
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Open { source, .. } => source.hint(),
+            Self::Layout(error) => error.hint(),
+            Self::NotProved { .. } => {
+                Some("`--unverified` writes nevertheless, at your own risk".to_owned())
+            }
+            Self::Attach(error) => Some(format!(
+                "{}; or `--unverified` writes without proof, at your own risk",
+                error.hint().unwrap_or_else(|| "attach again".to_owned())
+            )),
+            _ => None,
+        }
+    }
+}
+
+/// A VM's RAM by guest-physical address.
+#[derive(Debug)]
+pub struct Physical {
+    ram: Arc<GuestRam>,
+    layout: Layout,
+    /// Keeps the proof alive while it is used.
+    _session: Option<Session>,
+}
+
+impl Physical {
+    /// Opens a VM for looking: by its agent's layout where one lives, else by its
+    /// machine's rule.
+    ///
+    /// # Errors
+    /// [`PhysicalError`].
+    pub fn for_reading(vmm: &Vmm, options: &AttachOptions) -> Result<Self, PhysicalError> {
+        match attach::see(vmm, options) {
+            Ok(seen) => Ok(Self {
+                ram: seen.ram,
+                layout: seen.directory.layout,
+                _session: None,
+            }),
+            Err(AttachError::Open { name, source }) => Err(PhysicalError::Open { name, source }),
+            Err(_) => Self::by_rule(vmm, options),
+        }
+    }
+
+    /// Opens a VM for writing where a session proves the layout.
+    ///
+    /// # Errors
+    /// [`PhysicalError::Attach`] when there is no proof.
+    pub fn for_writing(vmm: &Vmm, options: &AttachOptions) -> Result<Self, PhysicalError> {
+        let session = attach::attach(vmm, options).map_err(PhysicalError::Attach)?;
+        Ok(Self {
+            ram: Arc::clone(session.ram()),
+            layout: session.layout().clone(),
+            _session: Some(session),
+        })
+    }
+
+    /// Opens a VM by its machine's rule alone.
+    ///
+    /// # Errors
+    /// [`PhysicalError`].
+    pub fn by_rule(vmm: &Vmm, options: &AttachOptions) -> Result<Self, PhysicalError> {
+        let open = |source| PhysicalError::Open {
+            name: vmm.name.clone(),
+            source,
+        };
+        Ok(Self {
+            ram: Arc::new(GuestRam::open(vmm, options.method).map_err(open)?),
+            layout: vmm.rule_layout()?,
+            _session: None,
+        })
+    }
+
+    fn pieces(
+        &self,
+        start: GuestPhysical,
+        length: u64,
+    ) -> Result<(Vec<BlockPiece>, Option<Source>), PhysicalError> {
+        if length == 0 {
+            return Err(PhysicalError::Empty);
+        }
+        let extent = Extent { start, length };
+        if extent.end().is_none() {
+            return Err(PhysicalError::Overflow { start, length });
+        }
+        Ok((
+            self.layout.pieces(&[extent])?,
+            self.layout.weakest_source(&[extent])?,
+        ))
+    }
+
+    /// Reads `length` bytes from `start` on and hands them to `output` chunk by chunk.
+    /// The whole range is checked before the first byte. Says how the weakest part of
+    /// the range is known.
+    ///
+    /// # Errors
+    /// [`PhysicalError`].
+    pub fn read(
+        &self,
+        start: GuestPhysical,
+        length: u64,
+        output: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
+    ) -> Result<Option<Source>, PhysicalError> {
+        let (pieces, source) = self.pieces(start, length)?;
+        let mut buffer = vec![0; CHUNK];
+        for piece in pieces {
+            let mut done = 0;
+            while done < piece.length {
+                let count = usize::try_from(piece.length - done).map_or(CHUNK, |n| n.min(CHUNK));
+                let chunk = buffer.get_mut(..count).unwrap_or_default();
+                let at = piece.at.checked_add(done).unwrap_or(piece.at);
+                self.ram.read_at(at, chunk)?;
+                output(chunk).map_err(PhysicalError::Output)?;
+                done += count as u64;
+            }
+        }
+        Ok(source)
+    }
+
+    /// Writes `bytes` from `start` on, if the place is proved or `unverified` is set.
+    /// The whole range is checked before the first byte.
+    ///
+    /// # Errors
+    /// [`PhysicalError`].
+    pub fn write(
+        &self,
+        start: GuestPhysical,
+        bytes: &[u8],
+        unverified: bool,
+    ) -> Result<Option<Source>, PhysicalError> {
+        let (pieces, source) = self.pieces(start, bytes.len() as u64)?;
+        if source != Some(Source::Proved) && !unverified {
+            return Err(PhysicalError::NotProved {
+                start,
+                source_name: source.map_or_else(String::new, |source| source.to_string()),
+            });
+        }
+        let mut rest = bytes;
+        for piece in pieces {
+            let count = usize::try_from(piece.length).unwrap_or(usize::MAX);
+            let (now, later) = rest.split_at(count.min(rest.len()));
+            self.ram.write_at(piece.at, now)?;
+            rest = later;
+        }
+        Ok(source)
+    }
+}

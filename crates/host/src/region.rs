@@ -1,0 +1,191 @@
+//! A region as a host process holds it: its extents fetched, laid out as one linear
+//! memory, and proved page by page before its first use.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use vmshm_link::beacon::PAGE;
+use vmshm_link::control::{RegionReply, Reply, Request};
+use vmshm_link::directory::RegionKind;
+use vmshm_link::mix::mix;
+use vmshm_link::{Extent, LinkError, proof};
+use vmshm_ram::{BlockPiece, Protection, View, merge_pieces};
+
+use crate::session::{RequestError, Session, region_name};
+
+/// A region that this session holds.
+#[derive(Debug, Clone)]
+pub struct Region {
+    /// Its number.
+    pub id: u64,
+    /// Its bytes.
+    pub memory: Arc<View>,
+    /// Its pages in the guest, in its own order.
+    pub extents: Vec<Extent>,
+}
+
+impl Session {
+    /// Makes a region that stays until it is removed.
+    ///
+    /// # Errors
+    /// [`RequestError`]; nothing stays behind then that could be used.
+    pub fn create_region(
+        &mut self,
+        name: &str,
+        kind: RegionKind,
+        size: u64,
+        timeout: Duration,
+    ) -> Result<Region, RequestError> {
+        let name = region_name(name)?;
+        let reply = self.request(&Request::Create { kind, size, name }, timeout)?;
+        self.hold(reply, timeout)
+    }
+
+    /// Opens a region. A pipe that is not there is made with `size` bytes.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub fn open_region(
+        &mut self,
+        name: &str,
+        kind: RegionKind,
+        size: u64,
+        timeout: Duration,
+    ) -> Result<Region, RequestError> {
+        let name = region_name(name)?;
+        let reply = self.request(&Request::Open { kind, size, name }, timeout)?;
+        self.hold(reply, timeout)
+    }
+
+    /// Lets go of a region.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub fn close_region(&mut self, region: &Region, timeout: Duration) -> Result<(), RequestError> {
+        let request = Request::Close { region: region.id };
+        self.request(&request, timeout).map(drop)
+    }
+
+    fn hold(&mut self, reply: Reply, timeout: Duration) -> Result<Region, RequestError> {
+        let Reply::Region(granted) = reply else {
+            return Err(unexpected().into());
+        };
+        let result = self.lay_out(&granted, timeout);
+        if result.is_err() {
+            let close = Request::Close {
+                region: granted.region,
+            };
+            // The first error is the one to tell.
+            let _ = self.request(&close, timeout);
+        }
+        result
+    }
+
+    fn lay_out(
+        &mut self,
+        granted: &RegionReply,
+        timeout: Duration,
+    ) -> Result<Region, RequestError> {
+        let pages = |error: &dyn std::error::Error| RequestError::Pages(error.to_string());
+        let extents = self.fetch_extents(granted, timeout)?;
+        let pieces = self.layout().pieces(&extents).map_err(|e| pages(&e))?;
+        let pieces = merge_pieces(&pieces);
+        let placement = placement(&pieces);
+        let view = self.ram().view(&pieces, Protection::ReadWrite);
+        let memory = Arc::new(view.map_err(|e| pages(&e))?);
+        if granted.ready {
+            // Another host process saw the proof; we look at the same pages only if we
+            // come to the same place.
+            if granted.placement != placement {
+                return Err(RequestError::Pages(
+                    "they were proved at another place in the VM's memory".to_owned(),
+                ));
+            }
+        } else {
+            proof::verify_pattern(&memory, granted.key, granted.region)?;
+            let proved = Request::Proved {
+                region: granted.region,
+                placement,
+            };
+            self.request(&proved, timeout)?;
+        }
+        Ok(Region {
+            id: granted.region,
+            memory,
+            extents,
+        })
+    }
+
+    fn fetch_extents(
+        &mut self,
+        granted: &RegionReply,
+        timeout: Duration,
+    ) -> Result<Vec<Extent>, RequestError> {
+        let impossible = granted.size == 0
+            || !granted.size.is_multiple_of(PAGE)
+            || granted.size > self.ram().blocks().map(|block| block.length).sum()
+            || granted.extents == 0
+            || granted.extents > granted.size / PAGE;
+        if impossible {
+            return Err(LinkError::Violation {
+                what: "the size of a region",
+                value: granted.size,
+            }
+            .into());
+        }
+        let mut extents = Vec::new();
+        let mut total = 0_u64;
+        while (extents.len() as u64) < granted.extents {
+            let first = extents.len() as u64;
+            let request = Request::Extents {
+                region: granted.region,
+                first,
+            };
+            let Reply::Extents(part) = self.request(&request, timeout)? else {
+                return Err(unexpected().into());
+            };
+            for extent in part.extents() {
+                let whole = extent.start.is_aligned_to(PAGE)
+                    && extent.length.is_multiple_of(PAGE)
+                    && extent.length > 0
+                    && extent.end().is_some();
+                total = total.saturating_add(extent.length);
+                if !whole || part.first != first || total > granted.size {
+                    return Err(LinkError::Violation {
+                        what: "a region's extent",
+                        value: extent.start.0,
+                    }
+                    .into());
+                }
+                extents.push(*extent);
+            }
+        }
+        if total == granted.size && extents.len() as u64 == granted.extents {
+            Ok(extents)
+        } else {
+            Err(LinkError::Violation {
+                what: "the sum of a region's extents",
+                value: total,
+            }
+            .into())
+        }
+    }
+}
+
+const fn unexpected() -> LinkError {
+    LinkError::Violation {
+        what: "the kind of the agent's answer",
+        value: 0,
+    }
+}
+
+/// A number for where a region's pieces lie in the VMM's RAM blocks. Never zero.
+fn placement(pieces: &[BlockPiece]) -> u64 {
+    pieces
+        .iter()
+        .fold(1, |sum, piece| {
+            let place = mix(piece.at.block as u64, piece.at.offset);
+            mix(sum, mix(place, piece.length))
+        })
+        .max(1)
+}

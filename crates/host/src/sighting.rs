@@ -1,0 +1,347 @@
+//! Looking for a guest's beacon and reading what it announces, without writing
+//! anything. What comes out is only *seen*; `attach` proves it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use vmshm_link::beacon::{Beacon, BeaconError, PAGE, PAGE_BYTES, Signs, brand};
+use vmshm_link::directory::{self, DIRECTORY_SIZE, Header, SLOTS};
+use vmshm_link::{Extent, GuestPhysical, LinkError};
+use vmshm_ram::{
+    BlockOffset, BlockPiece, GuestRam, Layout, OpenError, Protection, RamBlock, RamError, Step, View,
+    Vmm,
+};
+use vmshm_shm::SharedMemory;
+
+/// A VM's opened memory, with what is known of it beforehand.
+#[derive(Debug)]
+pub struct Target {
+    /// The VM.
+    pub vmm: Vmm,
+    /// Its memory.
+    pub ram: Arc<GuestRam>,
+    rule: Option<Layout>,
+    blocks: Vec<RamBlock>,
+}
+
+impl Target {
+    /// Opens the memory of `vmm`.
+    ///
+    /// # Errors
+    /// [`OpenError`], with the reason and what would help.
+    pub fn open(vmm: &Vmm, method: vmshm_ram::Method) -> Result<Self, OpenError> {
+        let ram = Arc::new(GuestRam::open(vmm, method)?);
+        Ok(Self {
+            vmm: vmm.clone(),
+            rule: vmm.rule_layout().ok(),
+            blocks: ram.blocks().cloned().collect(),
+            ram,
+        })
+    }
+
+    /// Where the machine's rule, or plain counting from a block's start, would put an
+    /// address. Guesses: whoever uses one checks what lies there.
+    fn likely_places(&self, address: GuestPhysical) -> Vec<BlockOffset> {
+        let by_rule = self.rule.iter().filter_map(|rule| rule.translate(address).ok());
+        let counted = (0..self.blocks.len()).map(|block| BlockOffset {
+            block,
+            offset: address.0,
+        });
+        let mut places: Vec<_> = by_rule.map(|location| location.at).chain(counted).collect();
+        places.dedup();
+        places
+    }
+}
+
+/// Where to look for the beacon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Where {
+    /// Scan resident memory, likely places first.
+    Scan,
+    /// Only at this address, as `vmshm-agent status` prints it.
+    At(GuestPhysical),
+}
+
+/// A page that carries the brand and reads as a beacon. It may be an old copy.
+#[derive(Debug, Clone, Copy)]
+pub struct Candidate {
+    /// Where it lies.
+    pub at: BlockOffset,
+    /// What it states.
+    pub beacon: Beacon,
+    /// Its live words when it was first read.
+    pub signs: Signs,
+}
+
+/// Everything in a VM's RAM that carries the brand.
+#[derive(Debug, Clone, Default)]
+pub struct Findings {
+    /// Readable beacons, live or stale.
+    pub candidates: Vec<Candidate>,
+    /// Why other branded pages cannot be talked to (another protocol version).
+    pub incompatible: Vec<LinkError>,
+}
+
+impl Findings {
+    fn judge(&mut self, ram: &GuestRam, at: BlockOffset) {
+        let mut page = [0; PAGE_BYTES];
+        if ram.read_at(at, &mut page).is_err() {
+            return;
+        }
+        match Beacon::from_page(&page) {
+            Ok(beacon) => {
+                if let Ok(signs) = Signs::from_page(&page) {
+                    self.candidates.push(Candidate { at, beacon, signs });
+                }
+            }
+            Err(BeaconError::Incompatible(error)) => self.incompatible.push(error),
+            Err(_) => {}
+        }
+    }
+
+    /// The candidates that show signs of life: a pulse has moved since they were read.
+    #[must_use]
+    pub fn living(&self, ram: &GuestRam) -> Vec<Candidate> {
+        let moved = |candidate: &&Candidate| {
+            signs_at(ram, candidate.at, &candidate.beacon)
+                .is_some_and(|signs| signs.moved_since(&candidate.signs))
+        };
+        self.candidates.iter().filter(moved).copied().collect()
+    }
+}
+
+/// The live words at `at`, if the same beacon still stands there.
+#[must_use]
+pub fn signs_at(ram: &GuestRam, at: BlockOffset, beacon: &Beacon) -> Option<Signs> {
+    let mut page = [0; PAGE_BYTES];
+    ram.read_at(at, &mut page).ok()?;
+    let there = Beacon::from_page(&page).ok()?;
+    (there == *beacon).then(|| Signs::from_page(&page).ok())?
+}
+
+/// Looks for beacons with one step width.
+///
+/// # Errors
+/// [`RamError`] when the VM's memory cannot be read.
+pub fn look(target: &Target, place: Where, step: Step) -> Result<Findings, RamError> {
+    let mut findings = Findings::default();
+    match place {
+        Where::At(address) => {
+            for at in target.likely_places(address) {
+                findings.judge(&target.ram, at);
+            }
+        }
+        Where::Scan => {
+            target.ram.scan(&brand(), step, &mut |at| {
+                findings.judge(&target.ram, at);
+                std::ops::ControlFlow::Continue(())
+            })?;
+        }
+    }
+    Ok(findings)
+}
+
+/// What came of looking for a living beacon.
+#[derive(Debug)]
+pub enum Sighting {
+    /// One guest's beacon, alive.
+    Living(Candidate),
+    /// Several living beacons: a VM inside the VM has its own.
+    Nested,
+    /// Beacons, but none whose pulse moved in the time given.
+    Silent(Candidate),
+    /// Branded pages of a protocol that this side does not speak.
+    Incompatible(LinkError),
+    /// No agent.
+    Nothing,
+}
+
+/// Looks for the living beacon of a guest, waiting up to `patience` for a pulse to
+/// move.
+///
+/// # Errors
+/// [`RamError`] when the VM's memory cannot be read.
+pub fn find_living(
+    target: &Target,
+    place: Where,
+    patience: Duration,
+) -> Result<Sighting, RamError> {
+    let ram = &target.ram;
+    let start = Instant::now();
+    let mut findings = Findings::default();
+    for step in [Step::HugePage, Step::Page] {
+        findings = look(target, place, step)?;
+        loop {
+            let living = findings.living(ram);
+            match living.as_slice() {
+                [] => {}
+                [one] => {
+                    // Another guest's pulse may be slower: give it one more chance when
+                    // there are other candidates at all.
+                    if findings.candidates.len() > 1 {
+                        std::thread::sleep(Duration::from_millis(300));
+                        if findings.living(ram).len() > 1 {
+                            return Ok(Sighting::Nested);
+                        }
+                    }
+                    return Ok(Sighting::Living(*one));
+                }
+                _ => return Ok(Sighting::Nested),
+            }
+            if findings.candidates.is_empty() || start.elapsed() >= patience {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if !matches!(place, Where::Scan) || start.elapsed() >= patience {
+            break;
+        }
+    }
+    Ok(if let Some(candidate) = findings.candidates.first() {
+        Sighting::Silent(*candidate)
+    } else if let Some(error) = findings.incompatible.first() {
+        Sighting::Incompatible(*error)
+    } else {
+        Sighting::Nothing
+    })
+}
+
+/// A guest's directory, located and checked, but not proved.
+#[derive(Debug, Clone)]
+pub struct Directory {
+    /// The directory as one linear memory.
+    pub memory: Arc<View>,
+    /// Its header.
+    pub header: Header,
+    /// Guest-physical addresses of its pages, in order.
+    pub pages: Vec<GuestPhysical>,
+    /// Where each address of the guest lies, as far as the beacon and the directory
+    /// prove it.
+    pub layout: Layout,
+    /// The pages' pulses when they were first seen: header, then slots.
+    pub pulses: Vec<u64>,
+}
+
+/// Why a beacon's directory could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum DirectoryError {
+    /// The memory could not be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The directory holds what no agent writes.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The beacon's and the directory's addresses contradict each other.
+    #[error("the guest's addresses contradict each other: {0}")]
+    Layout(#[from] vmshm_ram::LayoutError),
+    /// A page of the directory is not where any known layout would put it.
+    #[error("the directory's page at {0} could not be found in the VM's memory")]
+    NotFound(GuestPhysical),
+}
+
+impl Directory {
+    /// Locates and reads the directory that `candidate` announces.
+    ///
+    /// # Errors
+    /// [`DirectoryError`].
+    pub fn open(
+        target: &Target,
+        candidate: &Candidate,
+        protection: Protection,
+    ) -> Result<Self, DirectoryError> {
+        let pages = page_addresses(candidate.beacon.directory());
+        let mut points = vec![(candidate.beacon.own, candidate.at)];
+        for &page in &pages {
+            points.push((page, locate_page(target, candidate, page)?));
+        }
+        let pieces: Vec<_> = points[1..]
+            .iter()
+            .map(|&(_, at)| BlockPiece { at, length: PAGE })
+            .collect();
+        let memory = Arc::new(target.ram.view(&pieces, protection)?);
+        let header = Header::read(&memory)?;
+        if header.epoch != candidate.beacon.epoch || memory.size() != DIRECTORY_SIZE {
+            return Err(LinkError::Violation {
+                what: "the directory's epoch",
+                value: header.epoch,
+            }
+            .into());
+        }
+        let layout = Layout::prove(
+            &points,
+            header.ram_ranges(),
+            &target.blocks,
+            target.rule.as_ref(),
+        )?;
+        let pulses = read_pulses(&memory)?;
+        Ok(Self {
+            memory,
+            header,
+            pages,
+            layout,
+            pulses,
+        })
+    }
+
+    /// Whether slot `index`'s own page states its address and its pulse has moved
+    /// there since the directory was opened: only then may it be written.
+    ///
+    /// # Errors
+    /// [`LinkError`] when the page states another address.
+    pub fn slot_is_live(&self, index: usize) -> Result<bool, LinkError> {
+        let base = directory::slot_offset(index);
+        let page = usize::try_from(base / PAGE).unwrap_or(usize::MAX);
+        let expected = self.pages.get(page).copied().unwrap_or_default();
+        directory::verify_page_address(&self.memory, base, expected)?;
+        let pulse = self.memory.load_relaxed(base + directory::PAGE_PULSE)?;
+        Ok(self.pulses.get(index + 1).is_some_and(|old| *old != pulse))
+    }
+}
+
+fn read_pulses(memory: &Arc<View>) -> Result<Vec<u64>, LinkError> {
+    let header = std::iter::once(0);
+    let slots = (0..SLOTS).map(directory::slot_offset);
+    header
+        .chain(slots)
+        .map(|page| Ok(memory.load_relaxed(page + directory::PAGE_PULSE)?))
+        .collect()
+}
+
+fn page_addresses(extents: &[Extent]) -> Vec<GuestPhysical> {
+    extents
+        .iter()
+        .flat_map(|extent| {
+            (0..extent.length / PAGE).filter_map(|page| extent.start.checked_add(page * PAGE))
+        })
+        .take(usize::try_from(DIRECTORY_SIZE / PAGE).unwrap_or(usize::MAX))
+        .collect()
+}
+
+/// Finds a directory page: at the beacon's distance, else where a machine's rules put
+/// it, else by searching for a page that states its own address there. Every guess is
+/// checked against the address that the page states.
+fn locate_page(
+    target: &Target,
+    candidate: &Candidate,
+    page: GuestPhysical,
+) -> Result<BlockOffset, DirectoryError> {
+    let distance = i128::from(page.0) - i128::from(candidate.beacon.own.0);
+    let beside = u64::try_from(i128::from(candidate.at.offset) + distance)
+        .ok()
+        .map(|offset| BlockOffset {
+            block: candidate.at.block,
+            offset,
+        });
+    beside
+        .into_iter()
+        .chain(target.likely_places(page))
+        .find(|at| states_address(&target.ram, *at, page))
+        .ok_or(DirectoryError::NotFound(page))
+}
+
+fn states_address(ram: &GuestRam, at: BlockOffset, page: GuestPhysical) -> bool {
+    let mut word = [0; 8];
+    at.checked_add(directory::PAGE_ADDRESS)
+        .is_some_and(|at| ram.read_at(at, &mut word).is_ok())
+        && u64::from_le_bytes(word) == page.0
+}

@@ -1,0 +1,126 @@
+//! Watching a guest during a session: is the VM there, does it run, is it still the
+//! same agent of the same boot? It only reads.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use vmshm_link::LinkError;
+use vmshm_link::beacon::{Beacon, BeaconError, KeeperState, PAGE_BYTES, Signs};
+use vmshm_ram::{Liveness, RunState, View};
+use vmshm_shm::{Fault, SharedMemory};
+
+use crate::ending::{Condition, SessionEnd};
+
+/// A guest whose heartbeat has not moved for so long is called silent. The slowest
+/// pulse is four a second; a busy emulator may delay it.
+const SILENCE: Duration = Duration::from_millis(1500);
+
+/// The watch over one session.
+#[derive(Debug)]
+pub struct Watch {
+    pid: u32,
+    liveness: Arc<Liveness>,
+    page: Arc<View>,
+    beacon: Beacon,
+    generation: u64,
+    last: Signs,
+    last_moved: Instant,
+    withdrawn: bool,
+}
+
+impl Watch {
+    /// Watches the guest of `beacon`, whose page is `page`, as `signs` showed it.
+    #[must_use]
+    pub fn new(
+        liveness: Arc<Liveness>, pid: u32, page: Arc<View>, beacon: Beacon, signs: Signs) -> Self {
+        Self {
+            pid,
+            liveness,
+            page,
+            beacon,
+            generation: signs.generation,
+            last: signs,
+            last_moved: Instant::now(),
+            withdrawn: false,
+        }
+    }
+
+    /// Looks once.
+    ///
+    /// # Errors
+    /// [`SessionEnd`] when the session is over, with the reason.
+    pub fn look(&mut self) -> Result<Condition, SessionEnd> {
+        let run_state = self.liveness.run_state();
+        if run_state == RunState::Gone {
+            return Err(SessionEnd::VmGone { pid: self.pid });
+        }
+        let mut page = [0; PAGE_BYTES];
+        match self.page.read(0, &mut page) {
+            Ok(()) => {}
+            Err(Fault::Unreachable { .. }) => return Err(SessionEnd::VmGone { pid: self.pid }),
+            Err(fault) => return Err(LinkError::from(fault).into()),
+        }
+        match Beacon::from_page(&page) {
+            Ok(there) if there == self.beacon => {}
+            Ok(_) | Err(BeaconError::NoBrand | BeaconError::Checksum | BeaconError::Field(_)) => {
+                return Err(if self.withdrawn {
+                    SessionEnd::AgentLeft
+                } else {
+                    SessionEnd::GuestRestarted
+                });
+            }
+            Err(BeaconError::Incompatible(error)) => return Err(error.into()),
+        }
+        let signs = Signs::from_page(&page)?;
+        self.judge(&signs)?;
+        if signs.moved_since(&self.last) {
+            self.last = signs;
+            self.last_moved = Instant::now();
+        }
+        Ok(if run_state == RunState::Stopped {
+            Condition::Stopped
+        } else if self.silence() > SILENCE {
+            Condition::Silent
+        } else {
+            Condition::Running
+        })
+    }
+
+    fn judge(&mut self, signs: &Signs) -> Result<(), SessionEnd> {
+        if signs.generation > self.generation {
+            return Err(SessionEnd::AgentRestarted);
+        }
+        if signs.generation < self.generation
+            || signs.keeper_pulse < self.last.keeper_pulse
+            || signs.agent_pulse < self.last.agent_pulse
+        {
+            return Err(LinkError::RolledBack {
+                what: "guest's pulse",
+                written: self.last.keeper_pulse,
+                found: signs.keeper_pulse,
+            }
+            .into());
+        }
+        match signs.state {
+            KeeperState::AgentAlive | KeeperState::Starting => Ok(()),
+            KeeperState::AgentDead => Err(SessionEnd::AgentDied),
+            KeeperState::Withdrawn => {
+                self.withdrawn = true;
+                Err(SessionEnd::AgentLeft)
+            }
+        }
+    }
+
+    /// How long no heartbeat has been seen to move. Right only if [`Watch::look`] is
+    /// called several times a second.
+    #[must_use]
+    pub fn silence(&self) -> Duration {
+        self.last_moved.elapsed()
+    }
+
+    /// The VMM's process.
+    #[must_use]
+    pub const fn pid(&self) -> u32 {
+        self.pid
+    }
+}

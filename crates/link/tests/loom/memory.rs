@@ -1,0 +1,92 @@
+//! Shared memory whose words are the model checker's atomics.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicU64, Ordering};
+use vmshm_shm::{Fault, SharedMemory};
+
+/// Words of zero at the given places, and nothing between them. Copies are made word
+/// by word with relaxed order, lowest first.
+#[derive(Debug, Clone)]
+pub struct LoomMemory {
+    words: Arc<BTreeMap<u64, AtomicU64>>,
+    size: u64,
+}
+
+impl LoomMemory {
+    /// A memory of `size` bytes of which only `ranges` may be touched.
+    pub fn new(size: u64, ranges: &[Range<u64>]) -> Self {
+        let words = ranges
+            .iter()
+            .flat_map(|range| range.clone().step_by(8))
+            .map(|offset| (offset, AtomicU64::new(0)))
+            .collect();
+        Self {
+            words: Arc::new(words),
+            size,
+        }
+    }
+
+    fn word(&self, offset: u64) -> Result<&AtomicU64, Fault> {
+        if offset % 8 != 0 {
+            return Err(Fault::Misaligned { offset });
+        }
+        self.words.get(&offset).ok_or(Fault::OutOfBounds {
+            offset,
+            length: 8,
+            size: self.size,
+        })
+    }
+}
+
+impl SharedMemory for LoomMemory {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn load_relaxed(&self, offset: u64) -> Result<u64, Fault> {
+        Ok(self.word(offset)?.load(Ordering::Relaxed))
+    }
+
+    fn load_acquire(&self, offset: u64) -> Result<u64, Fault> {
+        Ok(self.word(offset)?.load(Ordering::Acquire))
+    }
+
+    fn store_relaxed(&self, offset: u64, value: u64) -> Result<(), Fault> {
+        self.word(offset)?.store(value, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn store_release(&self, offset: u64, value: u64) -> Result<(), Fault> {
+        self.word(offset)?.store(value, Ordering::Release);
+        Ok(())
+    }
+
+    fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), Fault> {
+        let mut at = offset;
+        let mut rest = into;
+        while !rest.is_empty() {
+            let skip = usize::try_from(at % 8).expect("less than eight");
+            let word = self.load_relaxed(at - at % 8)?.to_le_bytes();
+            let count = rest.len().min(8 - skip);
+            let (now, later) = rest.split_at_mut(count);
+            now.copy_from_slice(&word[skip..skip + count]);
+            rest = later;
+            at += count as u64;
+        }
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, from: &[u8]) -> Result<(), Fault> {
+        // Every writer starts at a word, and owns the last one whole.
+        assert_eq!(offset % 8, 0, "a copy that starts inside a word");
+        for (at, chunk) in (offset..).step_by(8).zip(from.chunks(8)) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.store_relaxed(at, u64::from_le_bytes(word))?;
+        }
+        Ok(())
+    }
+}

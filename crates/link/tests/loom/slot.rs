@@ -1,0 +1,195 @@
+//! Host processes against the agent over one session slot.
+
+use loom::thread;
+use vmshm_link::slot::{
+    AgentSlot, Claim, HostIdentity, HostSlot, PendingClaim, Proof, SlotEvent, SlotView,
+};
+
+use crate::check;
+use crate::memory::LoomMemory;
+
+const EPOCH: u64 = 3;
+const KIND: u16 = 9;
+
+/// The slot's words, and the first records of both of its rings.
+fn memory() -> LoomMemory {
+    LoomMemory::new(
+        4096,
+        &[
+            0x00..0x20,
+            0x40..0x50,
+            0x80..0xd0,
+            0x100..0x110,
+            0x200..0x210,
+            0x600..0x610,
+        ],
+    )
+}
+
+fn identity(token: u64) -> HostIdentity {
+    HostIdentity {
+        pid: token,
+        ..HostIdentity::default()
+    }
+}
+
+/// Claims the slot; nothing when another host got it.
+fn claim(memory: &LoomMemory, token: u64) -> Option<HostSlot<LoomMemory>> {
+    let mut claim = PendingClaim::place(memory.clone(), 0, token).expect("right")?;
+    let mut unproved = loop {
+        match claim
+            .poll(EPOCH, token + 100, &identity(token))
+            .expect("right")
+        {
+            Claim::Waiting(waiting) => claim = waiting,
+            Claim::Lost => return None,
+            Claim::Granted(granted) => break granted,
+        }
+        thread::yield_now();
+    };
+    loop {
+        match unproved.poll().expect("right") {
+            Proof::Waiting(waiting) => unproved = waiting,
+            Proof::Proved(slot) => return Some(slot),
+        }
+        thread::yield_now();
+    }
+}
+
+/// Serves sessions until `count` have been released; each sends one record, which the
+/// agent sends back.
+fn serve(agent: &mut AgentSlot<LoomMemory>, count: u64) {
+    let mut done = 0;
+    let mut session = 0;
+    while done < count {
+        session += 1;
+        let event = agent.poll(session).expect("right");
+        if event == Some(SlotEvent::Released) {
+            agent.free().expect("reachable");
+            done += 1;
+        }
+        if let Some(rings) = agent.rings() {
+            let mut into = [0; 8];
+            if let Some((kind, count)) = rings.requests.try_pop(&mut into).expect("right") {
+                assert_eq!((kind, count), (KIND, 8));
+                assert_eq!(rings.replies.try_push(KIND, &into), Ok(true));
+            }
+        }
+        if event.is_none() {
+            thread::yield_now();
+        }
+    }
+}
+
+/// Sends one record and takes it back.
+fn talk(slot: &mut HostSlot<LoomMemory>, token: u64) {
+    let sent = token.to_le_bytes();
+    assert_eq!(slot.requests.try_push(KIND, &sent), Ok(true));
+    let mut found = [0; 8];
+    while slot.replies.try_pop(&mut found).expect("right").is_none() {
+        thread::yield_now();
+    }
+    assert_eq!(found, sent, "somebody else's answer");
+    slot.verify().expect("ours");
+}
+
+#[test]
+fn a_host_proves_itself_and_talks() {
+    check(2, || {
+        let memory = memory();
+        let mut agent = AgentSlot::adopt(memory.clone(), 0, EPOCH).expect("reachable");
+        let host = thread::spawn(move || {
+            let mut slot = claim(&memory, 1).expect("nobody else wants it");
+            talk(&mut slot, 1);
+            slot.release().expect("reachable");
+        });
+        serve(&mut agent, 1);
+        host.join().expect("no panic");
+    });
+}
+
+#[test]
+fn of_two_hosts_one_gets_the_slot_at_a_time() {
+    check(2, || {
+        let memory = memory();
+        let mut agent = AgentSlot::adopt(memory.clone(), 0, EPOCH).expect("reachable");
+        let hosts = [1, 2].map(|token| {
+            let memory = memory.clone();
+            thread::spawn(move || claim(&memory, token).is_some())
+        });
+        let mut proved = 0;
+        // A second claim can only be placed before the first grant is seen.
+        for session in 1..4 {
+            if agent.poll(session).expect("right") == Some(SlotEvent::Proved) {
+                proved += 1;
+            }
+            thread::yield_now();
+        }
+        while proved == 0 {
+            if agent.poll(5).expect("right") == Some(SlotEvent::Proved) {
+                proved += 1;
+            }
+            thread::yield_now();
+        }
+        let owners = hosts.map(|host| host.join().expect("no panic"));
+        let owners = owners.into_iter().filter(|owner| *owner).count();
+        assert_eq!((owners, proved), (1, 1));
+    });
+}
+
+#[test]
+fn a_slot_that_was_released_is_used_again() {
+    check(2, || {
+        let memory = memory();
+        let mut agent = AgentSlot::adopt(memory.clone(), 0, EPOCH).expect("reachable");
+        let hosts = thread::spawn(move || {
+            let first = claim(&memory, 1).expect("nobody else wants it");
+            first.release().expect("reachable");
+            // The second host waits until the slot is free.
+            loop {
+                if let Some(mut second) = claim(&memory, 2) {
+                    talk(&mut second, 2);
+                    second.release().expect("reachable");
+                    break;
+                }
+                thread::yield_now();
+            }
+        });
+        serve(&mut agent, 2);
+        hosts.join().expect("no panic");
+    });
+}
+
+#[test]
+fn an_onlooker_never_takes_one_owner_for_another() {
+    check(2, || {
+        let memory = memory();
+        let mut agent = AgentSlot::adopt(memory.clone(), 0, EPOCH).expect("reachable");
+        let seen = memory.clone();
+        let onlooker = thread::spawn(move || {
+            let view = SlotView::read(&seen, 0).expect("right words");
+            if let Some(owner) = view.owner {
+                assert_eq!(owner, identity(view.token));
+            }
+            assert!(!view.released || view.token != 0);
+        });
+        // One host after the other; the agent's looks come in between.
+        for token in [1, 2] {
+            let pending = PendingClaim::place(memory.clone(), 0, token)
+                .expect("right")
+                .expect("free");
+            assert_eq!(agent.poll(token), Ok(Some(SlotEvent::Granted)));
+            let Ok(Claim::Granted(unproved)) = pending.poll(EPOCH, 7, &identity(token)) else {
+                panic!("not granted");
+            };
+            assert_eq!(agent.poll(token), Ok(Some(SlotEvent::Proved)));
+            let Ok(Proof::Proved(slot)) = unproved.poll() else {
+                panic!("not proved");
+            };
+            slot.release().expect("reachable");
+            assert_eq!(agent.poll(token), Ok(Some(SlotEvent::Released)));
+            agent.free().expect("reachable");
+        }
+        onlooker.join().expect("no panic");
+    });
+}

@@ -1,0 +1,16 @@
+//! The wire under test from outside: models, hostile peers, rollbacks, deaths at every
+//! step, and two threads at full speed. What the model checker does is in `loom`.
+#![cfg(not(loom))]
+
+mod common;
+mod hostile_ring;
+mod hostile_session;
+mod one_writer;
+mod ring_model;
+mod rollback;
+mod slot_deaths;
+mod stream_model;
+mod stress;
+mod unreachable;
+mod untrusted_control;
+mod untrusted_pages;

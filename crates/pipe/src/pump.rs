@@ -1,0 +1,447 @@
+//! The pump: one thread for each direction, and words that tell the other end how
+//! this one is doing.
+//!
+//! Memory is bounded by the region and one buffer each way. A thread that is blocked
+//! in its program's input or output is left behind when the pump is dropped; it holds
+//! the memory mapped, writes nothing more, and ends when that call returns.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+
+use vmshm_link::LinkError;
+use vmshm_link::duplex::{self, EndState, EndWords, PipeEnd, Side};
+use vmshm_link::stream::{Received, StreamReader, StreamWriter};
+use vmshm_link::wait::Backoff;
+use vmshm_shm::SharedMemory;
+
+use crate::pause::pause;
+
+const BUFFER: usize = 1 << 18;
+/// Looks without a system call before yielding; few, since the peer may need this
+/// very processor (a guest with one CPU, an emulator's thread).
+const SPINS: u32 = 128;
+/// The longest sleep between two looks at the other end's words.
+const LONGEST_SLEEP_MICROS: u32 = 4000;
+
+/// How far a pipe has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// The other end is not there yet.
+    WaitingForPeer,
+    /// Bytes may flow.
+    Running,
+    /// Both directions have ended.
+    Done,
+}
+
+/// Why a pipe ended before both directions had.
+#[derive(Debug, thiserror::Error)]
+pub enum PumpError {
+    /// The agent knows the other end's process to be dead.
+    #[error("the other end of the pipe has died")]
+    PeerDied,
+    /// The other end gave up.
+    #[error("the other end of the pipe was interrupted")]
+    PeerAborted,
+    /// What the memory or the peer did.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// Reading the input or writing the output failed.
+    #[error("{what} failed")]
+    Io {
+        /// "reading the input" or "writing the output".
+        what: &'static str,
+        /// The reason.
+        #[source]
+        source: io::Error,
+    },
+    /// A thread of the pump panicked: a bug.
+    #[error("a thread of the pipe failed")]
+    Thread,
+}
+
+#[derive(Debug, Default)]
+struct Flags {
+    stop: AtomicBool,
+    output_closed: AtomicBool,
+}
+
+type Direction = JoinHandle<Result<(), PumpError>>;
+
+/// A running pipe.
+#[derive(Debug)]
+pub struct Pump<M> {
+    words: EndWords<M>,
+    flags: Arc<Flags>,
+    sender: Option<Direction>,
+    receiver: Option<Direction>,
+    said_stopped: bool,
+    said_finished: bool,
+}
+
+impl<M: SharedMemory + Clone + Send + 'static> Pump<M> {
+    /// Opens `side`'s end of the pipe in `memory`, and moves bytes from `input` to the
+    /// other end and from the other end to `output` until both directions end.
+    ///
+    /// # Errors
+    /// What the memory did.
+    pub fn start(
+        memory: M,
+        side: Side,
+        input: impl Read + Send + 'static,
+        output: impl Write + Send + 'static,
+    ) -> Result<Self, LinkError> {
+        let flags = Arc::new(Flags::default());
+        let end = PipeEnd::open(memory.clone(), side)?;
+        let sender = Sender {
+            memory,
+            peer: side.other(),
+            writer: end.writer,
+            flags: Arc::clone(&flags),
+        };
+        let receiver = Receiver {
+            reader: end.reader,
+            flags: Arc::clone(&flags),
+        };
+        Ok(Self {
+            words: end.words,
+            flags,
+            sender: Some(thread::spawn(move || sender.run(input))),
+            receiver: Some(thread::spawn(move || receiver.run(output))),
+            said_stopped: false,
+            said_finished: false,
+        })
+    }
+
+    /// Tells the other end that this one lives, and looks how both are doing. Call it
+    /// several times a second.
+    ///
+    /// # Errors
+    /// [`PumpError`]; the pipe is over then.
+    pub fn poll(&mut self) -> Result<Progress, PumpError> {
+        finish(&mut self.sender)?;
+        finish(&mut self.receiver)?;
+        self.words.verify()?;
+        self.words.beat()?;
+        if self.flags.output_closed.load(Ordering::Relaxed) && !self.said_stopped {
+            self.said_stopped = true;
+            self.words.say(EndState::StoppedReading)?;
+        }
+        if self.sender.is_none() && self.receiver.is_none() {
+            if !self.said_finished {
+                self.said_finished = true;
+                self.words.say(EndState::Finished)?;
+            }
+            return Ok(Progress::Done);
+        }
+        match self.words.peer_state()? {
+            EndState::Absent => {}
+            EndState::Aborted => return Err(PumpError::PeerAborted),
+            EndState::Finished => return Ok(Progress::Running),
+            EndState::Open | EndState::StoppedReading => {
+                if self.words.peer_is_lost()? {
+                    return Err(PumpError::PeerDied);
+                }
+                return Ok(Progress::Running);
+            }
+        }
+        if self.words.peer_is_lost()? {
+            return Err(PumpError::PeerDied);
+        }
+        Ok(Progress::WaitingForPeer)
+    }
+
+    /// Count of the other end's heartbeats.
+    ///
+    /// # Errors
+    /// What the memory did.
+    pub fn peer_pulse(&self) -> Result<u64, LinkError> {
+        self.words.peer_pulse()
+    }
+
+    /// Tells the other end that this one gives up.
+    pub fn abort(mut self) {
+        // The memory may be gone; then there is nobody to tell.
+        let _ = self.words.say(EndState::Aborted);
+    }
+}
+
+impl<M> Drop for Pump<M> {
+    fn drop(&mut self) {
+        self.flags.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Takes the result of a direction that has ended.
+fn finish(direction: &mut Option<Direction>) -> Result<(), PumpError> {
+    if direction.as_ref().is_some_and(JoinHandle::is_finished)
+        && let Some(handle) = direction.take()
+    {
+        return handle.join().map_err(|_| PumpError::Thread)?;
+    }
+    Ok(())
+}
+
+struct Sender<M> {
+    memory: M,
+    peer: Side,
+    writer: StreamWriter<M>,
+    flags: Arc<Flags>,
+}
+
+impl<M: SharedMemory + Clone> Sender<M> {
+    fn run(mut self, mut input: impl Read) -> Result<(), PumpError> {
+        if !self.wait_for_peer()? {
+            return Ok(());
+        }
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            let count = match input.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(source) => {
+                    return Err(PumpError::Io {
+                        what: "reading the input",
+                        source,
+                    });
+                }
+            };
+            if !self.send(buffer.get(..count).unwrap_or_default())? {
+                break;
+            }
+        }
+        let mut backoff = Backoff::new(SPINS, LONGEST_SLEEP_MICROS);
+        // An end that has stopped reading still empties the ring, to see this end record.
+        while !self.writer.try_end()? && !self.peer_has_left()? {
+            pause(&mut backoff);
+        }
+        Ok(())
+    }
+
+    /// Sends all of `bytes`; `false` when nobody takes them any more.
+    fn send(&mut self, bytes: &[u8]) -> Result<bool, PumpError> {
+        let mut left = bytes;
+        let mut backoff = Backoff::new(SPINS, LONGEST_SLEEP_MICROS);
+        while !left.is_empty() {
+            let count = self.writer.try_write(left)?;
+            left = left.get(count..).unwrap_or_default();
+            if count > 0 {
+                backoff.reset();
+            } else if self.is_over()? {
+                return Ok(false);
+            } else {
+                pause(&mut backoff);
+            }
+        }
+        Ok(!self.is_over()?)
+    }
+
+    fn wait_for_peer(&self) -> Result<bool, PumpError> {
+        let mut backoff = Backoff::new(SPINS, LONGEST_SLEEP_MICROS);
+        while duplex::state_of(&self.memory, self.peer)? == EndState::Absent {
+            if self.flags.stop.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
+            pause(&mut backoff);
+        }
+        Ok(true)
+    }
+
+    /// Whether sending on makes no sense.
+    fn is_over(&self) -> Result<bool, LinkError> {
+        let peer = duplex::state_of(&self.memory, self.peer)?;
+        Ok(peer == EndState::StoppedReading || self.peer_has_left()?)
+    }
+
+    fn peer_has_left(&self) -> Result<bool, LinkError> {
+        let peer = duplex::state_of(&self.memory, self.peer)?;
+        let left = matches!(peer, EndState::Finished | EndState::Aborted);
+        Ok(left || self.flags.stop.load(Ordering::Relaxed))
+    }
+}
+
+struct Receiver<M> {
+    reader: StreamReader<M>,
+    flags: Arc<Flags>,
+}
+
+impl<M: SharedMemory + Clone> Receiver<M> {
+    fn run(mut self, mut output: impl Write) -> Result<(), PumpError> {
+        let mut buffer = vec![0; BUFFER];
+        let mut backoff = Backoff::new(SPINS, LONGEST_SLEEP_MICROS);
+        let mut flushed = true;
+        loop {
+            if self.flags.stop.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            match self.reader.try_read(&mut buffer)? {
+                Received::Bytes(count) => {
+                    backoff.reset();
+                    flushed = false;
+                    if !self.output_closed() {
+                        let bytes = buffer.get(..count).unwrap_or_default();
+                        self.accept(output.write_all(bytes))?;
+                    }
+                }
+                Received::Nothing if !flushed => {
+                    flushed = true;
+                    self.accept(output.flush())?;
+                }
+                Received::Nothing => pause(&mut backoff),
+                Received::End => {
+                    return self.accept(output.flush());
+                }
+            }
+        }
+    }
+
+    fn output_closed(&self) -> bool {
+        self.flags.output_closed.load(Ordering::Relaxed)
+    }
+
+    /// A reader of ours that has left is no failure: the rest is thrown away, and the
+    /// other end told.
+    fn accept(&self, outcome: io::Result<()>) -> Result<(), PumpError> {
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+                self.flags.output_closed.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(source) => Err(PumpError::Io {
+                what: "writing the output",
+                source,
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+    use std::time::Duration;
+    use vmshm_shm::LocalMemory;
+
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0
+                .lock()
+                .expect("not poisoned")
+                .extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    struct ClosedSink;
+
+    impl Write for ClosedSink {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn memory() -> Arc<LocalMemory> {
+        Arc::new(LocalMemory::new(4096 + 2 * 65536))
+    }
+
+    fn until_done(pumps: &mut [&mut Pump<Arc<LocalMemory>>]) {
+        loop {
+            // Every pump is asked each time: an end that is not polled tells nothing.
+            let running = pumps
+                .iter_mut()
+                .filter_map(|pump| {
+                    (pump.poll().expect("no failure") != Progress::Done).then_some(())
+                })
+                .count();
+            if running == 0 {
+                return;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn both_directions_arrive_whole_and_both_ends_finish() {
+        let memory = memory();
+        let down: Vec<u8> = (0..1_000_000_u32).flat_map(u32::to_le_bytes).collect();
+        let up = vec![7_u8; 100_001];
+        let (host_out, guest_out) = (Sink::default(), Sink::default());
+        let mut host = Pump::start(
+            Arc::clone(&memory),
+            Side::Host,
+            io::Cursor::new(down.clone()),
+            host_out.clone(),
+        )
+        .expect("starts");
+        assert_eq!(host.poll().expect("no failure"), Progress::WaitingForPeer);
+        let mut guest = Pump::start(
+            memory,
+            Side::Guest,
+            io::Cursor::new(up.clone()),
+            guest_out.clone(),
+        )
+        .expect("starts");
+        until_done(&mut [&mut host, &mut guest]);
+        assert_eq!(*guest_out.0.lock().expect("not poisoned"), down);
+        assert_eq!(*host_out.0.lock().expect("not poisoned"), up);
+    }
+
+    #[test]
+    fn a_reader_that_leaves_ends_the_pipe_in_good_order() {
+        let memory = memory();
+        let mut host = Pump::start(
+            Arc::clone(&memory),
+            Side::Host,
+            io::repeat(1),
+            Sink::default(),
+        )
+        .expect("starts");
+        let mut guest = Pump::start(memory, Side::Guest, io::empty(), ClosedSink).expect("starts");
+        until_done(&mut [&mut host, &mut guest]);
+    }
+
+    #[test]
+    fn an_end_that_gives_up_or_is_lost_is_reported() {
+        let memory = memory();
+        let guest = Pump::start(
+            Arc::clone(&memory),
+            Side::Guest,
+            io::empty(),
+            Sink::default(),
+        )
+        .expect("starts");
+        let mut host = Pump::start(
+            Arc::clone(&memory),
+            Side::Host,
+            io::repeat(1),
+            Sink::default(),
+        )
+        .expect("starts");
+        guest.abort();
+        assert!(matches!(host.poll(), Err(PumpError::PeerAborted)));
+
+        let memory = self::memory();
+        let mut host = Pump::start(
+            Arc::clone(&memory),
+            Side::Host,
+            io::repeat(1),
+            Sink::default(),
+        )
+        .expect("starts");
+        duplex::mark_lost(&memory, Side::Guest).expect("written");
+        assert!(matches!(host.poll(), Err(PumpError::PeerDied)));
+    }
+}

@@ -1,0 +1,157 @@
+//! How the host may reach a VM's RAM, and what stands in the way where it may not.
+
+use std::fmt;
+
+use crate::block::Backing;
+
+/// The way to reach guest RAM that is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub enum Method {
+    /// Map where that works, else copy.
+    #[default]
+    Auto,
+    /// Map the extents that are used; zero copy.
+    Map,
+    /// Have the system copy to and from the VMM's memory.
+    Copy,
+}
+
+/// The best way to reach a VM's RAM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// All of it can be mapped.
+    Map,
+    /// It can be read and written by copying.
+    Copy,
+    /// It cannot be reached.
+    None,
+}
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Map => "map",
+            Self::Copy => "copy",
+            Self::None => "none",
+        })
+    }
+}
+
+/// What stands in the way of reaching a VM's RAM.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Obstacle {
+    /// Only the process's own user and root may look.
+    #[error("the process belongs to user {owner}, and this is user {own}")]
+    OtherUser {
+        /// Who runs the VMM.
+        owner: u32,
+        /// Who asks.
+        own: u32,
+    },
+    /// The right user, yet refused: the process is marked not dumpable, or a security
+    /// module or a user namespace forbids it.
+    #[error("the system refuses to show the process, although it runs as the same user")]
+    NotDumpable,
+    /// Yama forbids to trace processes that are not one's own children.
+    #[error("the system forbids copying from other processes (ptrace_scope is {scope})")]
+    Yama {
+        /// The value of `kernel.yama.ptrace_scope`.
+        scope: u32,
+    },
+    /// Private memory cannot be mapped by another process.
+    #[error("the guest's RAM is {backing} of the VMM, which no other process can map")]
+    Private {
+        /// What lies behind the block.
+        backing: Backing,
+    },
+    /// The file behind a block was refused.
+    #[error("the file behind guest RAM ({name}) cannot be opened: system error {code}")]
+    FileRefused {
+        /// The file's name in the VMM's mappings.
+        name: String,
+        /// The raw `errno` value.
+        code: i32,
+    },
+    /// The process has no memory that could be guest RAM.
+    #[error("no mapping of the process looks like guest RAM")]
+    NoBlock,
+    /// The process ended.
+    #[error("the process is gone")]
+    Gone,
+    /// Another refusal of the system.
+    #[error("{what} failed: system error {code}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// The raw `errno` value.
+        code: i32,
+    },
+}
+
+impl Obstacle {
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::OtherUser { owner, .. } => {
+                Some(format!("run as root, or as the user with number {owner}"))
+            }
+            Self::NotDumpable => Some("run as root".to_owned()),
+            Self::Yama { .. } => Some(
+                "run as root, or set kernel.yama.ptrace_scope to 0; RAM in a memfd or a shared file can be mapped nevertheless"
+                    .to_owned(),
+            ),
+            Self::Private { .. } => Some(
+                "use the copy method, or start the VM with shared RAM (QEMU: -object memory-backend-memfd,id=ram,size=SIZE,share=on -machine memory-backend=ram)"
+                    .to_owned(),
+            ),
+            Self::FileRefused { .. } => Some("run as root, or use the copy method".to_owned()),
+            Self::NoBlock | Self::Gone | Self::System { .. } => None,
+        }
+    }
+}
+
+/// Whether mapping and copying work, each with the reason why not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reach {
+    /// Mapping.
+    pub map: Result<(), Obstacle>,
+    /// Copying.
+    pub copy: Result<(), Obstacle>,
+}
+
+impl Reach {
+    /// Neither works, for the same reason.
+    #[must_use]
+    pub fn none(obstacle: Obstacle) -> Self {
+        Self {
+            map: Err(obstacle.clone()),
+            copy: Err(obstacle),
+        }
+    }
+
+    /// The best way that works.
+    #[must_use]
+    pub fn best(&self) -> Access {
+        if self.map.is_ok() {
+            Access::Map
+        } else if self.copy.is_ok() {
+            Access::Copy
+        } else {
+            Access::None
+        }
+    }
+
+    /// Why nothing works, if nothing does.
+    #[must_use]
+    pub fn obstacle(&self) -> Option<&Obstacle> {
+        match (&self.map, &self.copy) {
+            // Private memory is no reason: it could be copied. The other one is.
+            (Err(Obstacle::Private { .. }), Err(obstacle)) | (Err(obstacle), Err(_)) => {
+                Some(obstacle)
+            }
+            _ => None,
+        }
+    }
+}

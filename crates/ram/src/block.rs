@@ -1,0 +1,324 @@
+//! RAM blocks: contiguous pieces of guest RAM in the VMM, chosen from its mappings by
+//! what a VMM was asked to allocate, or by general signs where that is not known.
+//! Code, libraries, stacks and the emulator's code buffer are never taken for RAM.
+
+use std::fmt;
+
+use crate::address::VmmVirtual;
+use crate::mapping::{FileIdentity, MemoryMapping};
+
+/// Emulators align large allocations to this, for huge pages.
+const HUGE_PAGE: u64 = 2 << 20;
+/// Anonymous memory below this is no candidate in a process that is not recognised.
+const SMALLEST_CANDIDATE: u64 = 1 << 20;
+/// Grafted pieces of a block carry this name; they belong to the block around them.
+const GRAFT_NAME: &str = "vmshm-";
+
+/// What lies behind a RAM block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Backing {
+    /// A file, named or deleted, that the VMM maps shared.
+    SharedFile,
+    /// A memory file, mapped shared.
+    Memfd,
+    /// A file of huge pages, mapped shared.
+    Hugetlb,
+    /// Private memory of the VMM.
+    PrivateAnonymous,
+    /// A file that the VMM maps privately: what it changed is its own.
+    PrivateFile,
+}
+
+impl Backing {
+    /// Whether another process can map the same memory.
+    #[must_use]
+    pub const fn is_shared(self) -> bool {
+        matches!(self, Self::SharedFile | Self::Memfd | Self::Hugetlb)
+    }
+}
+
+impl fmt::Display for Backing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::SharedFile => "shared file",
+            Self::Memfd => "memfd",
+            Self::Hugetlb => "hugetlb",
+            Self::PrivateAnonymous => "private memory",
+            Self::PrivateFile => "private mapping of a file",
+        })
+    }
+}
+
+/// One contiguous piece of guest RAM inside the VMM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RamBlock {
+    /// What lies behind it.
+    pub backing: Backing,
+    /// The file's path, the memfd's name, or empty.
+    pub name: String,
+    /// Where the VMM has it.
+    pub start: VmmVirtual,
+    /// How long it is, in bytes.
+    pub length: u64,
+    /// The file, and where in it the block starts.
+    pub file: Option<FileIdentity>,
+    /// One mapping of that file as the kernel lists it, for reaching the file.
+    pub(crate) listed: Option<(VmmVirtual, VmmVirtual)>,
+}
+
+impl RamBlock {
+    /// Where in its file the block starts; 0 without a file.
+    #[must_use]
+    pub fn file_offset(&self) -> u64 {
+        self.file.map_or(0, |file| file.offset)
+    }
+
+    /// How the block is called in messages.
+    #[must_use]
+    pub fn label(&self) -> &str {
+        if self.name.is_empty() {
+            "anonymous memory"
+        } else {
+            &self.name
+        }
+    }
+}
+
+/// What a VMM was asked to allocate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct WantedBlock {
+    /// Exact size in bytes.
+    pub(crate) size: u64,
+    /// Whether a file must lie behind it; either way where that is not known.
+    pub(crate) file_backed: Option<bool>,
+    /// How the file's path starts, where the VMM was told one.
+    pub(crate) path: Option<String>,
+}
+
+/// Finds the wanted blocks among a process's mappings, in the order in which they
+/// were wanted. Those that are not there are left out.
+pub(crate) fn choose(mappings: &[MemoryMapping], wanted: &[WantedBlock]) -> Vec<RamBlock> {
+    let mut files = file_blocks(mappings);
+    let mut runs = anonymous_runs(mappings);
+    let mut chosen = Vec::with_capacity(wanted.len());
+    for want in wanted {
+        let file = (want.file_backed != Some(false))
+            .then(|| {
+                files.iter().rposition(|block| {
+                    block.length == want.size
+                        && want
+                            .path
+                            .as_ref()
+                            .is_none_or(|path| block.name.starts_with(path))
+                })
+            })
+            .flatten();
+        let anonymous = (want.file_backed != Some(true))
+            .then(|| take_anonymous(&mut runs, want.size))
+            .flatten();
+        match (anonymous, file) {
+            (Some(block), _) => chosen.push(block),
+            (None, Some(index)) => chosen.push(files.remove(index)),
+            (None, None) => tracing::debug!(size = want.size, "no mapping for a RAM block"),
+        }
+    }
+    chosen
+}
+
+/// Everything in a process that could be guest RAM, the largest first.
+pub(crate) fn candidates(mappings: &[MemoryMapping]) -> Vec<RamBlock> {
+    let mut blocks: Vec<RamBlock> = file_blocks(mappings)
+        .into_iter()
+        .filter(|block| block.backing.is_shared())
+        .collect();
+    blocks.extend(
+        anonymous_runs(mappings)
+            .iter()
+            .map(AnonymousRun::block)
+            .filter(|block| block.length >= SMALLEST_CANDIDATE),
+    );
+    blocks.sort_by_key(|block| (std::cmp::Reverse(block.length), block.start));
+    blocks
+}
+
+/// Writable file mappings, those of the same file at the same distance joined: a VMM
+/// may have a block's protection changed here and there, which splits its mapping.
+pub(crate) fn file_blocks(mappings: &[MemoryMapping]) -> Vec<RamBlock> {
+    let mut blocks: Vec<RamBlock> = Vec::new();
+    for mapping in mappings {
+        let Some(file) = mapping.file else { continue };
+        if !mapping.writable || !mapping.readable || is_no_ram(mapping) {
+            continue;
+        }
+        // Executable private file mappings are programs, not RAM.
+        if !mapping.shared && mapping.executable {
+            continue;
+        }
+        let backing = backing_of(mapping);
+        let distance = mapping.start.0.wrapping_sub(file.offset);
+        let joined = blocks.iter_mut().find(|block| {
+            block.backing == backing
+                && block.file.is_some_and(|other| {
+                    other.same_file(&file) && block.start.0.wrapping_sub(other.offset) == distance
+                })
+        });
+        if let Some(block) = joined {
+            block.length = mapping.end().0 - block.start.0;
+        } else {
+            blocks.push(RamBlock {
+                backing,
+                name: mapping.name.clone(),
+                start: mapping.start,
+                length: mapping.length,
+                file: Some(file),
+                listed: Some((mapping.start, mapping.end())),
+            });
+        }
+    }
+    blocks
+}
+
+fn backing_of(mapping: &MemoryMapping) -> Backing {
+    let huge = mapping.name.starts_with("/anon_hugepage");
+    match (mapping.shared, mapping.memfd_name()) {
+        (true, Some(_)) => Backing::Memfd,
+        (true, None) if huge => Backing::Hugetlb,
+        (true, None) => Backing::SharedFile,
+        (false, _) if huge => Backing::PrivateAnonymous,
+        (false, _) => Backing::PrivateFile,
+    }
+}
+
+/// QEMU's just-in-time code may lie in a memory file that is mapped twice; a graft is
+/// part of the block around it.
+fn is_no_ram(mapping: &MemoryMapping) -> bool {
+    mapping
+        .memfd_name()
+        .is_some_and(|name| name.contains("jit") || name.starts_with(GRAFT_NAME))
+}
+
+/// Neighbouring writable anonymous mappings, as the kernel may have split or joined
+/// them.
+#[derive(Debug, Clone)]
+struct AnonymousRun {
+    start: u64,
+    end: u64,
+    /// Where the kernel lists a border inside the run.
+    parts: Vec<(u64, u64)>,
+    /// Whether an inaccessible page, as allocators leave it, follows.
+    guarded: bool,
+}
+
+impl AnonymousRun {
+    fn block(&self) -> RamBlock {
+        anonymous_block(self.start, self.end - self.start)
+    }
+}
+
+fn anonymous_block(start: u64, length: u64) -> RamBlock {
+    RamBlock {
+        backing: Backing::PrivateAnonymous,
+        name: String::new(),
+        start: VmmVirtual(start),
+        length,
+        file: None,
+        listed: None,
+    }
+}
+
+fn anonymous_runs(mappings: &[MemoryMapping]) -> Vec<AnonymousRun> {
+    let mut runs: Vec<AnonymousRun> = Vec::new();
+    for mapping in mappings {
+        let graft = mapping.shared
+            && mapping
+                .memfd_name()
+                .is_some_and(|name| name.starts_with(GRAFT_NAME));
+        let (start, end) = (mapping.start.0, mapping.end().0);
+        if mapping.readable
+            && mapping.writable
+            && !mapping.executable
+            && (mapping.is_private_anonymous() || graft)
+        {
+            match runs.last_mut() {
+                Some(run) if run.end == start => {
+                    run.end = end;
+                    run.parts.push((start, end));
+                }
+                _ => runs.push(AnonymousRun {
+                    start,
+                    end,
+                    parts: vec![(start, end)],
+                    guarded: false,
+                }),
+            }
+        } else if !mapping.readable
+            && !mapping.writable
+            && let Some(run) = runs.last_mut()
+            && run.end == start
+        {
+            run.guarded = true;
+        }
+    }
+    runs
+}
+
+/// Takes the best place for a block of exactly `size` bytes out of the runs: a mapping
+/// of that size, else neighbours that together have it, else a part of a longer run
+/// where an allocator would have put it.
+fn take_anonymous(runs: &mut [AnonymousRun], size: u64) -> Option<RamBlock> {
+    // The system hands out addresses downwards and a VMM allocates RAM before smaller
+    // things, so of several equal ones the highest is it.
+    for run in runs.iter_mut().rev() {
+        if let Some(index) = run.parts.iter().rposition(|part| part.1 - part.0 == size) {
+            let (start, _) = run.parts.remove(index);
+            return Some(anonymous_block(start, size));
+        }
+    }
+    for run in runs.iter_mut().rev() {
+        for first in 0..run.parts.len() {
+            let begin = run.parts[first].0;
+            let Some(wanted_end) = begin.checked_add(size) else {
+                break;
+            };
+            let adjacent = run.parts[first..]
+                .windows(2)
+                .take_while(|pair| pair[0].1 == pair[1].0)
+                .count();
+            let last = run.parts[first..=first + adjacent]
+                .iter()
+                .position(|part| part.1 == wanted_end);
+            if let Some(last) = last {
+                run.parts.drain(first..=first + last);
+                return Some(anonymous_block(begin, size));
+            }
+        }
+    }
+    for run in runs.iter_mut().rev() {
+        let Some(&(first, _)) = run.parts.first() else {
+            continue;
+        };
+        let whole = run.parts.windows(2).all(|pair| pair[0].1 == pair[1].0);
+        if !whole || run.end - first < size {
+            continue;
+        }
+        let at_end = run.end - size;
+        let at_start = first.next_multiple_of(HUGE_PAGE);
+        let begin = if run.guarded && at_end.is_multiple_of(HUGE_PAGE) {
+            at_end
+        } else if at_start.checked_add(size).is_some_and(|end| end <= run.end) {
+            at_start
+        } else if at_end.is_multiple_of(4096) {
+            at_end
+        } else {
+            continue;
+        };
+        run.parts.clear();
+        return Some(anonymous_block(begin, size));
+    }
+    None
+}
+
+#[cfg(test)]
+#[path = "block_tests.rs"]
+mod tests;

@@ -1,0 +1,170 @@
+//! Tests of choosing RAM blocks among mappings as kernels and emulators leave them.
+
+use super::*;
+use proptest::prelude::*;
+
+const MIB: u64 = 1 << 20;
+
+fn mapping(start: u64, length: u64, permissions: &str, name: &str) -> MemoryMapping {
+    MemoryMapping {
+        start: VmmVirtual(start),
+        length,
+        readable: permissions.contains('r'),
+        writable: permissions.contains('w'),
+        executable: permissions.contains('x'),
+        shared: permissions.contains('s'),
+        file: name.starts_with('/').then_some(FileIdentity {
+            device: (0, 1),
+            inode: name.len() as u64,
+            offset: 0,
+        }),
+        name: name.to_owned(),
+    }
+}
+
+fn wanted(size: u64) -> Vec<WantedBlock> {
+    vec![WantedBlock {
+        size,
+        file_backed: None,
+        path: None,
+    }]
+}
+
+fn place(mappings: &[MemoryMapping], size: u64) -> Option<u64> {
+    choose(mappings, &wanted(size)).first().map(|block| block.start.0)
+}
+
+#[test]
+fn the_code_buffer_is_never_ram() {
+    let maps = [
+        mapping(0x10_0000_0000, 1024 * MIB, "rwxp", ""),
+        mapping(0x20_0000_0000, 512 * MIB, "rwxs", "/memfd:tcg-jit (deleted)"),
+    ];
+    assert_eq!(place(&maps, 1024 * MIB), None);
+    assert_eq!(place(&maps, 512 * MIB), None);
+}
+
+#[test]
+fn ram_that_the_kernel_joined_with_a_neighbour_is_found_at_its_end() {
+    let start = 0x7f00_0000_0000;
+    // 4 KiB of something else lie directly below; a guard page follows.
+    let maps = [
+        mapping(start - 4096, 256 * MIB + 4096, "rwp", ""),
+        mapping(start + 256 * MIB, 4096, "p", ""),
+    ];
+    assert_eq!(place(&maps, 256 * MIB), Some(start));
+    // Something else directly above, no guard page: the aligned place is taken.
+    let maps = [mapping(start, 256 * MIB + 8192, "rwp", "")];
+    assert_eq!(place(&maps, 256 * MIB), Some(start));
+}
+
+#[test]
+fn ram_that_the_kernel_split_is_put_together() {
+    let start = 0x7f00_0000_0000;
+    let maps = [
+        mapping(start - 64 * MIB, 16 * MIB, "rwp", ""),
+        mapping(start, 100 * MIB, "rwp", ""),
+        mapping(start + 100 * MIB, 56 * MIB, "rwp", ""),
+        mapping(start + 156 * MIB, 100 * MIB, "rwp", ""),
+    ];
+    assert_eq!(place(&maps, 256 * MIB), Some(start));
+}
+
+#[test]
+fn a_graft_belongs_to_the_block_around_it() {
+    let start = 0x7f00_0000_0000;
+    let maps = [
+        mapping(start, 100 * MIB, "rwp", ""),
+        mapping(start + 100 * MIB, 56 * MIB, "rws", "/memfd:vmshm-7 (deleted)"),
+        mapping(start + 156 * MIB, 100 * MIB, "rwp", ""),
+    ];
+    let blocks = choose(&maps, &wanted(256 * MIB));
+    assert_eq!(blocks.len(), 1);
+    assert_eq!((blocks[0].start.0, blocks[0].length), (start, 256 * MIB));
+}
+
+#[test]
+fn two_blocks_of_one_size_are_two_places() {
+    let maps = [
+        mapping(0x7f00_0000_0000, 64 * MIB, "rwp", ""),
+        mapping(0x7f10_0000_0000, 64 * MIB, "rwp", ""),
+    ];
+    let want: Vec<WantedBlock> = wanted(64 * MIB).into_iter().chain(wanted(64 * MIB)).collect();
+    let blocks = choose(&maps, &want);
+    assert_eq!(blocks.len(), 2);
+    assert_ne!(blocks[0].start, blocks[1].start);
+    let three: Vec<WantedBlock> = want.into_iter().chain(wanted(64 * MIB)).collect();
+    assert_eq!(choose(&maps, &three).len(), 2);
+}
+
+#[test]
+fn a_file_whose_mapping_was_split_is_one_block() {
+    let mut parts = [
+        mapping(0x6000_0000, 4 * MIB, "rws", "/dev/shm/#1 (deleted)"),
+        mapping(0x6040_0000, 60 * MIB, "rwxs", "/dev/shm/#1 (deleted)"),
+        mapping(0x7000_0000, MIB, "rwxs", "/dev/shm/#1 (deleted)"),
+    ];
+    for (part, offset) in parts.iter_mut().zip([0, 4 * MIB, 9 * MIB]) {
+        part.file.as_mut().expect("a file").offset = offset;
+    }
+    let blocks = file_blocks(&parts);
+    assert_eq!(blocks.len(), 2);
+    assert_eq!(blocks[0].length, 64 * MIB);
+}
+
+#[test]
+fn of_an_unknown_process_code_and_libraries_are_left_out() {
+    let maps = [
+        mapping(0x5000_0000_0000, 8 * MIB, "rwp", "/usr/bin/program"),
+        mapping(0x6000_0000_0000, 8 * MIB, "rxp", "/usr/bin/program"),
+        mapping(0x7000_0000_0000, 2 * MIB, "rwp", ""),
+        mapping(0x7100_0000_0000, 8 * MIB, "rws", "/memfd:guest (deleted)"),
+        mapping(0x7200_0000_0000, 8 * MIB, "rwp", "[stack]"),
+        mapping(0x7300_0000_0000, 4096, "rwp", ""),
+    ];
+    let starts: Vec<u64> = candidates(&maps).iter().map(|block| block.start.0).collect();
+    assert_eq!(starts, [0x7100_0000_0000, 0x7000_0000_0000]);
+}
+
+fn any_mapping() -> impl Strategy<Value = (u64, u64, String, String)> {
+    let name = prop_oneof![
+        Just(String::new()),
+        Just("/memfd:a (deleted)".to_owned()),
+        Just("/memfd:vmshm-1 (deleted)".to_owned()),
+        Just("/a".to_owned()),
+        Just("[heap]".to_owned()),
+    ];
+    (0..4_u64, 1..64_u64, "r?w?x?s?", name)
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_chosen_lies_inside_the_mappings(
+        parts in proptest::collection::vec(any_mapping(), 0..12),
+        size in 1..96_u64,
+    ) {
+        let mut at = 0x7f00_0000_0000;
+        let mut maps = Vec::new();
+        for (gap, length, permissions, name) in parts {
+            at += gap * MIB;
+            maps.push(mapping(at, length * MIB, &permissions, &name));
+            at += length * MIB;
+        }
+        let want: Vec<WantedBlock> = wanted(size * MIB).into_iter().chain(wanted(size * MIB)).collect();
+        let blocks = choose(&maps, &want);
+        for block in &blocks {
+            prop_assert_eq!(block.length, size * MIB);
+            let mut covered = block.start.0;
+            for map in &maps {
+                if map.start.0 <= covered && covered < map.end().0 && map.readable && map.writable {
+                    covered = map.end().0;
+                }
+            }
+            prop_assert!(block.file.is_some() || covered >= block.start.0 + block.length);
+        }
+        if let [one, other] = blocks.as_slice() {
+            prop_assert!(one.start.0 + one.length <= other.start.0 || other.start.0 + other.length <= one.start.0);
+        }
+        let _ = candidates(&maps);
+    }
+}

@@ -1,0 +1,408 @@
+//! The RAM of one VM, opened: reads and writes at places in its blocks, and views of
+//! chosen pieces as shared memory. Reading brings no page of the guest into being where
+//! the RAM is mapped. Nothing outside the blocks is ever touched.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use vmshm_shm::{MapError, Protection, SharedMemory};
+
+use crate::access::{Access, Method, Obstacle};
+use crate::address::{BlockOffset, BlockPiece, VmmVirtual, merge_pieces};
+use crate::block::RamBlock;
+use crate::os::{BackingFile, Liveness, MemoryRead, ProcessMemory, Residency, code};
+use crate::ram_error::{OpenError, RamError};
+use crate::view::View;
+use crate::vmm::Vmm;
+
+/// One read of a batch.
+#[derive(Debug)]
+pub struct RamRead<'a> {
+    /// Where from.
+    pub at: BlockOffset,
+    /// Where to.
+    pub into: &'a mut [u8],
+}
+
+/// A block and the means to reach it.
+#[derive(Debug)]
+struct OpenBlock {
+    block: RamBlock,
+    file: Option<BackingFile>,
+    residency: Residency,
+}
+
+/// The opened RAM of one VM. Blocks with a file are read through that whatever the
+/// method: it is the same memory, and reading it brings no page into being.
+#[derive(Debug)]
+pub struct GuestRam {
+    blocks: Vec<OpenBlock>,
+    liveness: Arc<Liveness>,
+    /// Present where a block has no file, or where copying was asked for.
+    memory: Option<Arc<ProcessMemory>>,
+    copying: bool,
+}
+
+impl GuestRam {
+    /// Opens the RAM of a VM.
+    ///
+    /// # Errors
+    /// [`OpenError`]: the VM is gone, or the method does not work, with the reason.
+    pub fn open(vmm: &Vmm, method: Method) -> Result<Self, OpenError> {
+        let gone = || OpenError::Gone { pid: vmm.pid };
+        if let Err(obstacle) = &vmm.reach.map
+            && method == Method::Map
+        {
+            return Err(OpenError::Method {
+                method: Access::Map,
+                obstacle: obstacle.clone(),
+            });
+        }
+        if let Err(obstacle) = &vmm.reach.copy
+            && method == Method::Copy
+        {
+            return Err(OpenError::Method {
+                method: Access::Copy,
+                obstacle: obstacle.clone(),
+            });
+        }
+        if let Some(obstacle) = vmm.reach.obstacle() {
+            return Err(OpenError::Unreachable(obstacle.clone()));
+        }
+        let process = vmm.process();
+        let liveness = Liveness::new(&process, vmm.start_time).map_err(|_| gone())?;
+        let copying = method == Method::Copy || vmm.reach.map.is_err();
+        let mut blocks = Vec::with_capacity(vmm.blocks.len());
+        for block in &vmm.blocks {
+            let file = match (block.backing.is_shared(), block.file, block.listed) {
+                (true, Some(file), Some((start, end))) => {
+                    match BackingFile::open(&process, &file, &block.name, start, end) {
+                        Ok(file) => Some(file),
+                        Err(_) if liveness.is_gone() => return Err(gone()),
+                        Err(code) if !copying => {
+                            return Err(OpenError::Method {
+                                method: Access::Map,
+                                obstacle: Obstacle::FileRefused {
+                                    name: block.name.clone(),
+                                    code,
+                                },
+                            });
+                        }
+                        Err(_) => None,
+                    }
+                }
+                _ => None,
+            };
+            let residency = Residency::choose(&process, file.as_ref());
+            blocks.push(OpenBlock {
+                block: block.clone(),
+                file,
+                residency,
+            });
+        }
+        let all_files = blocks.iter().all(|open| open.file.is_some());
+        let memory = if method == Method::Map || (all_files && !copying) {
+            None
+        } else {
+            let memory = ProcessMemory::open(&process, &liveness).map_err(|code| {
+                if code == code::NO_PROCESS || liveness.is_gone() {
+                    gone()
+                } else {
+                    OpenError::Unreachable(Obstacle::System {
+                        what: "opening the VMM's memory",
+                        code,
+                    })
+                }
+            })?;
+            Some(Arc::new(memory))
+        };
+        // What was opened by number belongs to the right process only if it still lives.
+        if liveness.is_gone() {
+            return Err(gone());
+        }
+        tracing::debug!(
+            pid = vmm.pid,
+            copying,
+            blocks = blocks.len(),
+            "guest RAM opened"
+        );
+        Ok(Self {
+            blocks,
+            liveness: Arc::new(liveness),
+            memory,
+            copying,
+        })
+    }
+
+    /// How the RAM is reached.
+    #[must_use]
+    pub fn access(&self) -> Access {
+        if self.copying {
+            Access::Copy
+        } else {
+            Access::Map
+        }
+    }
+
+    /// The blocks, in the order in which [`BlockOffset`] counts them.
+    pub fn blocks(&self) -> impl ExactSizeIterator<Item = &RamBlock> {
+        self.blocks.iter().map(|open| &open.block)
+    }
+
+    /// The hold on the VMM's process.
+    #[must_use]
+    pub fn liveness(&self) -> &Arc<Liveness> {
+        &self.liveness
+    }
+
+    /// Reads `into.len()` bytes. Pages that the guest never touched read as zeros.
+    ///
+    /// # Errors
+    /// [`RamError`]; what was filled in until then has no meaning.
+    pub fn read_at(&self, at: BlockOffset, into: &mut [u8]) -> Result<(), RamError> {
+        let open = self.checked(at, into.len())?;
+        match (&open.file, &self.memory) {
+            (Some(file), _) => file.read_at(open.block.file_offset() + at.offset, into),
+            (None, Some(memory)) => memory.read_whole(&self.liveness, open.address(at), into),
+            (None, None) => Err(code::BAD_DESCRIPTOR),
+        }
+        .map_err(|code| self.ram_error(at, code))
+    }
+
+    /// Reads many short pieces with few calls. Each must lie inside a block. The ones
+    /// that cannot be reached are reported to `failed` by their index, and the others
+    /// are filled.
+    ///
+    /// # Errors
+    /// [`RamError::Outside`] before anything is read; [`RamError::Gone`] when nothing
+    /// that was read may be used.
+    pub fn read_many(
+        &self,
+        reads: &mut [RamRead<'_>],
+        failed: &mut dyn FnMut(usize, RamError),
+    ) -> Result<(), RamError> {
+        for read in reads.iter() {
+            self.checked(read.at, read.into.len())?;
+        }
+        let mut remote: Vec<MemoryRead<'_>> = Vec::new();
+        let mut remote_index: Vec<(usize, BlockOffset)> = Vec::new();
+        for (index, read) in reads.iter_mut().enumerate() {
+            let open = self.checked(read.at, read.into.len())?;
+            if open.file.is_some() {
+                if let Err(error) = self.read_at(read.at, read.into) {
+                    failed(index, error);
+                }
+            } else {
+                remote_index.push((index, read.at));
+                remote.push(MemoryRead {
+                    from: open.address(read.at),
+                    into: read.into,
+                });
+            }
+        }
+        let (Some(memory), Some(&(_, first))) = (&self.memory, remote_index.first()) else {
+            return Ok(());
+        };
+        memory
+            .read_many(&self.liveness, &mut remote, &mut |index, code| {
+                if let Some(&(index, at)) = remote_index.get(index) {
+                    failed(index, self.ram_error(at, code));
+                }
+            })
+            .map_err(|code| self.ram_error(first, code))
+    }
+
+    /// Writes `from`.
+    ///
+    /// # Errors
+    /// [`RamError`]; a part may have been written.
+    pub fn write_at(&self, at: BlockOffset, from: &[u8]) -> Result<(), RamError> {
+        let open = self.checked(at, from.len())?;
+        let file = open.file.as_ref().filter(|_| !self.copying);
+        match (file, &self.memory) {
+            (Some(file), _) if !file.writable => return Err(RamError::ReadOnly),
+            (Some(file), _) => {
+                if self.liveness.is_gone() {
+                    return Err(RamError::Gone);
+                }
+                write_file(file, open.block.file_offset() + at.offset, from)
+            }
+            (None, Some(memory)) => memory.write(open.address(at), from),
+            (None, None) => Err(code::BAD_DESCRIPTOR),
+        }
+        .map_err(|code| self.ram_error(at, code))
+    }
+
+    /// Pieces of RAM, in their order, as one linear memory. Only these pieces are mapped
+    /// where the method is map. Each must be a run of whole pages.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn view(&self, pieces: &[BlockPiece], protection: Protection) -> Result<View, OpenError> {
+        for piece in pieces {
+            let bad = OpenError::BadPiece {
+                at: piece.at,
+                length: piece.length,
+            };
+            let whole = piece.length > 0
+                && piece.length.is_multiple_of(vmshm_shm::PAGE_SIZE)
+                && piece.at.offset.is_multiple_of(vmshm_shm::PAGE_SIZE);
+            let length = usize::try_from(piece.length).map_err(|_| bad.clone())?;
+            if !whole || self.checked(piece.at, length).is_err() {
+                return Err(bad);
+            }
+        }
+        if pieces.is_empty() {
+            return Err(OpenError::BadPiece {
+                at: BlockOffset::default(),
+                length: 0,
+            });
+        }
+        let merged = merge_pieces(pieces);
+        let has_file = |piece: &BlockPiece| {
+            self.blocks
+                .get(piece.at.block)
+                .is_some_and(|open| open.file.is_some())
+        };
+        if let Some(memory) = &self.memory
+            && (self.copying || !merged.iter().all(has_file))
+        {
+            let located = merged.iter().filter_map(|piece| {
+                let open = self.blocks.get(piece.at.block)?;
+                Some((open.address(piece.at), piece.length))
+            });
+            return Ok(View::copied(
+                Arc::clone(memory),
+                Arc::clone(&self.liveness),
+                located,
+                protection,
+            ));
+        }
+        let mut located = Vec::with_capacity(merged.len());
+        for piece in &merged {
+            let Some(OpenBlock {
+                block,
+                file: Some(file),
+                ..
+            }) = self.blocks.get(piece.at.block)
+            else {
+                return Err(OpenError::BadPiece {
+                    at: piece.at,
+                    length: piece.length,
+                });
+            };
+            if protection == Protection::ReadWrite && !file.writable {
+                return Err(OpenError::ReadOnly);
+            }
+            located.push((file, block.file_offset() + piece.at.offset, piece.length));
+        }
+        View::mapped(&located, protection).map_err(|cause| OpenError::Map {
+            pieces: merged.len(),
+            cause,
+        })
+    }
+
+    /// Calls `visit` for each run of existing pages of a block inside `range`, in order,
+    /// until it says no. Where existence cannot be told, all pages count.
+    ///
+    /// # Errors
+    /// [`RamError`].
+    pub fn resident_runs(
+        &self,
+        block: usize,
+        range: Range<u64>,
+        visit: &mut dyn FnMut(Range<u64>) -> bool,
+    ) -> Result<(), RamError> {
+        let at = BlockOffset {
+            block,
+            offset: range.start,
+        };
+        let length = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
+        let open = self.checked(at, length)?;
+        open.residency
+            .runs(
+                open.file.as_ref(),
+                open.block.file_offset(),
+                open.block.start,
+                range,
+                visit,
+            )
+            .map_err(|code| self.ram_error(at, code))
+    }
+
+    /// Whether anything of a block can be reached.
+    pub(crate) fn is_reachable(&self, block: usize) -> bool {
+        self.memory.is_some()
+            || self
+                .blocks
+                .get(block)
+                .is_some_and(|open| open.file.is_some())
+    }
+
+    /// Of the given offsets into a block, those whose page exists.
+    pub(crate) fn existing(&self, block: usize, offsets: Vec<u64>) -> Vec<u64> {
+        let Some(open) = self.blocks.get(block) else {
+            return Vec::new();
+        };
+        if matches!(open.residency, Residency::FileHoles) {
+            // Reading a hole of the file is cheaper than asking, and harmless.
+            return offsets;
+        }
+        let exists = |offset: &u64| {
+            let file_offset = open.block.file_offset();
+            open.residency
+                .exists(open.file.as_ref(), file_offset, open.block.start, *offset)
+        };
+        offsets.into_iter().filter(exists).collect()
+    }
+
+    /// The block of an access that lies inside it.
+    fn checked(&self, at: BlockOffset, length: usize) -> Result<&OpenBlock, RamError> {
+        let outside = RamError::Outside {
+            at,
+            length: length as u64,
+        };
+        let open = self.blocks.get(at.block).ok_or(outside)?;
+        match at.offset.checked_add(length as u64) {
+            Some(end) if end <= open.block.length => Ok(open),
+            _ => Err(outside),
+        }
+    }
+
+    fn ram_error(&self, at: BlockOffset, code: i32) -> RamError {
+        if code == code::NO_PROCESS || self.liveness.is_gone() {
+            RamError::Gone
+        } else {
+            RamError::Unreachable { at, code }
+        }
+    }
+}
+
+impl OpenBlock {
+    fn address(&self, at: BlockOffset) -> VmmVirtual {
+        VmmVirtual(self.block.start.0 + at.offset)
+    }
+}
+
+/// Writes to a file, through a mapping where it is made of huge pages.
+fn write_file(file: &BackingFile, offset: u64, from: &[u8]) -> Result<(), i32> {
+    if !file.hugetlb {
+        return file.write_at(offset, from);
+    }
+    let page = file.page_size();
+    let first = offset - offset % page;
+    let length = (offset - first + from.len() as u64).next_multiple_of(page);
+    let view =
+        View::mapped(&[(file, first, length)], Protection::ReadWrite).map_err(
+            |error| match error {
+                MapError::System(error) => error.raw_os_error(),
+                MapError::BadPiece { .. } => code::BAD_DESCRIPTOR,
+            },
+        )?;
+    view.write(offset - first, from)
+        .map_err(|_| code::BAD_DESCRIPTOR)
+}
+
+#[cfg(test)]
+#[path = "guest_ram_tests.rs"]
+mod tests;

@@ -1,0 +1,32 @@
+//! Linux: processes through /proc, their memory through the files that back it,
+//! `/proc/PID/mem` and `process_vm_readv`.
+
+mod backing_file;
+mod executable;
+mod liveness;
+mod maps;
+mod memory;
+mod process;
+mod residency;
+
+pub(crate) use backing_file::BackingFile;
+pub(crate) use executable::ExecutableKind;
+pub use liveness::{Liveness, RunState};
+pub(crate) use memory::{MemoryRead, ProcessMemory};
+pub use process::ProcRoot;
+pub(crate) use process::{Process, ProcessError, ProcessStatus, current_user, ptrace_scope};
+pub(crate) use residency::Residency;
+
+/// The system's error codes that decide something outside this module.
+pub(crate) mod code {
+    use rustix::io::Errno;
+
+    pub(crate) const NO_PROCESS: i32 = Errno::SRCH.raw_os_error();
+    pub(crate) const NO_MEMORY: i32 = Errno::NOMEM.raw_os_error();
+    pub(crate) const BAD_DESCRIPTOR: i32 = Errno::BADF.raw_os_error();
+
+    /// Whether a code means that the right is missing.
+    pub(crate) fn is_denial(code: i32) -> bool {
+        code == Errno::PERM.raw_os_error() || code == Errno::ACCESS.raw_os_error()
+    }
+}

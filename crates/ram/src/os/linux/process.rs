@@ -1,0 +1,263 @@
+//! What /proc says about processes, read so that nothing in it can do harm: a
+//! process may vanish, hide or choose odd bytes at any moment, and each of these is
+//! an answer and not a failure of the whole search.
+
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::maps;
+use crate::mapping::MemoryMapping;
+
+/// The directory that holds one subdirectory for each process: `/proc`, or a
+/// recording of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcRoot {
+    path: PathBuf,
+}
+
+impl Default for ProcRoot {
+    fn default() -> Self {
+        Self::system()
+    }
+}
+
+impl ProcRoot {
+    /// The running system's `/proc`.
+    #[must_use]
+    pub fn system() -> Self {
+        Self::at("/proc")
+    }
+
+    /// Another directory of the same shape.
+    #[must_use]
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// The ids of all processes, in rising order.
+    pub(crate) fn pids(&self) -> io::Result<Vec<u32>> {
+        let mut pids: Vec<u32> = fs::read_dir(&self.path)?
+            .filter_map(Result::ok)
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .collect();
+        pids.sort_unstable();
+        Ok(pids)
+    }
+
+    /// One process; it need not exist.
+    pub(crate) fn process(&self, pid: u32) -> Process {
+        Process {
+            pid,
+            directory: self.path.join(pid.to_string()),
+        }
+    }
+}
+
+/// Why something about a process could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ProcessError {
+    /// It has ended, or never was.
+    #[error("the process is gone")]
+    Gone,
+    /// The system does not let this user look.
+    #[error("{what}: permission denied")]
+    Denied { what: &'static str },
+    /// Anything else.
+    #[error("{what}: system error {code}")]
+    System { what: &'static str, code: i32 },
+}
+
+impl ProcessError {
+    fn from_io(what: &'static str, error: &io::Error) -> Self {
+        let code = error.raw_os_error().unwrap_or(0);
+        match rustix::io::Errno::from_raw_os_error(code) {
+            rustix::io::Errno::NOENT | rustix::io::Errno::SRCH => Self::Gone,
+            rustix::io::Errno::ACCESS | rustix::io::Errno::PERM => Self::Denied { what },
+            _ => Self::System { what, code },
+        }
+    }
+}
+
+/// One process of a [`ProcRoot`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Process {
+    pid: u32,
+    directory: PathBuf,
+}
+
+/// The parts of `/proc/PID/status` that matter here.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct ProcessStatus {
+    /// The parent's id; 0 for none.
+    pub(crate) parent: u32,
+    /// Who traces it; 0 for nobody.
+    pub(crate) tracer: u32,
+    /// The user it runs as (effective).
+    pub(crate) user: u32,
+    /// Bit `n - 1` is set where the process has a handler for signal `n`.
+    pub(crate) caught_signals: u64,
+}
+
+/// An open file of a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Descriptor {
+    pub(crate) number: u32,
+    /// Where the link points: a path or the kernel's name for it.
+    pub(crate) target: String,
+}
+
+impl Process {
+    /// The process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// A file below the process's directory.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// The command line's words. Empty for kernel threads and zombies.
+    pub(crate) fn command_line(&self) -> Result<Vec<String>, ProcessError> {
+        let mut bytes = self.read("cmdline")?;
+        if bytes.last() == Some(&0) {
+            bytes.pop();
+        }
+        if bytes.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(bytes
+            .split(|byte| *byte == 0)
+            .map(|word| String::from_utf8_lossy(word).into_owned())
+            .collect())
+    }
+
+    /// The path of the executable, as the system shows it.
+    pub(crate) fn executable(&self) -> Result<PathBuf, ProcessError> {
+        fs::read_link(self.path("exe")).map_err(|error| ProcessError::from_io("exe", &error))
+    }
+
+    /// Parent, tracer, user and signal handlers.
+    pub(crate) fn status(&self) -> Result<ProcessStatus, ProcessError> {
+        let bytes = self.read("status")?;
+        let text = String::from_utf8_lossy(&bytes);
+        let mut status = ProcessStatus::default();
+        for line in text.lines() {
+            let Some((key, value)) = line.split_once(':') else {
+                continue;
+            };
+            let mut words = value.split_whitespace();
+            let first = words.next().unwrap_or("");
+            match key {
+                "PPid" => status.parent = first.parse().unwrap_or(0),
+                "TracerPid" => status.tracer = first.parse().unwrap_or(0),
+                "Uid" => status.user = words.next().unwrap_or(first).parse().unwrap_or(u32::MAX),
+                "SigCgt" => status.caught_signals = u64::from_str_radix(first, 16).unwrap_or(0),
+                _ => {}
+            }
+        }
+        Ok(status)
+    }
+
+    /// When the process started, in clock ticks since boot; with the pid it names
+    /// the process for good.
+    pub(crate) fn start_time(&self) -> Result<u64, ProcessError> {
+        let bytes = self.read("stat")?;
+        stat_field(&bytes, 22).ok_or(ProcessError::System {
+            what: "stat",
+            code: 0,
+        })
+    }
+
+    /// All mappings, in the order of their addresses.
+    pub(crate) fn mappings(&self) -> Result<Vec<MemoryMapping>, ProcessError> {
+        Ok(maps::parse(&self.read("maps")?))
+    }
+
+    /// All open files; those that vanish while they are listed are left out.
+    pub(crate) fn descriptors(&self) -> Result<Vec<Descriptor>, ProcessError> {
+        let directory =
+            fs::read_dir(self.path("fd")).map_err(|error| ProcessError::from_io("fd", &error))?;
+        Ok(directory
+            .filter_map(Result::ok)
+            .filter_map(|entry| {
+                let number = entry.file_name().to_str()?.parse().ok()?;
+                let target = fs::read_link(entry.path()).ok()?;
+                let target = String::from_utf8_lossy(target.as_os_str().as_bytes()).into_owned();
+                Some(Descriptor { number, target })
+            })
+            .collect())
+    }
+
+    fn read(&self, name: &'static str) -> Result<Vec<u8>, ProcessError> {
+        fs::read(self.path(name)).map_err(|error| ProcessError::from_io(name, &error))
+    }
+}
+
+/// Field `number` (counted from 1, as the manual does; 4 or more) of a `stat` line.
+/// The second field, the name, is in parentheses and may hold anything.
+pub(super) fn stat_field(line: &[u8], number: usize) -> Option<u64> {
+    let after_name = line.iter().rposition(|byte| *byte == b')')? + 1;
+    let text = std::str::from_utf8(line.get(after_name..)?).ok()?;
+    text.split_whitespace()
+        .nth(number.checked_sub(3)?)?
+        .parse()
+        .ok()
+}
+
+/// The state letter of a `stat` line.
+pub(super) fn stat_state(line: &[u8]) -> Option<u8> {
+    let after_name = line.iter().rposition(|byte| *byte == b')')? + 1;
+    line.get(after_name..)?
+        .iter()
+        .copied()
+        .find(|byte| *byte != b' ')
+}
+
+/// The user that this process runs as.
+pub(crate) fn current_user() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// Yama's `ptrace_scope`; 0 where the system has no Yama.
+pub(crate) fn ptrace_scope() -> u32 {
+    fs::read_to_string(Path::new("/proc/sys/kernel/yama/ptrace_scope"))
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_and_spaces_does_not_confuse_stat() {
+        let line = b"77 (a) R 1) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 424242 20";
+        assert_eq!(stat_state(line), Some(b'S'));
+        assert_eq!(stat_field(line, 4), Some(1));
+        assert_eq!(stat_field(line, 22), Some(424_242));
+        assert_eq!(stat_field(b"nonsense", 22), None);
+    }
+
+    #[test]
+    fn this_process_can_be_read() {
+        let process = ProcRoot::system().process(std::process::id());
+        let status = process.status().expect("status of this process");
+        assert_eq!(status.user, current_user());
+        assert!(status.parent > 0);
+        assert!(!process.command_line().expect("command line").is_empty());
+        assert!(process.start_time().expect("start time") > 0);
+        assert!(process.mappings().expect("mappings").len() > 3);
+        assert!(!process.descriptors().expect("descriptors").is_empty());
+    }
+
+    #[test]
+    fn a_process_that_never_was_is_gone() {
+        let process = ProcRoot::system().process(u32::MAX);
+        assert_eq!(process.status(), Err(ProcessError::Gone));
+        assert_eq!(process.mappings(), Err(ProcessError::Gone));
+    }
+}

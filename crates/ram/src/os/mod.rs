@@ -1,0 +1,13 @@
+//! What the operating system tells about processes and lends of their memory. One
+//! module per system, all with the same names; everything outside this module is
+//! the same on every system.
+
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "linux")]
+pub(crate) use linux::{
+    BackingFile, ExecutableKind, MemoryRead, Process, ProcessError, ProcessMemory, ProcessStatus,
+    Residency, code, current_user, ptrace_scope,
+};
+#[cfg(target_os = "linux")]
+pub use linux::{Liveness, ProcRoot, RunState};

@@ -1,0 +1,193 @@
+//! One process under judgement: what the recognisers look at, what they make of it,
+//! and how its memory can be reached. Nothing of guest RAM is touched.
+
+use std::cell::OnceCell;
+use std::path::PathBuf;
+
+use super::{Evidence, Machine, Vmm, VmmKind};
+use crate::access::{Obstacle, Reach};
+use crate::address::VmmVirtual;
+use crate::block::{Backing, RamBlock};
+use crate::mapping::MemoryMapping;
+use crate::os::{
+    BackingFile, Liveness, ProcRoot, Process, ProcessError, ProcessMemory, ProcessStatus, code,
+    current_user, ptrace_scope,
+};
+
+/// What there is to judge a process by.
+#[derive(Debug)]
+pub(super) struct Candidate {
+    pub(super) process: Process,
+    pub(super) root: ProcRoot,
+    pub(super) start_time: u64,
+    pub(super) words: Vec<String>,
+    pub(super) status: ProcessStatus,
+    pub(super) executable: Option<PathBuf>,
+    /// Read when they are first asked for: most processes are ruled out before.
+    pub(super) mappings: OnceCell<Result<Vec<MemoryMapping>, ProcessError>>,
+}
+
+impl Candidate {
+    pub(super) fn read(root: &ProcRoot, pid: u32) -> Result<Self, ProcessError> {
+        let process = root.process(pid);
+        let start_time = process.start_time()?;
+        let words = process.command_line()?;
+        let status = process.status()?;
+        let executable = process.executable().ok();
+        Ok(Self {
+            process,
+            root: root.clone(),
+            start_time,
+            words,
+            status,
+            executable,
+            mappings: OnceCell::new(),
+        })
+    }
+
+    pub(super) fn mappings(&self) -> Result<&[MemoryMapping], &ProcessError> {
+        self.mappings
+            .get_or_init(|| self.process.mappings())
+            .as_deref()
+    }
+
+    /// Whether all that was read is of the same process: one may have ended meanwhile
+    /// and another taken its number.
+    pub(super) fn is_consistent(&self) -> bool {
+        self.process.start_time() == Ok(self.start_time)
+    }
+
+    pub(super) fn holds_kvm(&self) -> bool {
+        self.process.descriptors().is_ok_and(|descriptors| {
+            descriptors
+                .iter()
+                .any(|descriptor| descriptor.target == "anon_inode:kvm-vm")
+        })
+    }
+}
+
+/// A VM before it is known how it can be reached.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub(super) kind: VmmKind,
+    pub(super) name: Option<String>,
+    pub(super) ram_bytes: u64,
+    pub(super) blocks: Vec<RamBlock>,
+    pub(super) evidence: Vec<Evidence>,
+    pub(super) machine: Machine,
+    /// Whether the command line makes all RAM shared.
+    pub(super) told_shared: bool,
+}
+
+impl Draft {
+    pub(super) fn finish(mut self, candidate: Candidate) -> Vmm {
+        let reach = match candidate.mappings() {
+            Ok(mappings) => {
+                let probe = mappings.iter().find(|mapping| mapping.readable);
+                let probe = probe.map(|mapping| mapping.start);
+                reach(&candidate, self.kind, &mut self.blocks, probe)
+            }
+            Err(error) => Reach::none(obstacle_of(error, Some(&candidate.status))),
+        };
+        let pid = candidate.process.pid();
+        Vmm {
+            pid,
+            start_time: candidate.start_time,
+            kind: self.kind,
+            name: self.name.unwrap_or_else(|| format!("{}-{pid}", self.kind)),
+            ram_bytes: self.ram_bytes,
+            blocks: self.blocks,
+            reach,
+            evidence: self.evidence,
+            machine: self.machine,
+            told_shared: self.told_shared,
+            root: candidate.root,
+        }
+    }
+}
+
+/// Tries what can be done, without touching guest RAM. Learns on the way which files
+/// are made of huge pages.
+fn reach(
+    candidate: &Candidate,
+    kind: VmmKind,
+    blocks: &mut [RamBlock],
+    probe: Option<VmmVirtual>,
+) -> Reach {
+    if blocks.is_empty() {
+        return Reach::none(Obstacle::NoBlock);
+    }
+    let mut mapped = 0;
+    let mut obstacle = None;
+    for block in blocks.iter_mut() {
+        let result = match (block.backing.is_shared(), block.file, block.listed) {
+            (true, Some(file), Some((start, end))) => {
+                BackingFile::open(&candidate.process, &file, &block.name, start, end)
+                    .map(|opened| {
+                        if opened.hugetlb {
+                            block.backing = Backing::Hugetlb;
+                        }
+                    })
+                    .map_err(|code| Obstacle::FileRefused {
+                        name: block.name.clone(),
+                        code,
+                    })
+            }
+            _ => Err(Obstacle::Private {
+                backing: block.backing,
+            }),
+        };
+        match result {
+            Ok(()) => mapped += 1,
+            Err(error) => obstacle = obstacle.or(Some(error)),
+        }
+    }
+    Reach {
+        map: match obstacle {
+            // Of a process that is not recognised no more than some blocks are RAM.
+            Some(_) if mapped > 0 && kind == VmmKind::Unknown => Ok(()),
+            Some(obstacle) => Err(obstacle),
+            None => Ok(()),
+        },
+        copy: try_copy(candidate, probe),
+    }
+}
+
+fn try_copy(candidate: &Candidate, probe: Option<VmmVirtual>) -> Result<(), Obstacle> {
+    let probe = probe.ok_or(Obstacle::NoBlock)?;
+    let liveness = Liveness::new(&candidate.process, candidate.start_time)
+        .map_err(|error| obstacle_of(&error, Some(&candidate.status)))?;
+    let refused = |number: i32| {
+        let denied = ProcessError::Denied { what: "mem" };
+        if !code::is_denial(number) {
+            return Obstacle::System {
+                what: "reading the VMM's memory",
+                code: number,
+            };
+        }
+        match ptrace_scope() {
+            scope if scope > 0 && candidate.status.user == current_user() => {
+                Obstacle::Yama { scope }
+            }
+            _ => obstacle_of(&denied, Some(&candidate.status)),
+        }
+    };
+    let memory = ProcessMemory::open(&candidate.process, &liveness).map_err(refused)?;
+    let mut word = [0_u8; 8];
+    memory.read(probe, &mut word).map_err(refused)
+}
+
+/// Why a process could not be looked at.
+pub(super) fn obstacle_of(error: &ProcessError, status: Option<&ProcessStatus>) -> Obstacle {
+    match error {
+        ProcessError::Gone => Obstacle::Gone,
+        ProcessError::System { what, code } => Obstacle::System { what, code: *code },
+        ProcessError::Denied { .. } => match status {
+            Some(status) if status.user != current_user() => Obstacle::OtherUser {
+                owner: status.user,
+                own: current_user(),
+            },
+            _ => Obstacle::NotDumpable,
+        },
+    }
+}

@@ -1,0 +1,170 @@
+//! Virtual machines on this host: which processes run one, what they are called and
+//! where their RAM is. A process counts as a VM by evidence and never by its name
+//! alone; copies that a VMM makes of itself do not count.
+
+mod candidate;
+mod find;
+mod qemu;
+mod qemu_arguments;
+mod uml;
+
+pub use find::{find_all, find_all_in, find_by_pid, find_by_pid_in};
+
+use std::fmt;
+
+use crate::access::{Access, Obstacle, Reach};
+use crate::block::RamBlock;
+use crate::layout::{Layout, LayoutError};
+use crate::layout_rule;
+use crate::os::{ProcRoot, Process};
+
+/// What kind of program runs the VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum VmmKind {
+    /// User-mode Linux.
+    Uml,
+    /// QEMU, under any name.
+    Qemu,
+    /// A process that was named by hand and is none of the others.
+    Unknown,
+}
+
+impl fmt::Display for VmmKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Uml => "uml",
+            Self::Qemu => "qemu",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+/// What spoke for a process being a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Evidence {
+    /// The executable holds what only this VMM's does.
+    Executable,
+    /// The executable cannot be read, but is called like this VMM's.
+    ExecutableName,
+    /// The command line has this VMM's options.
+    CommandLine,
+    /// A mapping is exactly the RAM that was configured.
+    RamMapping,
+    /// The process holds a KVM virtual machine.
+    KvmDescriptor,
+}
+
+/// The machine a VMM plays, as far as it decides where RAM appears to the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Machine {
+    /// User-mode Linux: guest-physical address is file offset.
+    Uml,
+    /// QEMU's `pc`.
+    Pc {
+        /// `max-ram-below-4g`, if given.
+        below_4g: Option<u64>,
+    },
+    /// QEMU's `q35`.
+    Q35 {
+        /// `max-ram-below-4g`, if given.
+        below_4g: Option<u64>,
+    },
+    /// QEMU's `microvm`.
+    Microvm,
+    /// Not known: no rule applies.
+    Unknown,
+}
+
+/// A virtual machine, as it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vmm {
+    /// The VMM's process.
+    pub pid: u32,
+    /// When that process started, in clock ticks since boot; names it for good.
+    pub start_time: u64,
+    /// The kind of VMM.
+    pub kind: VmmKind,
+    /// The VM's name; `<vmm>-<pid>` where it has none.
+    pub name: String,
+    /// RAM as configured.
+    pub ram_bytes: u64,
+    /// Where the RAM is. Empty where the process may not be looked at.
+    pub blocks: Vec<RamBlock>,
+    /// How the RAM can be reached.
+    pub reach: Reach,
+    /// What spoke for it being a VM.
+    pub evidence: Vec<Evidence>,
+    /// The machine it plays.
+    pub machine: Machine,
+    told_shared: bool,
+    root: ProcRoot,
+}
+
+/// Why the search for VMs failed as a whole, or the named process is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FindError {
+    /// The list of processes cannot be read.
+    #[error("the list of processes cannot be read: {0}")]
+    Processes(String),
+    /// No process has this number.
+    #[error("there is no process {pid}")]
+    NoProcess {
+        /// The number.
+        pid: u32,
+    },
+    /// The process may not be looked at.
+    #[error("process {pid} cannot be looked at: {obstacle}")]
+    Refused {
+        /// The number.
+        pid: u32,
+        /// Why.
+        obstacle: Obstacle,
+    },
+}
+
+impl FindError {
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Refused { obstacle, .. } => obstacle.hint(),
+            Self::NoProcess { .. } => Some("list the VMs to see their process numbers".to_owned()),
+            Self::Processes(_) => None,
+        }
+    }
+}
+
+impl Vmm {
+    /// The best way to reach its RAM.
+    #[must_use]
+    pub fn access(&self) -> Access {
+        self.reach.best()
+    }
+
+    /// Whether all of its RAM is shared memory. Where the process may not be looked at,
+    /// this is what its command line says.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        if self.blocks.is_empty() {
+            self.told_shared
+        } else {
+            self.blocks.iter().all(|block| block.backing.is_shared())
+        }
+    }
+
+    /// The layout by the rule of the machine it plays.
+    ///
+    /// # Errors
+    /// [`LayoutError::NoRule`] where no rule is known.
+    pub fn rule_layout(&self) -> Result<Layout, LayoutError> {
+        layout_rule::by_machine(self.machine, self.ram_bytes, &self.blocks)
+    }
+
+    pub(crate) fn process(&self) -> Process {
+        self.root.process(self.pid)
+    }
+}

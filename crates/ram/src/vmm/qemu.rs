@@ -1,0 +1,134 @@
+//! Recognises QEMU under any name: a command line such as QEMU's, a mapping of exactly
+//! the RAM it asks for, and an executable that is, or claims to be, QEMU. A process
+//! that only mentions QEMU is refused.
+
+use super::candidate::{Candidate, Draft};
+use super::qemu_arguments::QemuArguments;
+use super::{Evidence, Machine, VmmKind};
+use crate::block::{self, RamBlock, WantedBlock};
+use crate::os::ExecutableKind;
+
+/// Options that make a command line QEMU's even if the program has another name.
+const ENOUGH_OPTIONS: usize = 2;
+
+/// Judges one process.
+pub(super) fn recognise(candidate: &Candidate) -> Option<Draft> {
+    let arguments = QemuArguments::parse(&candidate.words);
+    let named = names_qemu(candidate);
+    if !named && arguments.telling_options < ENOUGH_OPTIONS {
+        return None;
+    }
+    let mut evidence = Vec::new();
+    let ram_bytes = arguments.ram_bytes();
+    let blocks = if let Ok(mappings) = candidate.mappings() {
+        let blocks = block::choose(mappings, &wanted(&arguments));
+        if blocks.is_empty() {
+            return None;
+        }
+        evidence.push(Evidence::RamMapping);
+        blocks
+    } else {
+        Vec::new()
+    };
+    // The name is what the file is called; where the file can be read, it must be QEMU
+    // inside, too.
+    match ExecutableKind::qemu_or_other(&candidate.process.path("exe")) {
+        ExecutableKind::QemuSystem => evidence.push(Evidence::Executable),
+        ExecutableKind::Unknown if named => evidence.push(Evidence::ExecutableName),
+        _ => return None,
+    }
+    if arguments.telling_options > 0 {
+        evidence.push(Evidence::CommandLine);
+    }
+    if candidate.holds_kvm() {
+        evidence.push(Evidence::KvmDescriptor);
+    }
+    Some(Draft {
+        kind: VmmKind::Qemu,
+        name: arguments.name.clone(),
+        ram_bytes,
+        machine: machine(candidate, &arguments, &blocks),
+        blocks,
+        evidence,
+        told_shared: arguments.all_shared(),
+    })
+}
+
+/// What the command line makes QEMU allocate, in the order of the blocks.
+fn wanted(arguments: &QemuArguments) -> Vec<WantedBlock> {
+    let boot = arguments.boot_backends();
+    let devices = arguments.device_backends.iter();
+    let named: Vec<WantedBlock> = boot
+        .iter()
+        .copied()
+        .chain(devices)
+        .filter_map(|id| arguments.backend(id))
+        .map(|backend| WantedBlock {
+            size: backend.size,
+            file_backed: match backend.kind.as_str() {
+                "memory-backend-memfd" | "memory-backend-file" | "memory-backend-shm" => Some(true),
+                // Shared ones get a file nowadays, private ones none.
+                _ => None,
+            },
+            path: backend.path.clone(),
+        })
+        .collect();
+    if boot.is_empty() || named.is_empty() {
+        let default = WantedBlock {
+            size: arguments.ram_bytes(),
+            file_backed: None,
+            path: None,
+        };
+        return std::iter::once(default).chain(named).collect();
+    }
+    named
+}
+
+/// Whether the executable, or what the process says it is, is called like QEMU.
+fn names_qemu(candidate: &Candidate) -> bool {
+    let from_file = candidate
+        .executable
+        .as_deref()
+        .and_then(|path| path.file_name()?.to_str());
+    let from_words = candidate
+        .words
+        .first()
+        .and_then(|word| word.rsplit('/').next());
+    from_file.or(from_words).is_some_and(|name| {
+        name.starts_with("qemu-system-") || name.starts_with("qemu-kvm") || name == "kvm"
+    })
+}
+
+/// Which machine's layout applies.
+fn machine(candidate: &Candidate, arguments: &QemuArguments, blocks: &[RamBlock]) -> Machine {
+    let executable = candidate
+        .executable
+        .as_deref()
+        .and_then(|path| path.file_name()?.to_str())
+        .or_else(|| candidate.words.first().map(String::as_str))
+        .unwrap_or("");
+    // Another processor's emulator has other machines. One under another name is taken
+    // for the host's own kind.
+    let foreign = executable
+        .rsplit('/')
+        .next()
+        .and_then(|name| name.strip_prefix("qemu-system-"))
+        .is_some_and(|processor| {
+            !processor.starts_with("x86_64") && !processor.starts_with("i386")
+        });
+    let boot_block_size = blocks.first().map(|block| block.length);
+    if foreign || boot_block_size.is_some_and(|size| size != arguments.ram_bytes()) {
+        return Machine::Unknown;
+    }
+    let name = arguments.machine.as_deref().unwrap_or("pc");
+    let below_4g = arguments.max_ram_below_4g;
+    if name == "q35" || name.starts_with("pc-q35-") {
+        Machine::Q35 { below_4g }
+    } else if name == "pc" || name.starts_with("pc-i440fx-") {
+        Machine::Pc { below_4g }
+    } else if name == "microvm" {
+        Machine::Microvm
+    } else {
+        Machine::Unknown
+    }
+}

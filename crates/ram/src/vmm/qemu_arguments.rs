@@ -1,0 +1,418 @@
+//! Reads QEMU's command line for what it says about guest RAM: size, machine, name
+//! and memory backends. Nothing in it is trusted; what cannot be understood is left
+//! out, and the process's mappings have the last word.
+
+use serde_json::Value;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+/// What every x86 machine gets without `-m`.
+const DEFAULT_RAM: u64 = 128 * MIB;
+
+/// What a QEMU was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct QemuArguments {
+    /// `-name`.
+    pub(crate) name: Option<String>,
+    /// `-machine type`.
+    pub(crate) machine: Option<String>,
+    /// `-machine max-ram-below-4g`.
+    pub(crate) max_ram_below_4g: Option<u64>,
+    /// `-machine memory-backend`.
+    pub(crate) memory_backend: Option<String>,
+    /// `-m`, in bytes.
+    pub(crate) memory: Option<u64>,
+    /// `-mem-path`.
+    pub(crate) memory_path: Option<String>,
+    /// Memory objects, in order.
+    pub(crate) backends: Vec<MemoryBackend>,
+    /// The objects that `-numa` names, in order.
+    pub(crate) numa_backends: Vec<String>,
+    /// The objects that memory devices (DIMMs) name, in order.
+    pub(crate) device_backends: Vec<String>,
+    /// How many of the options only a VMM has.
+    pub(crate) telling_options: usize,
+}
+
+/// A memory object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MemoryBackend {
+    pub(crate) kind: String,
+    pub(crate) id: String,
+    pub(crate) size: u64,
+    pub(crate) path: Option<String>,
+    /// Whether other processes can map it.
+    pub(crate) shared: bool,
+}
+
+/// Options that take no value; all others take the next word.
+const WITHOUT_VALUE: &[&str] = &[
+    "S",
+    "s",
+    "alt-grab",
+    "ctrl-grab",
+    "curses",
+    "daemonize",
+    "enable-kvm",
+    "enable-sync-profile",
+    "full-screen",
+    "gtk",
+    "h",
+    "help",
+    "mem-prealloc",
+    "no-acpi",
+    "no-fd-bootchk",
+    "no-frame",
+    "no-hpet",
+    "no-kvm",
+    "no-quit",
+    "no-reboot",
+    "no-shutdown",
+    "no-user-config",
+    "nodefaults",
+    "nographic",
+    "nohpet",
+    "old-param",
+    "only-migratable",
+    "portrait",
+    "preconfig",
+    "prom-env-none",
+    "rtc-td-hack",
+    "sdl",
+    "semihosting",
+    "show-cursor",
+    "singlestep",
+    "snapshot",
+    "usb",
+    "version",
+    "win2k-hack",
+    "xen-attach",
+    "xen-domid-restrict",
+    "one-insn-per-tb",
+];
+
+/// Options that hardly any other program has.
+const TELLING: &[&str] = &[
+    "M",
+    "S",
+    "accel",
+    "append",
+    "blockdev",
+    "boot",
+    "chardev",
+    "cpu",
+    "device",
+    "display",
+    "drive",
+    "enable-kvm",
+    "fsdev",
+    "global",
+    "hda",
+    "cdrom",
+    "initrd",
+    "kernel",
+    "m",
+    "machine",
+    "mon",
+    "monitor",
+    "netdev",
+    "nic",
+    "no-reboot",
+    "no-user-config",
+    "nodefaults",
+    "nographic",
+    "numa",
+    "object",
+    "qmp",
+    "rtc",
+    "serial",
+    "smp",
+    "uuid",
+    "vga",
+    "virtfs",
+    "vnc",
+];
+
+impl QemuArguments {
+    /// Reads the words of a command line; the first is the program's name.
+    pub(crate) fn parse(words: &[String]) -> Self {
+        let mut arguments = Self::default();
+        let mut words = words.iter().skip(1);
+        while let Some(word) = words.next() {
+            let Some(option) = word.strip_prefix("--").or_else(|| word.strip_prefix('-')) else {
+                continue;
+            };
+            if option.is_empty() {
+                continue;
+            }
+            if TELLING.contains(&option) {
+                arguments.telling_options += 1;
+            }
+            if WITHOUT_VALUE.contains(&option) {
+                continue;
+            }
+            let Some(value) = words.next() else { break };
+            arguments.take(option, value);
+        }
+        arguments
+    }
+
+    fn take(&mut self, option: &str, value: &str) {
+        match option {
+            "m" => {
+                if let Some(size) = get(&split_options(value, "size"), "size") {
+                    self.memory = parse_size(size, MIB).filter(|size| *size > 0);
+                }
+            }
+            "name" => {
+                if let Some(name) = get(&split_options(value, "guest"), "guest") {
+                    self.name = Some(name.to_owned());
+                }
+            }
+            "machine" | "M" => {
+                let options = split_options(value, "type");
+                let text = |key| get(&options, key).map(str::to_owned);
+                self.machine = text("type").or(self.machine.take());
+                self.memory_backend = text("memory-backend").or(self.memory_backend.take());
+                self.max_ram_below_4g = get(&options, "max-ram-below-4g")
+                    .and_then(|size| parse_size(size, 1))
+                    .or(self.max_ram_below_4g);
+                self.memory = get(&options, "memory.size")
+                    .and_then(|size| parse_size(size, MIB))
+                    .or(self.memory);
+            }
+            "mem-path" => self.memory_path = Some(value.to_owned()),
+            "object" => self.backends.extend(memory_backend(value)),
+            "numa" => {
+                let options = split_options(value, "type");
+                self.numa_backends
+                    .extend(get(&options, "memdev").map(str::to_owned));
+            }
+            "device" => {
+                let options = split_options(value, "driver");
+                self.device_backends
+                    .extend(get(&options, "memdev").map(str::to_owned));
+            }
+            _ => {}
+        }
+    }
+
+    /// The memory object with this id.
+    pub(crate) fn backend(&self, id: &str) -> Option<&MemoryBackend> {
+        self.backends.iter().rev().find(|backend| backend.id == id)
+    }
+
+    /// The memory objects that make up the RAM the guest boots with.
+    pub(crate) fn boot_backends(&self) -> Vec<&String> {
+        match &self.memory_backend {
+            Some(id) => vec![id],
+            None => self.numa_backends.iter().collect(),
+        }
+    }
+
+    /// Whether all RAM is made shared.
+    pub(crate) fn all_shared(&self) -> bool {
+        let boot = self.boot_backends();
+        let mut all = boot.iter().copied().chain(&self.device_backends);
+        !boot.is_empty() && all.all(|id| self.backend(id).is_some_and(|backend| backend.shared))
+    }
+
+    /// RAM as configured, without plugged memory devices.
+    pub(crate) fn ram_bytes(&self) -> u64 {
+        // Without -m the size of the machine's memory object counts.
+        let from_backend = || {
+            let backend = self.backend(self.memory_backend.as_deref()?)?;
+            Some(backend.size)
+        };
+        // QEMU rounds sizes up to whole 8 KiB pages.
+        self.memory
+            .or_else(from_backend)
+            .unwrap_or(DEFAULT_RAM)
+            .checked_next_multiple_of(8 * KIB)
+            .unwrap_or(u64::MAX)
+    }
+}
+
+/// A memory object from the value of `-object`, which may be JSON.
+fn memory_backend(value: &str) -> Option<MemoryBackend> {
+    let options = split_options(value, "qom-type");
+    let kind = get(&options, "qom-type")?;
+    if !kind.starts_with("memory-backend-") {
+        return None;
+    }
+    let shared = match get(&options, "share") {
+        Some(word) => matches!(word, "on" | "yes" | "true" | "y"),
+        None => matches!(kind, "memory-backend-memfd" | "memory-backend-shm"),
+    };
+    Some(MemoryBackend {
+        shared,
+        kind: kind.to_owned(),
+        id: get(&options, "id")?.to_owned(),
+        size: parse_size(get(&options, "size")?, 1)?,
+        path: get(&options, "mem-path").map(str::to_owned),
+    })
+}
+
+/// The last value of a key.
+fn get<'a>(options: &'a [(String, String)], key: &str) -> Option<&'a str> {
+    options
+        .iter()
+        .rev()
+        .find(|(name, _)| name == key)
+        .map(|(_, value)| value.as_str())
+}
+
+/// Splits `first,key=value,flag,key=with,,comma` or a JSON object into pairs. A first
+/// word without `=` is the value of `implied`.
+fn split_options(text: &str, implied: &str) -> Vec<(String, String)> {
+    if text.starts_with('{') {
+        return json_options(text);
+    }
+    let mut words = Vec::new();
+    let mut word = String::new();
+    let mut characters = text.chars().peekable();
+    while let Some(character) = characters.next() {
+        if character != ',' {
+            word.push(character);
+        } else if characters.next_if_eq(&',').is_some() {
+            word.push(',');
+        } else {
+            words.push(std::mem::take(&mut word));
+        }
+    }
+    words.push(word);
+    words
+        .into_iter()
+        .enumerate()
+        .filter(|(_, word)| !word.is_empty())
+        .map(|(index, word)| match word.split_once('=') {
+            Some((key, value)) => (key.to_owned(), value.to_owned()),
+            None if index == 0 => (implied.to_owned(), word),
+            None => (word, "on".to_owned()),
+        })
+        .collect()
+}
+
+fn json_options(text: &str) -> Vec<(String, String)> {
+    let Ok(Value::Object(fields)) = serde_json::from_str(text) else {
+        return Vec::new();
+    };
+    fields
+        .into_iter()
+        .filter_map(|(key, value)| match value {
+            Value::String(text) => Some((key, text)),
+            Value::Number(number) => Some((key, number.to_string())),
+            Value::Bool(flag) => Some((key, if flag { "on" } else { "off" }.to_owned())),
+            _ => None,
+        })
+        .collect()
+}
+
+/// A size as QEMU reads it: a decimal number, perhaps with a fraction, or `0x…`, and a
+/// suffix of B, K, M, G, T, P or E in either case; without one, `unit` applies.
+fn parse_size(text: &str, unit: u64) -> Option<u64> {
+    let text = text.trim();
+    if let Some(digits) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        return u64::from_str_radix(digits, 16).ok()?.checked_mul(unit);
+    }
+    let end = text
+        .find(|character: char| !character.is_ascii_digit() && character != '.')
+        .unwrap_or(text.len());
+    let (number, suffix) = text.split_at(end);
+    let factor = match suffix.to_ascii_uppercase().as_str() {
+        "" => unit,
+        "B" => 1,
+        "K" => KIB,
+        "M" => MIB,
+        "G" => 1 << 30,
+        "T" => 1 << 40,
+        "P" => 1 << 50,
+        "E" => 1 << 60,
+        _ => return None,
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let whole: u64 = whole.parse().ok()?;
+    let mut bytes = whole.checked_mul(factor)?;
+    if !fraction.is_empty() {
+        // At most 18 digits matter for the largest factor.
+        let digits = fraction.get(..fraction.len().min(18))?;
+        let numerator: u128 = digits.parse().ok()?;
+        let power = u32::try_from(digits.len()).ok()?;
+        let part = numerator * u128::from(factor) / 10_u128.pow(power);
+        bytes = bytes.checked_add(u64::try_from(part).ok()?)?;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parse(line: &str) -> QemuArguments {
+        let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        QemuArguments::parse(&words)
+    }
+
+    #[test]
+    fn every_form_of_the_memory_size_is_understood() {
+        for (line, bytes) in [
+            ("qemu", 128 * MIB),
+            ("qemu -m 256", 256 * MIB),
+            ("qemu -m 256M", 256 * MIB),
+            ("qemu -m 1G", 1 << 30),
+            ("qemu --m 1g", 1 << 30),
+            ("qemu -m 1.5G", 3 << 29),
+            ("qemu -m size=1G,slots=2,maxmem=4G", 1 << 30),
+            ("qemu -m slots=2,size=512", 512 * MIB),
+            ("qemu -m 4194304k", 4 << 30),
+            ("qemu -m 0x100", 256 * MIB),
+            ("qemu -m 128 -m 2G", 2 << 30),
+            ("qemu -m 0", 128 * MIB),
+            ("qemu -M q35,memory.size=3G", 3 << 30),
+            ("qemu -append -m 64", 128 * MIB),
+            (
+                "qemu -object memory-backend-memfd,id=a,size=4G -machine pc,memory-backend=a",
+                4 << 30,
+            ),
+        ] {
+            let got = parse(line).ram_bytes();
+            // An option's value is never taken for an option, even if it looks like one.
+            assert_eq!(got, bytes, "{line}");
+        }
+    }
+
+    #[test]
+    fn names_machines_and_objects_are_understood_in_both_spellings() {
+        let arguments = parse(
+            "qemu-system-x86_64 -name guest=deb,debug-threads=on -S \
+             -machine pc-q35-7.2,usb=off,memory-backend=pc.ram,max-ram-below-4g=2G -accel kvm \
+             -object {\"qom-type\":\"memory-backend-ram\",\"id\":\"pc.ram\",\"size\":4294967296}",
+        );
+        assert_eq!(arguments.name.as_deref(), Some("deb"));
+        assert_eq!(arguments.machine.as_deref(), Some("pc-q35-7.2"));
+        assert_eq!(arguments.max_ram_below_4g, Some(2 << 30));
+        assert_eq!(arguments.ram_bytes(), 4 << 30);
+        assert_eq!(arguments.backends[0].kind, "memory-backend-ram");
+        assert_eq!(
+            parse("qemu -name a,,b,process=c").name.as_deref(),
+            Some("a,b")
+        );
+        assert_eq!(
+            parse("qemu -M q35 -machine accel=tcg").machine.as_deref(),
+            Some("q35")
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_words_are_survived(words in proptest::collection::vec(".{0,24}", 0..8)) {
+            let _ = QemuArguments::parse(&words).ram_bytes();
+        }
+
+        #[test]
+        fn any_size_text_is_survived(text in "[0-9.xkKmMgGtTpPeE]{0,30}") {
+            let _ = parse_size(&text, MIB);
+        }
+    }
+}

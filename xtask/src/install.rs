@@ -1,0 +1,67 @@
+//! Installs what cannot be unpacked below `target/`: QEMU and the like, through apt.
+//!
+//! As root, or through sudo where somebody sits at a terminal to answer it. Elsewhere it refuses, with the exact command.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Result, anyhow, bail};
+
+use crate::command;
+use crate::lock::Lock;
+use crate::progress::Step;
+
+/// The path of `program`, after installing `package` if it is missing.
+pub fn program(program: &str, package: &str) -> Result<PathBuf> {
+    if let Some(found) = command::find(program) {
+        return Ok(found);
+    }
+    let _lock = Lock::take("install")?;
+    if command::find(program).is_none() {
+        install(program, package)?;
+    }
+    command::find(program)
+        .ok_or_else(|| anyhow!("{program} is still missing after installing the package {package}"))
+}
+
+/// Installs `package`, with fresh package lists if the host's are empty or stale.
+fn install(program: &str, package: &str) -> Result<()> {
+    let by_hand = format!(
+        "{program} is missing\nhint: sudo apt-get install --no-install-recommends {package}"
+    );
+    let root = rustix::process::geteuid().is_root();
+    if command::find("apt-get").is_none() {
+        bail!(
+            "{program} is missing, and this host has no apt-get to install it with\nhint: install QEMU for x86-64 guests"
+        );
+    }
+    if !root && !(std::io::stdin().is_terminal() && command::find("sudo").is_some()) {
+        bail!(by_hand);
+    }
+    let apt = |arguments: &[&str]| {
+        let mut command = if root {
+            Command::new("env")
+        } else {
+            Command::new("sudo")
+        };
+        command
+            .args(["DEBIAN_FRONTEND=noninteractive", "apt-get"])
+            .args(arguments);
+        // sudo talks to the terminal, so its output is not kept.
+        if root {
+            command::output(&mut command).map(drop)
+        } else {
+            command::visible(&mut command)
+        }
+    };
+    let _step = root.then(|| Step::start(format!("installing the package {package}")));
+    let arguments = ["install", "-q", "-y", "--no-install-recommends", package];
+    if apt(&arguments).is_ok() {
+        return Ok(());
+    }
+    if let Err(error) = apt(&["update", "-q"]) {
+        eprintln!("warning: {error}");
+    }
+    apt(&arguments)
+}

@@ -1,0 +1,138 @@
+//! Boots VMs on the host's own file system, for `cargo xtask vm` and for the demo.
+//!
+//! Fetches the kernel, makes the initramfs, starts the VMM under a guard, and waits until the guest is up. Whatever the
+//! end, nothing is left behind. Refuses options that the VMM does not offer before anything is started.
+
+pub mod channels;
+mod cpio;
+pub mod hidden;
+mod hugepages;
+mod initramfs;
+pub mod options;
+mod qemu;
+pub mod running;
+mod space;
+mod uml;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+
+use channels::Console;
+use initramfs::{Guest, Script};
+use options::{Backing, System, VmOptions, Vmm};
+use running::{Leavings, RunningVm};
+
+use crate::{artifacts, checkout, install, kernels, packages};
+
+/// The initramfs's file name in the VM's own directory.
+const INITRAMFS: &str = "initramfs";
+
+/// Boots a VM and waits until its guest is up and, unless it is not wanted, its agent ready.
+pub fn boot(options: &VmOptions, console: &Console) -> Result<RunningVm> {
+    options.check()?;
+    let script = options.run.as_deref().map(read_script).transpose()?;
+    let agent = agent(options)?;
+    let busybox = packages::unpacked("busybox-static")?.join("bin/busybox");
+    let kernel = if options.vmm == Vmm::Uml {
+        kernels::user_mode_linux()?
+    } else {
+        kernels::linux()?
+    };
+    let program = if options.vmm == Vmm::Uml {
+        kernel.image.clone()
+    } else {
+        install::program(qemu::PROGRAM, "qemu-system-x86")?
+    };
+    let tree = match options.system {
+        System::Host => PathBuf::from("/"),
+        System::Debian13 => crate::debian13::tree()?,
+    };
+
+    let given = if options.vmm == Vmm::Uml {
+        uml::given_name(options)
+    } else {
+        qemu::given_name(options)
+    };
+    let name = given.unwrap_or_else(|| options.name());
+    let guest = Guest {
+        vmm: options.vmm,
+        name: &name,
+        tree: &tree,
+        agent: agent.as_deref(),
+        start_agent: !options.no_agent,
+        script: script.as_ref(),
+    };
+    let archive = initramfs::make(&guest, &kernel, &busybox)?;
+
+    // Until the guard runs, these remove themselves; from then on they are the guard's.
+    let directory = space::small()?;
+    let ram_directory = needs_ram_file(options)
+        .then(|| space::for_ram(qemu::effective_ram(options)))
+        .transpose()?;
+    std::fs::write(directory.path().join(INITRAMFS), archive)
+        .context("cannot write the initramfs")?;
+    let command_line = match options.vmm {
+        Vmm::Uml => uml::command_line(options, &name, &kernel, directory.path()),
+        Vmm::Qemu => qemu::command_line(
+            options,
+            &name,
+            &kernel,
+            &program,
+            directory.path(),
+            ram_directory.as_ref().map(TempDir::path),
+        ),
+    };
+    let huge_pages = match options.backing {
+        Some(Backing::Hugetlb) => {
+            hugepages::provide(qemu::effective_ram(options).div_ceil(hugepages::HUGE_PAGE))?
+        }
+        _ => 0,
+    };
+    let mut leavings = Leavings {
+        directories: vec![directory.keep()],
+        huge_pages,
+    };
+    leavings
+        .directories
+        .extend(ram_directory.map(TempDir::keep));
+    RunningVm::start(name, &command_line, &leavings, console)
+}
+
+/// Whether the guest's RAM lies in a file that we have to make room for.
+fn needs_ram_file(options: &VmOptions) -> bool {
+    options.vmm == Vmm::Qemu
+        && matches!(options.backing, Some(Backing::File | Backing::PrivateFile))
+}
+
+/// The agent's program, built if need be. Without a running agent a guest is useful, too, so then only a warning is given.
+fn agent(options: &VmOptions) -> Result<Option<PathBuf>> {
+    let agent = checkout::dist().join("vmshm-agent");
+    let built = if checkout::prebuilt_dist().is_some() {
+        Ok(())
+    } else {
+        artifacts::build_agent()
+    };
+    match built {
+        Err(error) if options.no_agent => {
+            eprintln!("warning: the guest gets no new vmshm-agent: {error:#}")
+        }
+        other => other?,
+    }
+    Ok(agent.is_file().then_some(agent))
+}
+
+/// The script's paths, and its contents where it is no regular file.
+fn read_script(script: &std::path::Path) -> Result<Script> {
+    let paths = options::script_paths(script)?;
+    let contents = if paths.1.is_file() {
+        None
+    } else {
+        Some(
+            std::fs::read(&paths.0)
+                .with_context(|| format!("cannot read the script {}", paths.0.display()))?,
+        )
+    };
+    Ok(Script { paths, contents })
+}
