@@ -11,9 +11,11 @@ use vmshm_link::beacon::{Beacon, KeeperState, PAGE, Signs};
 use vmshm_link::directory::{self, SLOTS};
 use vmshm_link::slot::{self, Claim, PendingClaim, Proof, SlotView, UnprovedSlot};
 use vmshm_link::wait::Backoff;
-use vmshm_pipe::pause;
 use vmshm_link::{GuestPhysical, LinkError};
-use vmshm_ram::{BlockPiece, GuestRam, Method, OpenError, Protection, RamError, RunState, View, Vmm};
+use vmshm_pipe::pause;
+use vmshm_ram::{
+    BlockPiece, GuestRam, Method, OpenError, Protection, RamError, RunState, View, Vmm,
+};
 
 use crate::ending::{Condition, SessionEnd};
 use crate::identity::{is_known_dead, own_identity};
@@ -144,9 +146,7 @@ impl AttachError {
             Self::NoAgent { .. } => "start `vmshm-agent run` in the guest, as root",
             Self::Dead { .. } => "start `vmshm-agent run` in the guest again, as root",
             Self::Silent { stopped: true, .. } => "let the VM run on (kill -CONT PID)",
-            Self::Silent { .. } => {
-                "is the VM paused or very busy? --timeout SECONDS waits longer"
-            }
+            Self::Silent { .. } => "is the VM paused or very busy? --timeout SECONDS waits longer",
             Self::Nested { .. } => "run vmshm inside the outer guest to reach the inner one",
             Self::Incompatible { .. } => "use the same release of vmshm on both sides",
             Self::NoSlot { .. } => {
@@ -192,8 +192,8 @@ pub fn see(vmm: &Vmm, options: &AttachOptions) -> Result<Seen, AttachError> {
     };
     let target = Target::open(vmm, options.method).map_err(open_error)?;
     let ram = Arc::clone(&target.ram);
-    let sighting = sighting::find_living(&target, options.place, options.timeout)
-        .map_err(ram_error)?;
+    let sighting =
+        sighting::find_living(&target, options.place, options.timeout).map_err(ram_error)?;
     let candidate = match sighting {
         Sighting::Living(candidate) => candidate,
         Sighting::Nothing => return Err(AttachError::NoAgent { name }),
@@ -212,14 +212,16 @@ pub fn see(vmm: &Vmm, options: &AttachOptions) -> Result<Seen, AttachError> {
         KeeperState::Withdrawn => return Err(AttachError::Leaving { name }),
         KeeperState::AgentAlive | KeeperState::Starting => {}
     }
-    let directory = Directory::open(&target, &candidate, Protection::ReadWrite).map_err(|source| {
-        AttachError::Directory {
-            name: name.clone(),
-            source,
-        }
-    })?;
+    let directory =
+        Directory::open(&target, &candidate, Protection::ReadWrite).map_err(|source| {
+            AttachError::Directory {
+                name: name.clone(),
+                source,
+            }
+        })?;
     let page = beacon_view(&ram, &candidate).map_err(open_error)?;
-    let signs = sighting::signs_at(&ram, candidate.at, &candidate.beacon).unwrap_or(candidate.signs);
+    let signs =
+        sighting::signs_at(&ram, candidate.at, &candidate.beacon).unwrap_or(candidate.signs);
     let liveness = Arc::clone(ram.liveness());
     let watch = Watch::new(liveness, vmm.pid, page, candidate.beacon, signs);
     Ok(Seen {
@@ -309,10 +311,7 @@ impl Seen {
         Ok(())
     }
 
-    fn claim(
-        &mut self,
-        index: usize,
-    ) -> Result<Option<UnprovedSlot<Arc<View>>>, AttachError> {
+    fn claim(&mut self, index: usize) -> Result<Option<UnprovedSlot<Arc<View>>>, AttachError> {
         let base = directory::slot_offset(index);
         let memory = Arc::clone(&self.directory.memory);
         let view = SlotView::read(&memory, base).map_err(SessionEnd::from)?;
@@ -327,7 +326,10 @@ impl Seen {
         let (epoch, nonce, identity) = (self.beacon().epoch, random_word(1), own_identity());
         let mut backoff = Backoff::new(64, 1000);
         loop {
-            match pending.poll(epoch, nonce, &identity).map_err(SessionEnd::from)? {
+            match pending
+                .poll(epoch, nonce, &identity)
+                .map_err(SessionEnd::from)?
+            {
                 Claim::Granted(slot) => return Ok(Some(slot)),
                 Claim::Lost => return Ok(None),
                 Claim::Waiting(still) => pending = still,

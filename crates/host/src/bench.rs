@@ -20,6 +20,8 @@ use crate::sighting::{self, Target, Where};
 const MESSAGE: usize = 64;
 /// The measurements are taken in turns, so that a slow moment hits both alike.
 const TURNS: usize = 6;
+/// Steps of progress that [`run`] reports.
+pub const STEPS: usize = TURNS * 3;
 /// A guest that takes longer for one answer is not measured on.
 const LOST_AFTER: Duration = Duration::from_secs(2);
 /// The smallest region that is worth measuring.
@@ -87,8 +89,7 @@ pub fn time_to_find(vmm: &Vmm, method: Method) -> Result<Option<Duration>, OpenE
     Ok((!findings.candidates.is_empty()).then(|| start.elapsed()))
 }
 
-/// Measures over a session. Takes a few seconds; `advance` is told how far it is, from
-/// 0 to 1.
+/// Measures over a session. Takes a few seconds; `advance` is told how far it is,
 ///
 /// # Errors
 /// [`RequestError`].
@@ -96,7 +97,7 @@ pub fn run(
     session: &mut Session,
     timeout: Duration,
     rounds: usize,
-    advance: &mut dyn FnMut(f64),
+    advance: &mut dyn FnMut(usize),
 ) -> Result<Report, RequestError> {
     let name = format!("bench-{}", std::process::id());
     let region = largest_region(session, &name, timeout)?;
@@ -130,7 +131,7 @@ fn measure(
     region: &Region,
     timeout: Duration,
     rounds: usize,
-    advance: &mut dyn FnMut(f64),
+    advance: &mut dyn FnMut(usize),
 ) -> Result<Report, RequestError> {
     let memory = &region.memory;
     let each = (rounds / TURNS).max(1);
@@ -139,12 +140,12 @@ fn measure(
     let clock = clock_cost();
     for turn in 0..TURNS {
         ping_pong(session, region, timeout, each, clock, &mut floor)?;
-        advance((turn * 3 + 1) as f64 / (TURNS * 3) as f64);
+        advance(turn * 3 + 1);
         echo(session, region, timeout, each, clock, &mut message)?;
-        advance((turn * 3 + 2) as f64 / (TURNS * 3) as f64);
+        advance(turn * 3 + 2);
         bulk.turn(memory)?;
         session.keep()?;
-        advance((turn * 3 + 3) as f64 / (TURNS * 3) as f64);
+        advance(turn * 3 + 3);
     }
     let nothing = || RequestError::Pages("nothing was measured".to_owned());
     Ok(Report {

@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 use vmshm_link::beacon::KeeperState;
 use vmshm_link::directory::{self, RegionEntry};
 use vmshm_ram::{
-    Access, FindError, Method, Protection, RunState, Step, Vmm, find_all,
-    find_by_pid, guest_os,
+    Access, FindError, Method, Protection, RunState, Step, Vmm, find_all, find_by_pid, guest_os,
 };
 
 use crate::sighting::{self, Candidate, Directory, Findings, Target, Where};
@@ -245,8 +244,8 @@ impl Look {
             });
         }
         if view.guest_os.is_none() {
-            view.guest_os = guest_os(&view.vmm, &target.ram, BANNER_BUDGET)
-                .map(|found| found.to_string());
+            view.guest_os =
+                guest_os(&view.vmm, &target.ram, BANNER_BUDGET).map(|found| found.to_string());
         }
         view
     }

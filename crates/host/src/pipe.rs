@@ -45,9 +45,9 @@ impl PipeError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Request(error) => error.hint(),
-            Self::Pump(PumpError::PeerDied | PumpError::PeerAborted) => Some(
-                "run the command again, and `vmshm-agent pipe NAME` in the guest".to_owned(),
-            ),
+            Self::Pump(PumpError::PeerDied | PumpError::PeerAborted) => {
+                Some("run the command again, and `vmshm-agent pipe NAME` in the guest".to_owned())
+            }
             Self::Pump(_) | Self::Interrupted => None,
         }
     }

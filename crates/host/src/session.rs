@@ -79,9 +79,7 @@ impl RequestError {
                 _ => return None,
             },
             Self::NoAnswer { .. } => "--timeout SECONDS waits longer",
-            Self::BadName(_) => {
-                "names are 1 to 64 letters, digits, dots, dashes and underscores"
-            }
+            Self::BadName(_) => "names are 1 to 64 letters, digits, dots, dashes and underscores",
             Self::Ended(end) => return end.hint().map(str::to_owned),
             Self::Pages(_) => return None,
         };

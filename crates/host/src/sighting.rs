@@ -8,8 +8,8 @@ use vmshm_link::beacon::{Beacon, BeaconError, PAGE, PAGE_BYTES, Signs, brand};
 use vmshm_link::directory::{self, DIRECTORY_SIZE, Header, SLOTS};
 use vmshm_link::{Extent, GuestPhysical, LinkError};
 use vmshm_ram::{
-    BlockOffset, BlockPiece, GuestRam, Layout, OpenError, Protection, RamBlock, RamError, Step, View,
-    Vmm,
+    BlockOffset, BlockPiece, GuestRam, Layout, OpenError, Protection, RamBlock, RamError, Step,
+    View, Vmm,
 };
 use vmshm_shm::SharedMemory;
 
@@ -42,7 +42,10 @@ impl Target {
     /// Where the machine's rule, or plain counting from a block's start, would put an
     /// address. Guesses: whoever uses one checks what lies there.
     fn likely_places(&self, address: GuestPhysical) -> Vec<BlockOffset> {
-        let by_rule = self.rule.iter().filter_map(|rule| rule.translate(address).ok());
+        let by_rule = self
+            .rule
+            .iter()
+            .filter_map(|rule| rule.translate(address).ok());
         let counted = (0..self.blocks.len()).map(|block| BlockOffset {
             block,
             offset: address.0,

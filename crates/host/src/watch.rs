@@ -32,7 +32,12 @@ impl Watch {
     /// Watches the guest of `beacon`, whose page is `page`, as `signs` showed it.
     #[must_use]
     pub fn new(
-        liveness: Arc<Liveness>, pid: u32, page: Arc<View>, beacon: Beacon, signs: Signs) -> Self {
+        liveness: Arc<Liveness>,
+        pid: u32,
+        page: Arc<View>,
+        beacon: Beacon,
+        signs: Signs,
+    ) -> Self {
         Self {
             pid,
             liveness,

@@ -1,0 +1,55 @@
+//! `vmshm read` and `vmshm write`: guest RAM by guest-physical address.
+
+use vmshm_host::machines;
+use vmshm_host::physical::{Physical, PhysicalError};
+use vmshm_link::GuestPhysical;
+use vmshm_ram::Source;
+
+use crate::arguments::{Global, Read, Write};
+use crate::failure::Failure;
+use crate::output::{self, ByteSink};
+use crate::reaper::Reaper;
+
+/// Reads.
+pub(crate) fn read(read: &Read, global: &Global) -> Result<(), Failure> {
+    let vmm = machines::find(&read.vm)?;
+    let physical = Physical::for_reading(&vmm, &global.attach()?)?;
+    let start = GuestPhysical(read.address);
+    let mut sink = ByteSink::open(read.output.as_deref(), read.address)?;
+    match physical.read(start, read.length, &mut |bytes| sink.put(bytes)) {
+        Ok(source) => {
+            tell_source(source, global);
+            sink.finish()
+        }
+        Err(PhysicalError::Output(error)) => output::tolerate_broken_pipe(Err(error))
+            .map_err(|error| Failure::from_error(&error, None).because("writing the output")),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Writes.
+pub(crate) fn write(write: &Write, global: &Global) -> Result<(), Failure> {
+    let bytes = write.bytes.load()?;
+    let vmm = machines::find(&write.vm)?;
+    let options = global.attach()?;
+    let start = GuestPhysical(write.address);
+    let reaper = Reaper::start(&vmm);
+    let physical = match Physical::for_writing(&vmm, &options) {
+        Err(PhysicalError::Attach(_)) if write.unverified => Physical::by_rule(&vmm, &options)?,
+        other => other?,
+    };
+    let source = physical.write(start, &bytes, write.unverified)?;
+    tell_source(source, global);
+    drop(physical);
+    drop(reaper);
+    Ok(())
+}
+
+/// A layout that is not proved is named, so that nobody takes a guess for a fact.
+fn tell_source(source: Option<Source>, global: &Global) {
+    if let Some(source) = source.filter(|source| *source != Source::Proved)
+        && !global.quiet
+    {
+        eprintln!("layout: {source}");
+    }
+}

@@ -1,0 +1,22 @@
+//! One module for each command.
+
+pub(crate) mod bench;
+pub(crate) mod doctor;
+pub(crate) mod generate;
+pub(crate) mod list;
+pub(crate) mod memory;
+pub(crate) mod pipe;
+pub(crate) mod region;
+pub(crate) mod wait;
+
+/// Whether a VM's agent can be talked to in a session: attaches with a reaper beside.
+pub(crate) fn attach(
+    vm: &str,
+    global: &crate::arguments::Global,
+) -> Result<(vmshm_host::Session, crate::reaper::Reaper), crate::failure::Failure> {
+    let vmm = vmshm_host::machines::find(vm)?;
+    let options = global.attach()?;
+    let reaper = crate::reaper::Reaper::start(&vmm);
+    let session = vmshm_host::attach(&vmm, &options)?;
+    Ok((session, reaper))
+}

@@ -1,0 +1,54 @@
+//! `vmshm pipe`: stdin to the guest, the guest to stdout.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use vmshm_host::Condition;
+use vmshm_host::pipe::{PipeEvent, run_pipe};
+
+use crate::arguments::{Global, Pipe};
+use crate::commands::attach;
+use crate::failure::Failure;
+
+/// Runs it.
+pub(crate) fn run(pipe: &Pipe, global: &Global) -> Result<(), Failure> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&interrupted))
+            .map_err(|error| Failure::from_error(&error, None))?;
+    }
+    let (session, _reaper) = attach(&pipe.target.vm, global)?;
+    let name = pipe.target.region.clone();
+    let mut tell = |event| {
+        if !global.quiet {
+            say(event, &name);
+        }
+    };
+    run_pipe(
+        session,
+        &pipe.target.region,
+        global.patience(),
+        std::io::stdin(),
+        std::io::stdout(),
+        &|| interrupted.load(Ordering::Relaxed),
+        &mut tell,
+    )?;
+    Ok(())
+}
+
+fn say(event: PipeEvent, name: &str) {
+    match event {
+        PipeEvent::WaitingForGuest => {
+            eprintln!("waiting for `vmshm-agent pipe {name}` in the guest");
+        }
+        PipeEvent::Connected => tracing::debug!("the guest's end is there"),
+        PipeEvent::Guest(Condition::Stopped) => {
+            eprintln!("VM paused: its process is stopped; waiting");
+        }
+        PipeEvent::Guest(Condition::Silent) => {
+            eprintln!("guest silent: no heartbeat (VM paused or very busy); waiting");
+        }
+        PipeEvent::Guest(Condition::Running) => eprintln!("the guest runs again"),
+    }
+}

@@ -1,0 +1,121 @@
+//! `vmshm region`: named shared memory that both sides can open.
+
+use serde_json::Value;
+use vmshm_host::attach::see;
+use vmshm_host::machines;
+use vmshm_link::directory::{RegionKind, regions};
+use vmshm_shm::SharedMemory;
+
+use crate::arguments::{Global, RegionCreate, RegionList, RegionRead, RegionRemove, RegionWrite};
+use crate::commands::attach;
+use crate::commands::list::region_json;
+use crate::failure::Failure;
+use crate::output::{self, ByteSink};
+
+/// How much is copied at once.
+const CHUNK: usize = 1 << 20;
+
+/// Lists a VM's regions; only looks.
+pub(crate) fn list(list: &RegionList, global: &Global) -> Result<(), Failure> {
+    let vmm = machines::find(&list.vm)?;
+    let seen = see(&vmm, &global.attach()?)?;
+    let regions = regions(&seen.directory.memory).collect::<Result<Vec<_>, _>>()?;
+    if list.json {
+        let array: Vec<Value> = regions.iter().map(region_json).collect();
+        return output::print(&format!("{:#}\n", Value::from(array)));
+    }
+    let mut rows = vec![["NAME", "KIND", "SIZE"].map(str::to_owned).to_vec()];
+    rows.extend(regions.iter().map(|region| {
+        vec![
+            region.name.as_str().to_owned(),
+            region.kind.name().to_owned(),
+            output::size(region.size),
+        ]
+    }));
+    output::print(&output::table(&rows))
+}
+
+/// Makes a region.
+pub(crate) fn create(create: &RegionCreate, global: &Global) -> Result<(), Failure> {
+    if create.size == 0 {
+        return Err(Failure::new("a region of 0 bytes makes no sense", None));
+    }
+    let (mut session, _reaper) = attach(&create.target.vm, global)?;
+    let region = session.create_region(
+        &create.target.region,
+        RegionKind::Raw,
+        create.size,
+        global.patience(),
+    )?;
+    if !global.quiet {
+        eprintln!(
+            "region {} of {} in {} extents",
+            create.target.region,
+            output::size(region.memory.size()),
+            region.extents.len()
+        );
+    }
+    Ok(())
+}
+
+/// Removes a region.
+pub(crate) fn remove(remove: &RegionRemove, global: &Global) -> Result<(), Failure> {
+    let (mut session, _reaper) = attach(&remove.target.vm, global)?;
+    Ok(session.remove_region(&remove.target.region, global.patience())?)
+}
+
+/// Reads a region's bytes.
+pub(crate) fn read(read: &RegionRead, global: &Global) -> Result<(), Failure> {
+    let (mut session, _reaper) = attach(&read.target.vm, global)?;
+    let region = session.open_region(&read.target.region, RegionKind::Raw, 0, global.patience())?;
+    check_range(read.offset, read.length, region.memory.size())?;
+    let mut sink = ByteSink::open(read.output.as_deref(), read.offset)?;
+    let mut buffer = vec![0; CHUNK];
+    let mut done = 0;
+    while done < read.length {
+        let count = usize::try_from(read.length - done).map_or(CHUNK, |n| n.min(CHUNK));
+        let chunk = buffer.get_mut(..count).unwrap_or_default();
+        region
+            .memory
+            .read(read.offset + done, chunk)
+            .map_err(|fault| Failure::from_error(&fault, None))?;
+        session.keep()?;
+        if let Err(error) = sink.put(chunk) {
+            return output::tolerate_broken_pipe(Err(error))
+                .map_err(|error| Failure::from_error(&error, None).because("writing the output"));
+        }
+        done += count as u64;
+    }
+    sink.finish()
+}
+
+/// Writes a region's bytes.
+pub(crate) fn write(write: &RegionWrite, global: &Global) -> Result<(), Failure> {
+    let bytes = write.bytes.load()?;
+    let (mut session, _reaper) = attach(&write.target.vm, global)?;
+    let region =
+        session.open_region(&write.target.region, RegionKind::Raw, 0, global.patience())?;
+    check_range(write.offset, bytes.len() as u64, region.memory.size())?;
+    for (index, chunk) in bytes.chunks(CHUNK).enumerate() {
+        session.keep()?;
+        region
+            .memory
+            .write(write.offset + (index * CHUNK) as u64, chunk)
+            .map_err(|fault| Failure::from_error(&fault, None))?;
+    }
+    Ok(())
+}
+
+/// Refuses a range before a single byte of it is touched.
+fn check_range(offset: u64, length: u64, size: u64) -> Result<(), Failure> {
+    if length == 0 {
+        return Err(Failure::new("a length of 0 bytes makes no sense", None));
+    }
+    match offset.checked_add(length) {
+        Some(end) if end <= size => Ok(()),
+        _ => Err(Failure::new(
+            &format!("{length} bytes at offset {offset:#x} go beyond the region's {size} bytes"),
+            None,
+        )),
+    }
+}

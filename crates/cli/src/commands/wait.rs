@@ -1,0 +1,54 @@
+//! `vmshm wait`: until a VM, or its agent, is there.
+
+use std::time::{Duration, Instant};
+
+use vmshm_host::machines::{self, SelectError};
+use vmshm_host::{AttachOptions, attach::see};
+use vmshm_ram::FindError;
+
+use crate::arguments::{Global, Wait};
+use crate::failure::Failure;
+
+/// How often it looks.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Runs it.
+pub(crate) fn run(wait: &Wait, global: &Global) -> Result<(), Failure> {
+    let start = Instant::now();
+    let mut told = global.quiet;
+    loop {
+        let failure = match look(wait, global)? {
+            None => return Ok(()),
+            Some(failure) => failure,
+        };
+        if global.timeout.is_some_and(|limit| start.elapsed() >= limit) {
+            return Err(failure);
+        }
+        if !told && start.elapsed() > Duration::from_secs(1) {
+            told = true;
+            let what = if wait.agent { "the agent in " } else { "" };
+            eprintln!("waiting for {what}{}", wait.vm);
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// Looks once: nothing when it is there, else why not. A name that fits several VMs
+/// will not become clearer by waiting.
+fn look(wait: &Wait, global: &Global) -> Result<Option<Failure>, Failure> {
+    let vmm = match machines::find(&wait.vm) {
+        Ok(vmm) => vmm,
+        Err(error @ (SelectError::Unknown(_) | SelectError::Find(FindError::NoProcess { .. }))) => {
+            return Ok(Some(error.into()));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    if !wait.agent {
+        return Ok(None);
+    }
+    let options = AttachOptions {
+        timeout: Duration::from_secs(1),
+        ..global.attach()?
+    };
+    Ok(see(&vmm, &options).err().map(Failure::from))
+}

@@ -1,0 +1,91 @@
+//! How a command that failed says so: the chain of causes once, then a hint.
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use vmshm_host::attach::AttachError;
+use vmshm_host::machines::SelectError;
+use vmshm_host::physical::PhysicalError;
+use vmshm_host::pipe::PipeError;
+use vmshm_host::{RequestError, SessionEnd};
+use vmshm_link::LinkError;
+use vmshm_ram::{FindError, OpenError};
+
+/// Why a command failed, for the user.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    message: String,
+    hint: Option<String>,
+}
+
+impl Failure {
+    /// A failure in words.
+    pub(crate) fn new(message: &str, hint: Option<&str>) -> Self {
+        Self {
+            message: message.to_owned(),
+            hint: hint.map(str::to_owned),
+        }
+    }
+
+    /// An error with its causes; each cause is told once.
+    pub(crate) fn from_error(error: &dyn Error, hint: Option<String>) -> Self {
+        let mut message = error.to_string();
+        let mut cause = error.source();
+        while let Some(next) = cause {
+            let text = next.to_string();
+            // An outer error may already quote its cause.
+            if !message.ends_with(&text) {
+                message.push_str(": ");
+                message.push_str(&text);
+            }
+            cause = next.source();
+        }
+        Self { message, hint }
+    }
+
+    /// Says what was being done.
+    pub(crate) fn because(mut self, doing: &str) -> Self {
+        self.message = format!("{doing}: {}", self.message);
+        self
+    }
+
+    /// Prints it and gives the exit code.
+    pub(crate) fn report(&self) -> ExitCode {
+        use std::io::Write;
+        let mut text = format!("error: {}\n", self.message);
+        if let Some(hint) = &self.hint {
+            text.push_str(&format!("hint: {hint}\n"));
+        }
+        // Nobody listens on stderr: the exit code still tells.
+        let _ = std::io::stderr().write_all(text.as_bytes());
+        ExitCode::from(2)
+    }
+}
+
+macro_rules! failure_with_hint {
+    ($($error:ty),*) => {
+        $(impl From<$error> for Failure {
+            fn from(error: $error) -> Self {
+                let hint = error.hint().map(|hint| hint.to_string());
+                Self::from_error(&error, hint)
+            }
+        })*
+    };
+}
+
+failure_with_hint!(
+    AttachError,
+    FindError,
+    OpenError,
+    PhysicalError,
+    PipeError,
+    RequestError,
+    SelectError,
+    SessionEnd
+);
+
+impl From<LinkError> for Failure {
+    fn from(error: LinkError) -> Self {
+        Self::from_error(&error, None)
+    }
+}

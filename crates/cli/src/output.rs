@@ -1,0 +1,245 @@
+//! What is shown, and where: data on stdout, talk on stderr, colour and progress only
+//! on a terminal.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::failure::Failure;
+
+/// Whether stderr may be coloured: a terminal, and no NO_COLOR (no-color.org).
+pub(crate) fn colour_on_stderr() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && io::stderr().is_terminal()
+}
+
+/// Prints to stdout. A reader that has left is no failure.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    tolerate_broken_pipe(io::stdout().write_all(text.as_bytes()))
+        .map_err(|error| Failure::from_error(&error, None).because("writing the output"))
+}
+
+/// Takes a broken pipe for success.
+pub(crate) fn tolerate_broken_pipe(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}
+
+/// A size for people: the largest unit that divides it, else two decimals.
+pub(crate) fn size(bytes: u64) -> String {
+    for (shift, unit) in [(30, "GiB"), (20, "MiB"), (10, "KiB")] {
+        let whole = 1_u64 << shift;
+        if bytes >= whole {
+            return if bytes.is_multiple_of(whole) {
+                format!("{} {unit}", bytes / whole)
+            } else {
+                format!("{:.2} {unit}", bytes as f64 / whole as f64)
+            };
+        }
+    }
+    format!("{bytes} B")
+}
+
+/// Lines of a table with columns as wide as their widest cell.
+pub(crate) fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            let _ = write!(line, "{cell:width$}  ");
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// Where a command's bytes go: a file, written beside its place and renamed at the
+/// end; raw stdout; or a hexdump on a terminal.
+pub(crate) enum ByteSink {
+    /// A file under construction.
+    File {
+        file: File,
+        path: PathBuf,
+        partial: PathBuf,
+    },
+    /// Standard output, raw.
+    Raw,
+    /// Standard output, a terminal: the address of the next line, and what is left
+    /// over for it.
+    Hexdump { address: u64, rest: Vec<u8> },
+}
+
+impl ByteSink {
+    /// Opens the sink; `address` is shown beside the first byte of a hexdump.
+    pub(crate) fn open(path: Option<&Path>, address: u64) -> Result<Self, Failure> {
+        let Some(path) = path else {
+            return Ok(if io::stdout().is_terminal() {
+                Self::Hexdump {
+                    address,
+                    rest: Vec::new(),
+                }
+            } else {
+                Self::Raw
+            });
+        };
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".partial-{}", std::process::id()));
+        let partial = PathBuf::from(name);
+        let file = File::create_new(&partial).map_err(|error| {
+            Failure::from_error(&error, None).because(&format!("cannot create {}", path.display()))
+        })?;
+        Ok(Self::File {
+            file,
+            path: path.to_owned(),
+            partial,
+        })
+    }
+
+    /// Takes some bytes.
+    pub(crate) fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::File { file, .. } => file.write_all(bytes),
+            Self::Raw => io::stdout().write_all(bytes),
+            Self::Hexdump { address, rest } => {
+                rest.extend_from_slice(bytes);
+                let whole = rest.len() / 16 * 16;
+                let text = hexdump(*address, rest.get(..whole).unwrap_or_default());
+                *address = address.wrapping_add(whole as u64);
+                rest.drain(..whole);
+                io::stdout().write_all(text.as_bytes())
+            }
+        }
+    }
+
+    /// Ends in good order: nothing exists under the file's name before this.
+    pub(crate) fn finish(mut self) -> Result<(), Failure> {
+        let done = match &mut self {
+            Self::File {
+                file,
+                path,
+                partial,
+            } => file
+                .sync_all()
+                .and_then(|()| std::fs::rename(partial, path)),
+            Self::Raw => io::stdout().flush(),
+            Self::Hexdump { address, rest } => {
+                io::stdout().write_all(hexdump(*address, rest).as_bytes())
+            }
+        };
+        tolerate_broken_pipe(done)
+            .map_err(|error| Failure::from_error(&error, None).because("writing the output"))
+    }
+}
+
+impl Drop for ByteSink {
+    fn drop(&mut self) {
+        if let Self::File { partial, .. } = self {
+            // After a rename there is nothing of this name any more.
+            let _ = std::fs::remove_file(partial);
+        }
+    }
+}
+
+/// Sixteen bytes a line: address, bytes, and printable characters.
+fn hexdump(address: u64, bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for (index, line) in bytes.chunks(16).enumerate() {
+        let at = address.wrapping_add(16 * index as u64);
+        let _ = write!(text, "{at:012x} ");
+        for column in 0..16 {
+            if column == 8 {
+                text.push(' ');
+            }
+            match line.get(column) {
+                Some(byte) => {
+                    let _ = write!(text, " {byte:02x}");
+                }
+                None => text.push_str("   "),
+            }
+        }
+        text.push_str("  |");
+        for byte in line {
+            let shown = if (b' '..=b'~').contains(byte) {
+                char::from(*byte)
+            } else {
+                '.'
+            };
+            text.push(shown);
+        }
+        text.push_str("|\n");
+    }
+    text
+}
+
+/// A bar on stderr, shown only on a terminal and not with `--quiet`.
+pub(crate) fn bar(steps: u64, what: &str, quiet: bool) -> ProgressBar {
+    let bar = ProgressBar::new(steps);
+    if quiet || !io::stderr().is_terminal() {
+        bar.set_draw_target(ProgressDrawTarget::hidden());
+    }
+    if let Ok(style) = ProgressStyle::with_template("{msg} {bar:40} {percent:>3} %") {
+        bar.set_style(style);
+    }
+    bar.set_message(what.to_owned());
+    bar.enable_steady_tick(Duration::from_millis(120));
+    bar
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hexdump_shows_addresses_bytes_and_text() {
+        let text = hexdump(0x1000, b"0123456789abcdef\x00\x7f");
+        assert_eq!(
+            text,
+            "000000001000  30 31 32 33 34 35 36 37  38 39 61 62 63 64 65 66  |0123456789abcdef|\n\
+             000000001010  00 7f                                             |..|\n"
+        );
+    }
+
+    #[test]
+    fn a_file_appears_only_when_it_is_whole() {
+        let directory = std::env::temp_dir().join(format!("vmshm-sink-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).expect("made");
+        let path = directory.join("out");
+        let mut sink = ByteSink::open(Some(&path), 0).expect("opens");
+        sink.put(b"half").expect("written");
+        drop(sink);
+        assert_eq!(std::fs::read_dir(&directory).expect("listed").count(), 0);
+        let mut sink = ByteSink::open(Some(&path), 0).expect("opens");
+        sink.put(b"whole").expect("written");
+        sink.finish().expect("renamed");
+        assert_eq!(std::fs::read(&path).expect("read"), b"whole");
+        assert_eq!(std::fs::read_dir(&directory).expect("listed").count(), 1);
+        std::fs::remove_dir_all(&directory).expect("removed");
+    }
+
+    #[test]
+    fn sizes_and_tables_line_up() {
+        assert_eq!(size(512), "512 B");
+        assert_eq!(size(64 << 20), "64 MiB");
+        assert_eq!(size(1536), "1.50 KiB");
+        let rows = [
+            vec!["a".into(), "bbb".into()],
+            vec!["cc".into(), "d".into()],
+        ];
+        assert_eq!(table(&rows), "a   bbb\ncc  d\n");
+    }
+}
