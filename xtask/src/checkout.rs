@@ -4,13 +4,41 @@
 //! cargo's own output elsewhere. Refuses nothing; it only names paths.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
 
-/// The root directory of the checkout that this xtask was built from.
+/// The root directory of the checkout.
+///
+/// Cargo names it when it runs xtask. Else it is the checkout around the working directory, and only then the one that
+/// this xtask was built in: a checkout may have been moved or copied since, with its build directory.
 pub fn root() -> &'static Path {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    manifest.parent().unwrap_or(manifest)
+    static ROOT: OnceLock<PathBuf> = OnceLock::new();
+    ROOT.get_or_init(|| {
+        let run_by_cargo =
+            std::env::var("CARGO_PKG_NAME").is_ok_and(|package| package == env!("CARGO_PKG_NAME"));
+        let named = std::env::var_os("CARGO_MANIFEST_DIR")
+            .filter(|_| run_by_cargo)
+            .map(PathBuf::from);
+        let built = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let named = named
+            .as_deref()
+            .and_then(Path::parent)
+            .map(Path::to_path_buf);
+        named
+            .or_else(around_here)
+            .unwrap_or_else(|| built.parent().unwrap_or(built).to_path_buf())
+    })
+}
+
+/// The nearest directory around the working directory that holds this very package.
+fn around_here() -> Option<PathBuf> {
+    let here = std::env::current_dir().ok()?;
+    let is_checkout = |directory: &&Path| {
+        directory.join("xtask/src/vm/guest/start.sh").is_file()
+            && directory.join("Cargo.toml").is_file()
+    };
+    here.ancestors().find(is_checkout).map(Path::to_path_buf)
 }
 
 /// `<checkout>/target`, made if it is missing.

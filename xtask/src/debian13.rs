@@ -1,10 +1,62 @@
-//! The Debian 13 tree that guests can run on, made once by mmdebstrap below `target/vm`.
+//! The Debian 13 tree that guests can run on, made once by mmdebstrap below `target/vm`, with a Wayland compositor, an X
+//! server without a screen, and their small programs.
+//!
+//! As root the tree is what mmdebstrap makes. An ordinary user gets it through user namespaces, and then all files belong
+//! to that user, which the guest's root does not mind. Refuses where neither works.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result};
+
+use crate::lock::Lock;
+use crate::progress::Step;
+use crate::{archive, checkout, command, install};
+
+/// What the tree holds besides a minimal system.
+const PACKAGES: &str = "sway,foot,grim,wlr-randr,xvfb,xterm,fonts-dejavu-core,kmod,procps,passwd";
 
 /// The tree's directory, made if it is missing.
 pub fn tree() -> Result<PathBuf> {
-    bail!("not yet")
+    let home = checkout::vm_cache()?;
+    let tree = home.join("debian13");
+    if tree.is_dir() {
+        return Ok(tree);
+    }
+    let mmdebstrap = install::program("mmdebstrap", "mmdebstrap")?;
+    let _lock = Lock::take("fetch")?;
+    if tree.is_dir() {
+        return Ok(tree);
+    }
+    let _step = Step::start("making the Debian 13 tree (this takes a minute)");
+    let scratch = tempfile::Builder::new().prefix(".debian13-").tempdir_in(&home)?;
+    // Root's tree must be reachable for the user that mmdebstrap downloads as.
+    std::fs::set_permissions(scratch.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let made = scratch.path().join("tree");
+    make(&mmdebstrap, &made).context("cannot make the Debian 13 tree")?;
+    std::fs::rename(&made, &tree).with_context(|| format!("cannot make {}", tree.display()))?;
+    Ok(tree)
+}
+
+/// Makes the tree in `directory`, which does not exist yet.
+fn make(mmdebstrap: &Path, directory: &Path) -> Result<()> {
+    let mut program = Command::new(mmdebstrap);
+    program.args(["--quiet", "--variant=minbase", "--architectures=amd64"]).arg(format!("--include={PACKAGES}"));
+    for proxy in archive::proxies() {
+        program.arg("--aptopt").arg(proxy);
+    }
+    let line = archive::debian13_line()?;
+    if rustix::process::geteuid().is_root() {
+        program.arg(archive::SUITE).arg(directory).arg(line);
+        return command::output(&mut program).map(drop);
+    }
+    let packed = directory.with_extension("tar");
+    program.arg("--mode=unshare").arg(archive::SUITE).arg(&packed).arg(line);
+    command::output(&mut program).context(
+        "mmdebstrap needs user namespaces here\nhint: run this once as root, or enable them (kernel.unprivileged_userns_clone, /etc/subuid)",
+    )?;
+    std::fs::create_dir(directory)?;
+    let mut unpack = Command::new("tar");
+    unpack.arg("-x").arg("-f").arg(&packed).arg("-C").arg(directory).args(["--no-same-owner", "--exclude=./dev/*"]);
+    command::output(&mut unpack).map(drop)
 }

@@ -36,7 +36,8 @@ fn install(program: &str, package: &str) -> Result<()> {
             "{program} is missing, and this host has no apt-get to install it with\nhint: install QEMU for x86-64 guests"
         );
     }
-    if !root && !(std::io::stdin().is_terminal() && command::find("sudo").is_some()) {
+    let can_ask = std::io::stdin().is_terminal() && command::find("sudo").is_some();
+    if !root && !can_ask {
         bail!(by_hand);
     }
     let apt = |arguments: &[&str]| {

@@ -12,7 +12,7 @@ use std::process::Command;
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::apt::Apt;
-use crate::{command, packages};
+use crate::{archive, command, packages};
 
 /// A guest kernel that can be booted.
 pub struct Kernel {
@@ -22,37 +22,43 @@ pub struct Kernel {
     pub modules: PathBuf,
 }
 
-/// The user-mode-linux kernel of the distribution.
-pub fn user_mode_linux() -> Result<Kernel> {
-    let directory = packages::unpacked_as(
-        "user-mode-linux",
-        None,
-        &choose_user_mode_linux,
-        &|_| Ok(()),
-    )?;
-    Ok(Kernel {
-        image: directory.join("usr/bin/linux.uml"),
-        modules: only_release(&directory.join("usr/lib/uml/modules"))?,
-    })
+/// Whose kernel a guest runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Origin {
+    /// The host's own distribution.
+    Host,
+    /// Debian 13, whatever the host runs.
+    Debian13,
 }
 
-/// The distribution's ordinary kernel, as its package `linux-image-amd64` (Ubuntu: `linux-image-generic`) names it.
-pub fn linux() -> Result<Kernel> {
-    let depmod = Depmod {
-        kmod: packages::unpacked("kmod")?,
-        busybox: packages::unpacked("busybox-static")?,
-    };
+impl Origin {
+    /// The name of a package's directory, and the archive to take the package from if it is not the host's.
+    fn place(self, package: &str) -> Result<(String, Option<PathBuf>)> {
+        Ok(match self {
+            Origin::Host => (package.to_owned(), None),
+            Origin::Debian13 => (format!("{package}-debian13"), Some(archive::debian13_source()?)),
+        })
+    }
+}
+
+/// The user-mode-linux kernel.
+pub fn user_mode_linux(origin: Origin) -> Result<Kernel> {
+    let (label, source) = origin.place("user-mode-linux")?;
+    let unpacked = packages::unpacked_as(&label, source.as_deref(), &choose_user_mode_linux, &|_| Ok(()))?;
+    let modules = only_release(&unpacked.join("usr/lib/uml/modules"))?;
+    Ok(Kernel { image: unpacked.join("usr/bin/linux.uml"), modules })
+}
+
+/// The ordinary kernel, as the package `linux-image-amd64` (Ubuntu: `linux-image-generic`) names it.
+pub fn linux(origin: Origin) -> Result<Kernel> {
+    let depmod = Depmod { kmod: packages::unpacked("kmod")?, busybox: packages::unpacked("busybox-static")? };
     let finish = |tree: &Path| depmod.run(tree);
-    let directory = packages::unpacked_as("linux-image", None, &choose_linux, &finish)?;
-    let boot = directory.join("boot");
-    let image = entries(&boot)?
-        .into_iter()
-        .find(|path| file_name(path).starts_with("vmlinuz-"));
+    let (label, source) = origin.place("linux-image")?;
+    let unpacked = packages::unpacked_as(&label, source.as_deref(), &choose_linux, &finish)?;
+    let boot = unpacked.join("boot");
+    let image = entries(&boot)?.into_iter().find(|path| file_name(path).starts_with("vmlinuz-"));
     let image = image.ok_or_else(|| anyhow!("no kernel image in {}", boot.display()))?;
-    Ok(Kernel {
-        image,
-        modules: only_release(&module_home(&directory))?,
-    })
+    Ok(Kernel { image, modules: only_release(&module_home(&unpacked))? })
 }
 
 impl Kernel {

@@ -5,6 +5,7 @@
 //! signal ended it.
 
 mod apt;
+mod archive;
 mod artifacts;
 mod checkout;
 mod command;
@@ -14,6 +15,8 @@ mod kernels;
 mod lock;
 mod packages;
 mod progress;
+mod testing;
+mod tidy;
 mod vm;
 
 use std::ffi::OsString;
@@ -41,6 +44,14 @@ enum Task {
     /// Boot a VM on the host's own file system (or a Debian 13 tree), read-only below a tmpfs overlay
     #[command(after_help = VM_HELP)]
     Vm(Box<VmOptions>),
+    /// Fetch what is missing and run all checks and tests, real VMs included; ends with the counts
+    Test {
+        /// Run the long tests, too
+        #[arg(long)]
+        all: bool,
+    },
+    /// Check the project's rules that a program can check
+    Tidy,
     /// Become a VMM: how xtask starts one
     #[command(hide = true)]
     StartVmm {
@@ -70,9 +81,26 @@ fn main() -> ExitCode {
             if let Some(Interrupted(signal)) = error.downcast_ref() {
                 return ExitCode::from(u8::try_from(128 + signal).unwrap_or(2));
             }
-            eprintln!("error: {error:#}");
+            report(&error);
             ExitCode::from(2)
         }
+    }
+}
+
+/// Says what went wrong: the causes in one go, and then each hint on a line of its own.
+fn report(error: &anyhow::Error) {
+    let texts: Vec<String> = error.chain().map(ToString::to_string).collect();
+    let split = |text: &String| {
+        text.split_once("\nhint: ")
+            .map(|(cause, hint)| (cause.to_owned(), hint.to_owned()))
+    };
+    let causes: Vec<String> = texts
+        .iter()
+        .map(|text| split(text).map_or_else(|| text.clone(), |(cause, _)| cause))
+        .collect();
+    eprintln!("error: {}", causes.join(": "));
+    for (_, hint) in texts.iter().filter_map(split) {
+        eprintln!("hint: {hint}");
     }
 }
 
@@ -80,6 +108,10 @@ fn main() -> ExitCode {
 fn run(task: Task) -> Result<ExitCode> {
     match task {
         Task::Build => artifacts::build()?,
+        Task::Test { all } if !testing::run(all) => return Ok(ExitCode::FAILURE),
+        Task::Test { .. } => {}
+        Task::Tidy if tidy::run()? > 0 => return Ok(ExitCode::FAILURE),
+        Task::Tidy => {}
         Task::Vm(options) => return vm_task(&options),
         Task::StartVmm { command_line } => vm::hidden::start_vmm(&command_line)?,
         Task::Guard(guard) => vm::hidden::guard(&guard)?,
@@ -92,7 +124,11 @@ fn vm_task(options: &VmOptions) -> Result<ExitCode> {
     use std::io::Write;
     let vm = vm::boot(options, &vm::channels::Console::StandardError)?;
     // Written by hand so that the process id comes first, as documented.
-    let line = format!(r#"{{"pid":{},"name":{}}}"#, vm.pid(), serde_json::to_string(vm.name())?);
+    let line = format!(
+        r#"{{"pid":{},"name":{}}}"#,
+        vm.pid(),
+        serde_json::to_string(vm.name())?
+    );
     let mut output = std::io::stdout().lock();
     // Who closed our standard output does not want to know; the VM serves others, too.
     let _ = writeln!(output, "{line}").and_then(|()| output.flush());

@@ -3,9 +3,9 @@
 use std::sync::LazyLock;
 
 use clap::{Parser, Subcommand};
+use vmshm_link::quantity;
 
 use crate::pin::Method;
-use crate::size;
 
 /// Shares memory of this guest with programs on the host.
 #[derive(Debug, Parser)]
@@ -33,7 +33,7 @@ pub(crate) enum Command {
     /// Announce this guest and serve hosts until SIGTERM or SIGINT
     Run {
         /// The most memory to pin: bytes, or with K, M, G (default: a quarter of the RAM)
-        #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+        #[arg(long, value_name = "SIZE", value_parser = quantity::parse_size)]
         max_pinned: Option<u64>,
         /// Diagnostic: pin by this way only, although another would be chosen
         #[arg(long, value_name = "METHOD")]
@@ -50,7 +50,7 @@ pub(crate) enum Command {
         /// The process
         pid: u32,
         /// The address: decimal or 0x…
-        #[arg(value_parser = size::parse_number)]
+        #[arg(value_parser = quantity::parse_number)]
         address: u64,
     },
     /// Connect standard input and output to `vmshm pipe VM/NAME` on the host
@@ -87,8 +87,8 @@ mod tests {
 
     #[test]
     fn sizes_and_addresses_are_understood() {
-        let parsed =
-            Arguments::try_parse_from(["vmshm-agent", "run", "--max-pinned", "64M"]).unwrap();
+        let parsed = Arguments::try_parse_from(["vmshm-agent", "run", "--max-pinned", "64M"])
+            .expect("succeeds");
         let Command::Run { max_pinned, .. } = parsed.command else {
             panic!("run")
         };

@@ -300,8 +300,11 @@ mod tests {
     use super::*;
 
     fn pair() -> (Channel, Channel) {
-        let (one, other) = UnixStream::pair().unwrap();
-        (Channel::new(one).unwrap(), Channel::new(other).unwrap())
+        let (one, other) = UnixStream::pair().expect("succeeds");
+        (
+            Channel::new(one).expect("succeeds"),
+            Channel::new(other).expect("succeeds"),
+        )
     }
 
     const PATIENCE: Duration = Duration::from_secs(5);
@@ -309,27 +312,27 @@ mod tests {
     #[test]
     fn messages_and_descriptors_arrive_in_order() {
         let (mut one, mut other) = pair();
-        let file = std::fs::File::open("/dev/null").unwrap();
-        one.send(&"first", None).unwrap();
-        one.send(&"second", Some(file.as_fd())).unwrap();
-        one.send(&"third", None).unwrap();
-        let mut next = || other.next::<String>(PATIENCE).unwrap();
+        let file = std::fs::File::open("/dev/null").expect("succeeds");
+        one.send(&"first", None).expect("succeeds");
+        one.send(&"second", Some(file.as_fd())).expect("succeeds");
+        one.send(&"third", None).expect("succeeds");
+        let mut next = || other.next::<String>(PATIENCE).expect("succeeds");
         assert!(matches!(next(), (text, None) if text == "first"));
         assert!(matches!(next(), (text, Some(_)) if text == "second"));
         assert!(matches!(next(), (text, None) if text == "third"));
-        assert!(other.receive::<String>().unwrap().is_none());
+        assert!(other.receive::<String>().expect("succeeds").is_none());
     }
 
     #[test]
     fn long_messages_cross_although_the_socket_takes_them_in_parts() {
         let (mut one, mut other) = pair();
         let long = "x".repeat(3 << 20);
-        let file = std::fs::File::open("/dev/null").unwrap();
-        one.send(&long, Some(file.as_fd())).unwrap();
+        let file = std::fs::File::open("/dev/null").expect("succeeds");
+        one.send(&long, Some(file.as_fd())).expect("succeeds");
         assert!(!one.outgoing.is_empty());
-        let reader = std::thread::spawn(move || other.next::<String>(PATIENCE).unwrap());
-        one.drain(PATIENCE).unwrap();
-        let (text, descriptor) = reader.join().unwrap();
+        let reader = std::thread::spawn(move || other.next::<String>(PATIENCE).expect("succeeds"));
+        one.drain(PATIENCE).expect("succeeds");
+        let (text, descriptor) = reader.join().expect("succeeds");
         assert_eq!(text, long);
         assert!(descriptor.is_some());
     }
@@ -337,16 +340,19 @@ mod tests {
     #[test]
     fn the_last_messages_of_a_dead_peer_are_read_before_its_end() {
         let (mut one, mut other) = pair();
-        other.send(&"unread", None).unwrap();
-        one.send(&"last words", None).unwrap();
+        other.send(&"unread", None).expect("succeeds");
+        one.send(&"last words", None).expect("succeeds");
         drop(one);
-        assert_eq!(other.next::<String>(PATIENCE).unwrap().0, "last words");
+        assert_eq!(
+            other.next::<String>(PATIENCE).expect("succeeds").0,
+            "last words"
+        );
         assert!(matches!(
             other.receive::<String>(),
             Err(ChannelError::Closed)
         ));
         // Sending to a dead peer is no error of its own.
-        other.send(&"too late", None).unwrap();
+        other.send(&"too late", None).expect("succeeds");
     }
 
     #[test]
@@ -362,10 +368,10 @@ mod tests {
             (no_json, b"{{"),
             (wrong_type, b"7"),
         ] {
-            let (mut raw, other) = UnixStream::pair().unwrap();
-            let mut other = Channel::new(other).unwrap();
-            raw.write_all(&head).unwrap();
-            raw.write_all(body).unwrap();
+            let (mut raw, other) = UnixStream::pair().expect("succeeds");
+            let mut other = Channel::new(other).expect("succeeds");
+            raw.write_all(&head).expect("succeeds");
+            raw.write_all(body).expect("succeeds");
             assert!(matches!(
                 other.receive::<String>(),
                 Err(ChannelError::Malformed(_))

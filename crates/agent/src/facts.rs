@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn boot_ids_survive_both_ways() {
         let text = "2c8f5066-ed79-4ae6-80db-e1bbba0426e3";
-        assert_eq!(show_boot_id(&parse_uuid(text).unwrap()), text);
+        assert_eq!(show_boot_id(&parse_uuid(text).expect("succeeds")), text);
         assert_eq!(parse_uuid("2c8f"), None);
         assert_eq!(parse_uuid("zc8f5066-ed79-4ae6-80db-e1bbba0426e3"), None);
     }

@@ -152,31 +152,34 @@ mod tests {
 
     #[test]
     fn a_lock_names_its_holder_and_goes_with_it() {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().expect("succeeds");
         let path = directory.path().join("lock");
-        let path = path.to_str().unwrap();
-        let Taken::Ours(held) = Lock::take(path, NOW).unwrap() else {
+        let path = path.to_str().expect("succeeds");
+        let Taken::Ours(held) = Lock::take(path, NOW).expect("succeeds") else {
             panic!("taken")
         };
-        let second = Lock::take(path, NOW).unwrap();
+        let second = Lock::take(path, NOW).expect("succeeds");
         assert!(matches!(second, Taken::Theirs(Some(pid)) if pid == std::process::id()));
         drop(held);
-        assert!(matches!(Lock::take(path, NOW).unwrap(), Taken::Ours(_)));
+        assert!(matches!(
+            Lock::take(path, NOW).expect("succeeds"),
+            Taken::Ours(_)
+        ));
     }
 
     #[test]
     fn a_directory_that_others_may_enter_is_refused() {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().expect("succeeds");
         let path = directory.path().join("run");
-        prepare_at(&path).unwrap();
-        prepare_at(&path).unwrap();
-        fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+        prepare_at(&path).expect("succeeds");
+        prepare_at(&path).expect("succeeds");
+        fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("succeeds");
         assert!(matches!(
             prepare_at(&path),
             Err(RunDirectoryError::Unsafe(_))
         ));
         let link = directory.path().join("link");
-        std::os::unix::fs::symlink(&path, &link).unwrap();
+        std::os::unix::fs::symlink(&path, &link).expect("succeeds");
         assert!(matches!(
             prepare_at(&link),
             Err(RunDirectoryError::Unsafe(_))
@@ -185,12 +188,12 @@ mod tests {
 
     #[test]
     fn a_stale_socket_is_replaced() {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().expect("succeeds");
         let path = directory.path().join("socket");
-        let path = path.to_str().unwrap();
-        drop(listen(path).unwrap());
-        let listener = listen(path).unwrap();
-        assert_eq!(fs::metadata(path).unwrap().mode() & 0o777, 0o600);
+        let path = path.to_str().expect("succeeds");
+        drop(listen(path).expect("succeeds"));
+        let listener = listen(path).expect("succeeds");
+        assert_eq!(fs::metadata(path).expect("succeeds").mode() & 0o777, 0o600);
         drop(listener);
     }
 }

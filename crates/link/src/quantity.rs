@@ -72,11 +72,16 @@ mod tests {
 
     #[test]
     fn everything_else_is_refused() {
-        for text in ["", "0x", "+1", "-1", "1.5", "K", "1KB", "0xg", " 1", "1 M", "ä"] {
+        for text in [
+            "", "0x", "+1", "-1", "1.5", "K", "1KB", "0xg", " 1", "1 M", "ä",
+        ] {
             assert!(parse_size(text).is_err(), "{text:?}");
             assert!(parse_number(text).is_err(), "{text:?}");
         }
         assert_eq!(parse_size("99999999999G"), Err(QuantityError::TooLarge));
-        assert_eq!(parse_number("99999999999999999999"), Err(QuantityError::TooLarge));
+        assert_eq!(
+            parse_number("99999999999999999999"),
+            Err(QuantityError::TooLarge)
+        );
     }
 }

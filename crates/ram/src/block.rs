@@ -2,7 +2,9 @@
 //! what a VMM was asked to allocate, or by general signs where that is not known.
 //! Code, libraries, stacks and the emulator's code buffer are never taken for RAM.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::ops::Range;
 
 use crate::address::VmmVirtual;
 use crate::mapping::{FileIdentity, MemoryMapping};
@@ -126,12 +128,26 @@ pub(crate) fn choose(mappings: &[MemoryMapping], wanted: &[WantedBlock]) -> Vec<
     chosen
 }
 
-/// Everything in a process that could be guest RAM, the largest first.
+/// Everything in a process that could be guest RAM, the largest first. Where parts of a
+/// file are mapped more than once, they count once.
 pub(crate) fn candidates(mappings: &[MemoryMapping]) -> Vec<RamBlock> {
-    let mut blocks: Vec<RamBlock> = file_blocks(mappings)
-        .into_iter()
-        .filter(|block| block.backing.is_shared())
-        .collect();
+    let mut shared = file_blocks(mappings);
+    shared.retain(|block| block.backing.is_shared());
+    shared.sort_by_key(|block| std::cmp::Reverse(block.length));
+    let mut blocks: Vec<RamBlock> = Vec::new();
+    let mut of_file: HashMap<_, Vec<Range<u64>>> = HashMap::new();
+    for block in shared {
+        let Some(file) = block.file else { continue };
+        let part = file.offset..file.offset.saturating_add(block.length);
+        let parts = of_file.entry((file.device, file.inode)).or_default();
+        let repeated = parts
+            .iter()
+            .any(|other| other.start <= part.start && part.end <= other.end);
+        if !repeated {
+            parts.push(part);
+            blocks.push(block);
+        }
+    }
     blocks.extend(
         anonymous_runs(mappings)
             .iter()
@@ -146,6 +162,7 @@ pub(crate) fn candidates(mappings: &[MemoryMapping]) -> Vec<RamBlock> {
 /// may have a block's protection changed here and there, which splits its mapping.
 pub(crate) fn file_blocks(mappings: &[MemoryMapping]) -> Vec<RamBlock> {
     let mut blocks: Vec<RamBlock> = Vec::new();
+    let mut known: HashMap<_, usize> = HashMap::new();
     for mapping in mappings {
         let Some(file) = mapping.file else { continue };
         if !mapping.writable || !mapping.readable || is_no_ram(mapping) {
@@ -157,15 +174,11 @@ pub(crate) fn file_blocks(mappings: &[MemoryMapping]) -> Vec<RamBlock> {
         }
         let backing = backing_of(mapping);
         let distance = mapping.start.0.wrapping_sub(file.offset);
-        let joined = blocks.iter_mut().find(|block| {
-            block.backing == backing
-                && block.file.is_some_and(|other| {
-                    other.same_file(&file) && block.start.0.wrapping_sub(other.offset) == distance
-                })
-        });
-        if let Some(block) = joined {
+        let key = (backing, file.device, file.inode, distance);
+        if let Some(block) = known.get(&key).and_then(|index| blocks.get_mut(*index)) {
             block.length = mapping.end().0 - block.start.0;
         } else {
+            known.insert(key, blocks.len());
             blocks.push(RamBlock {
                 backing,
                 name: mapping.name.clone(),

@@ -31,14 +31,21 @@ fn wanted(size: u64) -> Vec<WantedBlock> {
 }
 
 fn place(mappings: &[MemoryMapping], size: u64) -> Option<u64> {
-    choose(mappings, &wanted(size)).first().map(|block| block.start.0)
+    choose(mappings, &wanted(size))
+        .first()
+        .map(|block| block.start.0)
 }
 
 #[test]
 fn the_code_buffer_is_never_ram() {
     let maps = [
         mapping(0x10_0000_0000, 1024 * MIB, "rwxp", ""),
-        mapping(0x20_0000_0000, 512 * MIB, "rwxs", "/memfd:tcg-jit (deleted)"),
+        mapping(
+            0x20_0000_0000,
+            512 * MIB,
+            "rwxs",
+            "/memfd:tcg-jit (deleted)",
+        ),
     ];
     assert_eq!(place(&maps, 1024 * MIB), None);
     assert_eq!(place(&maps, 512 * MIB), None);
@@ -75,7 +82,12 @@ fn a_graft_belongs_to_the_block_around_it() {
     let start = 0x7f00_0000_0000;
     let maps = [
         mapping(start, 100 * MIB, "rwp", ""),
-        mapping(start + 100 * MIB, 56 * MIB, "rws", "/memfd:vmshm-7 (deleted)"),
+        mapping(
+            start + 100 * MIB,
+            56 * MIB,
+            "rws",
+            "/memfd:vmshm-7 (deleted)",
+        ),
         mapping(start + 156 * MIB, 100 * MIB, "rwp", ""),
     ];
     let blocks = choose(&maps, &wanted(256 * MIB));
@@ -89,7 +101,10 @@ fn two_blocks_of_one_size_are_two_places() {
         mapping(0x7f00_0000_0000, 64 * MIB, "rwp", ""),
         mapping(0x7f10_0000_0000, 64 * MIB, "rwp", ""),
     ];
-    let want: Vec<WantedBlock> = wanted(64 * MIB).into_iter().chain(wanted(64 * MIB)).collect();
+    let want: Vec<WantedBlock> = wanted(64 * MIB)
+        .into_iter()
+        .chain(wanted(64 * MIB))
+        .collect();
     let blocks = choose(&maps, &want);
     assert_eq!(blocks.len(), 2);
     assert_ne!(blocks[0].start, blocks[1].start);
@@ -113,6 +128,24 @@ fn a_file_whose_mapping_was_split_is_one_block() {
 }
 
 #[test]
+fn what_is_mapped_twice_counts_once() {
+    let mut maps = vec![mapping(0x7000_0000_0000, 16 * MIB, "rws", "/ram")];
+    for page in 0..5000 {
+        let mut alias = mapping(0x7100_0000_0000 + page * 8192, 4096, "rws", "/ram");
+        alias.file.as_mut().expect("a file").offset = page * 512;
+        maps.push(alias);
+    }
+    let mut rest = mapping(0x7200_0000_0000, 8 * MIB, "rws", "/ram");
+    rest.file.as_mut().expect("a file").offset = 16 * MIB;
+    maps.push(rest);
+    let starts: Vec<u64> = candidates(&maps)
+        .iter()
+        .map(|block| block.start.0)
+        .collect();
+    assert_eq!(starts, [0x7000_0000_0000, 0x7200_0000_0000]);
+}
+
+#[test]
 fn of_an_unknown_process_code_and_libraries_are_left_out() {
     let maps = [
         mapping(0x5000_0000_0000, 8 * MIB, "rwp", "/usr/bin/program"),
@@ -122,7 +155,10 @@ fn of_an_unknown_process_code_and_libraries_are_left_out() {
         mapping(0x7200_0000_0000, 8 * MIB, "rwp", "[stack]"),
         mapping(0x7300_0000_0000, 4096, "rwp", ""),
     ];
-    let starts: Vec<u64> = candidates(&maps).iter().map(|block| block.start.0).collect();
+    let starts: Vec<u64> = candidates(&maps)
+        .iter()
+        .map(|block| block.start.0)
+        .collect();
     assert_eq!(starts, [0x7100_0000_0000, 0x7000_0000_0000]);
 }
 

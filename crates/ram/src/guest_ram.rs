@@ -13,7 +13,7 @@ use crate::block::RamBlock;
 use crate::os::{BackingFile, Liveness, MemoryRead, ProcessMemory, Residency, code};
 use crate::ram_error::{OpenError, RamError};
 use crate::view::View;
-use crate::vmm::Vmm;
+use crate::vmm::{Vmm, VmmKind};
 
 /// One read of a batch.
 #[derive(Debug)]
@@ -79,7 +79,8 @@ impl GuestRam {
                     match BackingFile::open(&process, &file, &block.name, start, end) {
                         Ok(file) => Some(file),
                         Err(_) if liveness.is_gone() => return Err(gone()),
-                        Err(code) if !copying => {
+                        // A process that is not recognised may drop what is no RAM.
+                        Err(code) if !copying && vmm.kind != VmmKind::Unknown => {
                             return Err(OpenError::Method {
                                 method: Access::Map,
                                 obstacle: Obstacle::FileRefused {

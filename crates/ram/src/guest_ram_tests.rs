@@ -1,1 +1,239 @@
-//! Tests.
+//! Tests of reading and writing RAM, with this process and a child as the VMM.
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::own_process::OwnRam;
+use crate::vmm::find_by_pid;
+use crate::{FindError, RunState};
+
+const MIB: u64 = 1 << 20;
+
+#[test]
+fn what_the_vmm_has_is_read_and_what_is_written_the_vmm_sees() {
+    let own = OwnRam::new(4 * MIB);
+    own.mapping.write(5000, b"from the guest").expect("write");
+    for method in [Method::Map, Method::Copy, Method::Auto] {
+        let ram = own.open(method);
+        let mut bytes = [0_u8; 14];
+        ram.read_at(own.at(5000), &mut bytes).expect("read");
+        assert_eq!(&bytes, b"from the guest");
+        ram.write_at(own.at(4 * MIB - 4), b"host").expect("write");
+        let mut seen = [0_u8; 4];
+        own.mapping.read(4 * MIB - 4, &mut seen).expect("read");
+        assert_eq!(&seen, b"host");
+        own.mapping.write(4 * MIB - 4, b"....").expect("write");
+    }
+}
+
+#[test]
+fn reading_brings_no_page_into_being() {
+    let own = OwnRam::new(64 * MIB);
+    own.mapping.store_relaxed(MIB, 7).expect("store");
+    let before = own.pages();
+    for method in [Method::Map, Method::Copy] {
+        let ram = own.open(method);
+        let mut bytes = vec![1_u8; 1 << 20];
+        ram.read_at(own.at(8 * MIB), &mut bytes).expect("read");
+        assert!(bytes.iter().all(|byte| *byte == 0));
+        let mut runs = Vec::new();
+        ram.resident_runs(own.block, 0..64 * MIB, &mut |run| {
+            runs.push((run.start, run.end));
+            true
+        })
+        .expect("runs");
+        assert_eq!(runs, vec![(MIB, MIB + 4096)]);
+    }
+    assert_eq!(own.pages(), before);
+}
+
+#[test]
+fn accesses_outside_are_refused() {
+    let own = OwnRam::new(MIB);
+    for method in [Method::Map, Method::Copy] {
+        let ram = own.open(method);
+        let mut bytes = [0_u8; 16];
+        let nowhere = BlockOffset {
+            block: 9999,
+            offset: 0,
+        };
+        for at in [own.at(MIB - 8), own.at(MIB), own.at(u64::MAX), nowhere] {
+            let outside = RamError::Outside { at, length: 16 };
+            assert_eq!(ram.read_at(at, &mut bytes), Err(outside));
+            assert_eq!(ram.write_at(at, &bytes), Err(outside));
+        }
+        let runs = ram.resident_runs(own.block, 0..MIB + 1, &mut |_| true);
+        assert!(matches!(runs, Err(RamError::Outside { .. })));
+    }
+}
+
+#[test]
+fn batches_are_filled_in_any_order() {
+    let own = OwnRam::new(16 * MIB);
+    for word in 0..3000_u64 {
+        own.mapping
+            .store_relaxed(word * 4096, word + 1)
+            .expect("store");
+    }
+    for method in [Method::Map, Method::Copy] {
+        let ram = own.open(method);
+        let mut buffers = vec![[0_u8; 8]; 3000];
+        let mut reads: Vec<RamRead<'_>> = buffers
+            .iter_mut()
+            .enumerate()
+            .map(|(index, into)| RamRead {
+                at: own.at((2999 - index as u64) * 4096),
+                into,
+            })
+            .collect();
+        ram.read_many(&mut reads, &mut |index, error| panic!("{index}: {error}"))
+            .expect("a batch");
+        for (index, bytes) in buffers.iter().enumerate() {
+            assert_eq!(u64::from_ne_bytes(*bytes), 3000 - index as u64);
+        }
+    }
+}
+
+/// A process with some private memory that waits for ever: nobody reads its output.
+struct PrivateVmm(Child);
+
+impl PrivateVmm {
+    fn start() -> (Self, Vmm) {
+        let child = Command::new("dd")
+            .args(["if=/dev/zero", "bs=8M"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("dd starts");
+        let guard = Self(child);
+        let started = Instant::now();
+        loop {
+            let found = find_by_pid(guard.0.id());
+            if let Ok(vmm) = found
+                && vmm.blocks.iter().any(|block| block.length >= 8 * MIB)
+            {
+                return (guard, vmm);
+            }
+            assert!(started.elapsed() < Duration::from_secs(10), "no block came");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for PrivateVmm {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn private_memory_is_copied_and_not_mapped() {
+    let (_guard, vmm) = PrivateVmm::start();
+    assert_eq!(vmm.access(), Access::Copy);
+    assert!(!vmm.is_shared());
+    let refused = GuestRam::open(&vmm, Method::Map).expect_err("cannot be mapped");
+    assert!(matches!(refused, OpenError::Method { .. }), "{refused}");
+    assert!(refused.hint().is_some_and(|hint| hint.contains("copy")));
+    let ram = GuestRam::open(&vmm, Method::Auto).expect("opens");
+    assert_eq!(ram.access(), Access::Copy);
+    let at = BlockOffset {
+        block: 0,
+        offset: 4 * MIB,
+    };
+    let mut bytes = vec![1_u8; 100_000];
+    ram.read_at(at, &mut bytes).expect("read");
+    ram.write_at(at, b"seen").expect("write");
+    let piece = BlockPiece {
+        at: BlockOffset {
+            block: 0,
+            offset: 0,
+        },
+        length: 8 * MIB,
+    };
+    let view = ram.view(&[piece], Protection::ReadWrite).expect("a view");
+    assert!(!view.is_mapped());
+    view.store_release(64, 5).expect("store");
+    view.load_acquire(64).expect("load");
+}
+
+#[test]
+fn after_the_vmm_ends_every_access_says_so() {
+    let (mut guard, vmm) = PrivateVmm::start();
+    let ram = GuestRam::open(&vmm, Method::Copy).expect("opens");
+    let piece = BlockPiece {
+        at: BlockOffset {
+            block: 0,
+            offset: 0,
+        },
+        length: MIB,
+    };
+    let view = ram.view(&[piece], Protection::ReadWrite).expect("a view");
+    guard.0.kill().expect("kill");
+    guard.0.wait().expect("wait");
+    assert!(ram.liveness().is_gone());
+    assert_eq!(ram.liveness().run_state(), RunState::Gone);
+    let mut bytes = vec![0_u8; 100_000];
+    let at = BlockOffset {
+        block: 0,
+        offset: 0,
+    };
+    for length in [8, 100_000] {
+        assert_eq!(ram.read_at(at, &mut bytes[..length]), Err(RamError::Gone));
+        assert_eq!(ram.write_at(at, &bytes[..length]), Err(RamError::Gone));
+        let unreachable = Err(vmshm_shm::Fault::Unreachable {
+            code: code::NO_PROCESS,
+        });
+        assert_eq!(view.read(0, &mut bytes[..length]), unreachable);
+        assert_eq!(view.write(0, &bytes[..length]), unreachable);
+    }
+    assert!(view.load_acquire(0).is_err() && view.store_release(0, 1).is_err());
+    let mut word = [0_u8; 8];
+    let mut reads = [RamRead {
+        at,
+        into: &mut word,
+    }];
+    assert_eq!(
+        ram.read_many(&mut reads, &mut |_, _| {}),
+        Err(RamError::Gone)
+    );
+    let again = GuestRam::open(&vmm, Method::Copy);
+    assert!(matches!(again, Err(OpenError::Gone { .. })));
+    assert_eq!(
+        find_by_pid(vmm.pid),
+        Err(FindError::NoProcess { pid: vmm.pid })
+    );
+}
+
+#[test]
+fn huge_pages_are_read_written_and_viewed() {
+    use rustix::fs::MemfdFlags;
+    let Some(own) = OwnRam::try_new(4 * MIB, MemfdFlags::HUGETLB) else {
+        eprintln!("skipped: the system has no huge pages to give");
+        return;
+    };
+    assert_eq!(own.vmm.blocks[own.block].backing, crate::Backing::Hugetlb);
+    own.mapping.store_relaxed(8192, 77).expect("store");
+    let ram = own.open(Method::Map);
+    let mut word = [0_u8; 8];
+    ram.read_at(own.at(8192), &mut word).expect("read");
+    assert_eq!(u64::from_ne_bytes(word), 77);
+    ram.write_at(own.at(8192), &78_u64.to_ne_bytes())
+        .expect("write");
+    assert_eq!(own.mapping.load_relaxed(8192), Ok(78));
+    let pieces = [
+        BlockPiece {
+            at: own.at(2 * MIB + 4096),
+            length: 4096,
+        },
+        BlockPiece {
+            at: own.at(8192),
+            length: 4096,
+        },
+    ];
+    let view = ram.view(&pieces, Protection::ReadWrite).expect("a view");
+    assert_eq!(view.load_acquire(4096), Ok(78));
+    view.store_release(0, 5).expect("store");
+    assert_eq!(own.mapping.load_relaxed(2 * MIB + 4096), Ok(5));
+}

@@ -47,7 +47,11 @@ fn a_point_proves_its_range_and_the_rule_fills_in_the_rest() {
     let rule = by_machine(Machine::Pc { below_4g: None }, 4 * GIB, &blocks).expect("a rule");
     let points = [point(0x1_0560_0000, 0, 0xc560_0000)];
     let layout = Layout::prove(&points, &pc_ranges(), &blocks, Some(&rule)).expect("a layout");
-    let source = |address| layout.translate(GuestPhysical(address)).map(|found| found.source);
+    let source = |address| {
+        layout
+            .translate(GuestPhysical(address))
+            .map(|found| found.source)
+    };
     assert_eq!(source(4 * GIB), Ok(Source::Proved));
     assert_eq!(source(0x10_0000), Ok(Source::MachineRule));
     assert_eq!(source(0x2000), Ok(Source::MachineRule));
@@ -75,8 +79,20 @@ fn one_reported_range_may_span_two_blocks() {
     let points = [point(0x20_0000, 1, 0x20_0000), point(GIB + PAGE, 0, PAGE)];
     let layout = Layout::prove(&points, &ranges, &blocks, None).expect("a layout");
     let at = |address| layout.translate(GuestPhysical(address)).expect("RAM").at;
-    assert_eq!(at(GIB - 1), BlockOffset { block: 1, offset: GIB - 1 });
-    assert_eq!(at(GIB), BlockOffset { block: 0, offset: 0 });
+    assert_eq!(
+        at(GIB - 1),
+        BlockOffset {
+            block: 1,
+            offset: GIB - 1
+        }
+    );
+    assert_eq!(
+        at(GIB),
+        BlockOffset {
+            block: 0,
+            offset: 0
+        }
+    );
 }
 
 #[test]
@@ -118,7 +134,10 @@ fn points_outside_ram_are_refused() {
     let blocks = [block(4 * GIB)];
     let stray = |address, at: u64| {
         let result = Layout::prove(&[point(address, 0, at)], &pc_ranges(), &blocks, None);
-        assert!(matches!(result, Err(LayoutError::StrayPoint { .. })), "{result:?}");
+        assert!(
+            matches!(result, Err(LayoutError::StrayPoint { .. })),
+            "{result:?}"
+        );
     };
     stray(0xa_0000, 0xa_0000);
     stray(6 * GIB, 0);
@@ -130,7 +149,8 @@ fn points_outside_ram_are_refused() {
 #[test]
 fn without_reported_ranges_only_what_was_seen_counts() {
     let blocks = [block(4 * GIB)];
-    let layout = Layout::prove(&[point(0x20_0800, 0, 0x800)], &[], &blocks, None).expect("a layout");
+    let layout =
+        Layout::prove(&[point(0x20_0800, 0, 0x800)], &[], &blocks, None).expect("a layout");
     assert_eq!(layout.ranges().len(), 1);
     assert_eq!(layout.ranges()[0].extent, extent(0x20_0000, 0x20_1000));
     assert_eq!(layout.ranges()[0].at.offset, 0);

@@ -25,9 +25,17 @@ fn extent(start: u64, length: u64) -> Extent {
 
 #[test]
 fn errors_name_the_nearest_ranges() {
-    let layout = Layout::new(vec![range(0x10000, 0x1000, 0, 0), range(0x20000, 0x1000, 0, 0x1000)])
-        .expect("a layout");
-    let error = |address| layout.translate(GuestPhysical(address)).expect_err("no RAM").to_string();
+    let layout = Layout::new(vec![
+        range(0x10000, 0x1000, 0, 0),
+        range(0x20000, 0x1000, 0, 0x1000),
+    ])
+    .expect("a layout");
+    let error = |address| {
+        layout
+            .translate(GuestPhysical(address))
+            .expect_err("no RAM")
+            .to_string()
+    };
     assert_eq!(
         error(0x15000),
         "address 0x15000 is in a hole of the guest's RAM, between 0x11000 and 0x20000"
@@ -58,8 +66,20 @@ fn extents_may_cross_ranges_but_not_holes() {
     assert_eq!(
         pieces,
         [
-            BlockPiece { at: BlockOffset { block: 0, offset: 0x6000 }, length: 0x1000 },
-            BlockPiece { at: BlockOffset { block: 1, offset: 0 }, length: 0x1000 },
+            BlockPiece {
+                at: BlockOffset {
+                    block: 0,
+                    offset: 0x6000
+                },
+                length: 0x1000
+            },
+            BlockPiece {
+                at: BlockOffset {
+                    block: 1,
+                    offset: 0
+                },
+                length: 0x1000
+            },
         ]
     );
     assert!(layout.pieces(&[extent(0x3000, 0x2000)]).is_err());

@@ -19,6 +19,8 @@ mod layout_proof;
 mod layout_rule;
 mod mapping;
 mod os;
+#[cfg(test)]
+mod own_process;
 mod ram_error;
 mod scan;
 mod view;

@@ -14,7 +14,7 @@ pub mod running;
 mod space;
 mod uml;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use tempfile::TempDir;
@@ -22,29 +22,37 @@ use tempfile::TempDir;
 use channels::Console;
 use initramfs::{Guest, Script};
 use options::{Backing, System, VmOptions, Vmm};
-use running::{Leavings, RunningVm};
+use running::{Leavings, RunningVm, Start};
 
+use crate::kernels::{Kernel, Origin};
 use crate::{artifacts, checkout, install, kernels, packages};
 
 /// The initramfs's file name in the VM's own directory.
 const INITRAMFS: &str = "initramfs";
+
+/// What a kind of VM needs from the distribution.
+struct Parts {
+    kernel: Kernel,
+    busybox: PathBuf,
+    /// The VMM's program.
+    program: PathBuf,
+}
+
+/// Fetches what a kind of VM needs, so that starting one later needs no network.
+pub fn fetch(vmm: Vmm) -> Result<()> {
+    parts(vmm, Origin::Host).map(drop)
+}
 
 /// Boots a VM and waits until its guest is up and, unless it is not wanted, its agent ready.
 pub fn boot(options: &VmOptions, console: &Console) -> Result<RunningVm> {
     options.check()?;
     let script = options.run.as_deref().map(read_script).transpose()?;
     let agent = agent(options)?;
-    let busybox = packages::unpacked("busybox-static")?.join("bin/busybox");
-    let kernel = if options.vmm == Vmm::Uml {
-        kernels::user_mode_linux()?
-    } else {
-        kernels::linux()?
-    };
-    let program = if options.vmm == Vmm::Uml {
-        kernel.image.clone()
-    } else {
-        install::program(qemu::PROGRAM, "qemu-system-x86")?
-    };
+    let Parts {
+        kernel,
+        busybox,
+        program,
+    } = parts(options.vmm, options.kernel)?;
     let tree = match options.system {
         System::Host => PathBuf::from("/"),
         System::Debian13 => crate::debian13::tree()?,
@@ -68,27 +76,26 @@ pub fn boot(options: &VmOptions, console: &Console) -> Result<RunningVm> {
 
     // Until the guard runs, these remove themselves; from then on they are the guard's.
     let directory = space::small()?;
-    let ram_directory = needs_ram_file(options)
-        .then(|| space::for_ram(qemu::effective_ram(options)))
-        .transpose()?;
+    let ram_directory = ram_directory(options)?;
+    let for_ram = ram_directory.as_ref().map(TempDir::path);
     std::fs::write(directory.path().join(INITRAMFS), archive)
         .context("cannot write the initramfs")?;
     let command_line = match options.vmm {
         Vmm::Uml => uml::command_line(options, &name, &kernel, directory.path()),
-        Vmm::Qemu => qemu::command_line(
-            options,
-            &name,
-            &kernel,
-            &program,
-            directory.path(),
-            ram_directory.as_ref().map(TempDir::path),
-        ),
+        Vmm::Qemu => {
+            qemu::command_line(options, &name, &kernel, &program, directory.path(), for_ram)
+        }
     };
     let huge_pages = match options.backing {
         Some(Backing::Hugetlb) => {
             hugepages::provide(qemu::effective_ram(options).div_ceil(hugepages::HUGE_PAGE))?
         }
         _ => 0,
+    };
+    let start = Start {
+        name,
+        command_line,
+        temporary: for_ram.map(Path::to_path_buf),
     };
     let mut leavings = Leavings {
         directories: vec![directory.keep()],
@@ -97,13 +104,43 @@ pub fn boot(options: &VmOptions, console: &Console) -> Result<RunningVm> {
     leavings
         .directories
         .extend(ram_directory.map(TempDir::keep));
-    RunningVm::start(name, &command_line, &leavings, console)
+    RunningVm::start(start, &leavings, console)
 }
 
-/// Whether the guest's RAM lies in a file that we have to make room for.
-fn needs_ram_file(options: &VmOptions) -> bool {
-    options.vmm == Vmm::Qemu
-        && matches!(options.backing, Some(Backing::File | Backing::PrivateFile))
+/// Fetches the kernel, busybox and the VMM.
+fn parts(vmm: Vmm, origin: Origin) -> Result<Parts> {
+    let busybox = packages::unpacked("busybox-static")?;
+    let busybox = ["bin/busybox", "usr/bin/busybox"]
+        .map(|path| busybox.join(path))
+        .into_iter()
+        .find(|path| path.is_file());
+    let busybox = busybox.context("the package busybox-static holds no busybox")?;
+    let kernel = if vmm == Vmm::Uml {
+        kernels::user_mode_linux(origin)?
+    } else {
+        kernels::linux(origin)?
+    };
+    let program = match vmm {
+        Vmm::Uml => kernel.image.clone(),
+        Vmm::Qemu => install::program(qemu::PROGRAM, "qemu-system-x86")?,
+    };
+    Ok(Parts {
+        kernel,
+        busybox,
+        program,
+    })
+}
+
+/// A directory for the guest's RAM, where the VMM needs one: for QEMU's files, and for UML if /dev/shm is too small.
+fn ram_directory(options: &VmOptions) -> Result<Option<TempDir>> {
+    let (needed, ram) = match options.vmm {
+        Vmm::Qemu => (
+            matches!(options.backing, Some(Backing::File | Backing::PrivateFile)),
+            qemu::effective_ram(options),
+        ),
+        Vmm::Uml => (!space::shared_memory_holds(options.ram()), options.ram()),
+    };
+    needed.then(|| space::for_ram(ram)).transpose()
 }
 
 /// The agent's program, built if need be. Without a running agent a guest is useful, too, so then only a warning is given.
@@ -124,7 +161,7 @@ fn agent(options: &VmOptions) -> Result<Option<PathBuf>> {
 }
 
 /// The script's paths, and its contents where it is no regular file.
-fn read_script(script: &std::path::Path) -> Result<Script> {
+fn read_script(script: &Path) -> Result<Script> {
     let paths = options::script_paths(script)?;
     let contents = if paths.1.is_file() {
         None

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
+use crate::kernels::Origin;
+
 /// The programs that can run a VM here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Vmm {
@@ -75,6 +77,9 @@ pub struct VmOptions {
     /// What the guest runs on
     #[arg(long, default_value = "host")]
     pub system: System,
+    /// Whose kernel the guest runs
+    #[arg(long, default_value = "host")]
+    pub kernel: Origin,
     /// Do not start vmshm-agent in the guest; it is still found there
     #[arg(long)]
     pub no_agent: bool,

@@ -84,7 +84,10 @@ pub fn command_line(
     );
     words.option("-kernel", &kernel.image);
     words.option("-initrd", directory.join(super::INITRAMFS));
-    words.option("-append", format!("console=ttyS0 quiet loglevel=3 panic=-1{}", clock_hint()));
+    words.option(
+        "-append",
+        format!("console=ttyS0 quiet loglevel=3 panic=-1{}", clock_hint()),
+    );
     words
         .0
         .extend(options.vmm_arguments.iter().map(OsString::from));
@@ -155,9 +158,14 @@ fn clock_hint() -> String {
     if has_kvm() || !processor.contains(" hypervisor") {
         return String::new();
     }
-    let megahertz = processor.lines().find_map(|line| line.strip_prefix("cpu MHz")?.split_once(':'));
-    let kilohertz = megahertz.and_then(|(_, number)| number.trim().replace('.', "").parse::<u32>().ok());
-    kilohertz.map_or_else(String::new, |kilohertz| format!(" tsc_early_khz={kilohertz}"))
+    let megahertz = processor
+        .lines()
+        .find_map(|line| line.strip_prefix("cpu MHz")?.split_once(':'));
+    let kilohertz =
+        megahertz.and_then(|(_, number)| number.trim().replace('.', "").parse::<u32>().ok());
+    kilohertz.map_or_else(String::new, |kilohertz| {
+        format!(" tsc_early_khz={kilohertz}")
+    })
 }
 
 /// A command line in the making.

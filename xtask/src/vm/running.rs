@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -42,6 +42,16 @@ pub struct Leavings {
     pub huge_pages: u64,
 }
 
+/// How a VMM is started.
+pub struct Start {
+    /// The VM's name.
+    pub name: String,
+    /// The VMM's program and its arguments.
+    pub command_line: Vec<OsString>,
+    /// The directory for the VMM's temporary files, if its own choice does not do.
+    pub temporary: Option<PathBuf>,
+}
+
 /// A VM whose guest is up.
 pub struct RunningVm {
     name: String,
@@ -53,16 +63,11 @@ pub struct RunningVm {
 
 impl RunningVm {
     /// Starts the VMM and waits until the guest says that it is ready.
-    pub fn start(
-        name: String,
-        command_line: &[OsString],
-        leavings: &Leavings,
-        console: &Console,
-    ) -> Result<Self> {
+    pub fn start(start: Start, leavings: &Leavings, console: &Console) -> Result<Self> {
         let (sender, events) = channel();
         forward_signals(sender.clone())?;
         let mut guard = start_guard(leavings)?;
-        let started = start_vmm(command_line, &sender, console);
+        let started = start_vmm(&start, &sender, console);
         let (vmm, threads) = match started {
             Ok(started) => started,
             Err(error) => {
@@ -72,7 +77,7 @@ impl RunningVm {
             }
         };
         let mut running = Self {
-            name,
+            name: start.name,
             vmm,
             guard,
             events,
@@ -101,10 +106,7 @@ impl RunningVm {
         let Some(limit) = limit else {
             return self.events.recv().ok();
         };
-        match self.events.recv_timeout(limit) {
-            Ok(event) => Some(event),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
+        self.events.recv_timeout(limit).ok()
     }
 
     /// Waits until the guest's script ends, and gives its exit status; without a script this waits for a signal.
@@ -188,17 +190,20 @@ fn start_guard(leavings: &Leavings) -> Result<Child> {
 
 /// Starts the VMM with its three lines, and a thread that tells when it ends.
 fn start_vmm(
-    command_line: &[OsString],
+    start: &Start,
     events: &Sender<Event>,
     console: &Console,
 ) -> Result<(Child, Vec<JoinHandle<()>>)> {
     let (ends, mut threads) = channels::open(events, console)?;
     let [control, script, screen] = ends.0;
     let mut command = Command::new("/proc/self/exe");
-    command.arg("start-vmm").arg("--").args(command_line);
-    // UML would put its RAM where these point; it finds /dev/shm by itself, unless that is too small.
+    command.arg("start-vmm").arg("--").args(&start.command_line);
+    // UML would put its RAM where these point; without them it takes /dev/shm.
     for variable in ["TMPDIR", "TMP", "TEMP"] {
         command.env_remove(variable);
+    }
+    if let Some(directory) = &start.temporary {
+        command.env("TMPDIR", directory);
     }
     let vmm = command
         .stdin(control)

@@ -25,6 +25,11 @@ pub fn for_ram(ram: u64) -> Result<TempDir> {
     }
 }
 
+/// Whether `/dev/shm` has room for `ram` bytes.
+pub fn shared_memory_holds(ram: u64) -> bool {
+    room(Path::new("/dev/shm")) >= ram
+}
+
 /// The bytes that a file in `directory` may still take; 0 where none can be made.
 fn room(directory: &Path) -> u64 {
     let writable = rustix::fs::access(directory, rustix::fs::Access::WRITE_OK).is_ok();

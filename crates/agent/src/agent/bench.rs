@@ -29,10 +29,12 @@ impl Bench {
     pub(crate) fn start(memory: Arc<Mapping>, mode: Mode) -> Result<Self, LinkError> {
         let stop = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&stop);
-        let patience = Patience::new(flag);
+        let patience = Patience::new(flag, memory.load_relaxed(STOP)?);
         let thread = match mode {
             Mode::PingPong => {
-                let pong = OwnWord::start(&memory, PONG, 0, "bench's answer")?;
+                // What stands there has been answered.
+                let ping = memory.load_relaxed(PING)?;
+                let pong = OwnWord::start(&memory, PONG, ping, "bench's answer")?;
                 thread::spawn(move || {
                     let _ = answer_pings(&*memory, pong, patience);
                 })
@@ -71,14 +73,17 @@ impl Drop for Bench {
 /// When to give up. The clock is looked at seldom, and never while things happen.
 struct Patience {
     stop: Arc<AtomicBool>,
+    /// What the host's word said at the start.
+    host_stop: u64,
     last: Option<Instant>,
     looks: u32,
 }
 
 impl Patience {
-    const fn new(stop: Arc<AtomicBool>) -> Self {
+    const fn new(stop: Arc<AtomicBool>, host_stop: u64) -> Self {
         Self {
             stop,
+            host_stop,
             last: None,
             looks: 0,
         }
@@ -91,7 +96,7 @@ impl Patience {
     }
 
     fn is_over<M: SharedMemory>(&mut self, memory: &M) -> Result<bool, LinkError> {
-        if self.stop.load(Ordering::Relaxed) || memory.load_relaxed(STOP)? != 0 {
+        if self.stop.load(Ordering::Relaxed) || memory.load_relaxed(STOP)? != self.host_stop {
             return Ok(true);
         }
         self.looks += 1;

@@ -57,20 +57,20 @@ mod tests {
     #[test]
     fn writes_what_the_wire_specifies_and_clears_it() {
         let length = SLICE + 2 * PAGE_SIZE;
-        let file = rustix::fs::memfd_create("test", MemfdFlags::CLOEXEC).unwrap();
-        rustix::fs::ftruncate(&file, length).unwrap();
-        let memory = Mapping::whole(&file, length, Protection::ReadWrite).unwrap();
+        let file = rustix::fs::memfd_create("test", MemfdFlags::CLOEXEC).expect("succeeds");
+        rustix::fs::ftruncate(&file, length).expect("succeeds");
+        let memory = Mapping::whole(&file, length, Protection::ReadWrite).expect("succeeds");
         let mut beats = 0;
         let mut progress = || {
             beats += 1;
             Ok(())
         };
-        write(&memory, 3, 9, &mut progress).unwrap();
-        verify_pattern(&memory, 3, 9).unwrap();
-        clear(&memory, &mut progress).unwrap();
+        write(&memory, 3, 9, &mut progress).expect("succeeds");
+        verify_pattern(&memory, 3, 9).expect("succeeds");
+        clear(&memory, &mut progress).expect("succeeds");
         assert_eq!(beats, 4);
-        let mut bytes = vec![1; usize::try_from(length).unwrap()];
-        memory.read(0, &mut bytes).unwrap();
+        let mut bytes = vec![1; usize::try_from(length).expect("succeeds")];
+        memory.read(0, &mut bytes).expect("succeeds");
         assert!(bytes.iter().all(|byte| *byte == 0));
     }
 }

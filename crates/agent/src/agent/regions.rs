@@ -271,7 +271,7 @@ mod tests {
         regions.insert(plain);
         assert_eq!(regions.session_ended(HOST.slot), []);
         assert!(regions.garbage().is_empty());
-        let plain = regions.get_mut(1).unwrap();
+        let plain = regions.get_mut(1).expect("succeeds");
         plain.description.holders.insert(HOST);
         plain.description.listed = false;
         assert!(regions.garbage().is_empty(), "a session holds it");

@@ -145,7 +145,7 @@ mod tests {
             cost: 4096,
             extents: vec![(0x1000, 0x1000)],
             descriptor: 3,
-            description: Some(serde_json::to_string(&description).unwrap()),
+            description: Some(serde_json::to_string(&description).expect("succeeds")),
         }
     }
 
@@ -162,7 +162,7 @@ mod tests {
                 session: 20,
             },
         ];
-        let region = restore(allocation(RegionKind::Raw), &orphans.into()).unwrap();
+        let region = restore(allocation(RegionKind::Raw), &orphans.into()).expect("succeeds");
         assert!(region.description.listed);
         let holders: Vec<_> = region.description.holders.iter().collect();
         assert_eq!(
@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn pipes_are_over_and_undescribed_memory_is_nobodys() {
-        let region = restore(allocation(RegionKind::Pipe), &BTreeSet::new()).unwrap();
+        let region = restore(allocation(RegionKind::Pipe), &BTreeSet::new()).expect("succeeds");
         assert!(region.is_garbage());
         let mut unknown = allocation(RegionKind::Raw);
         unknown.description = None;

@@ -76,8 +76,7 @@ impl From<LinkError> for PipeError {
 pub(crate) fn run(name: &str) -> Result<(), PipeError> {
     let system = |what| move |error| PipeError::System { what, error };
     let signals = catch_signals().map_err(system("handle signals"))?;
-    let input = own(io::stdin().as_fd()).map_err(system("read standard input"))?;
-    let output = own(io::stdout().as_fd()).map_err(system("write standard output"))?;
+    let (input, output) = take_streams().map_err(system("take the standard streams"))?;
 
     let mut agent = ask::connect()?;
     ask::send(
@@ -111,9 +110,15 @@ pub(crate) fn run(name: &str) -> Result<(), PipeError> {
     result
 }
 
-/// A file of our own: the standard library's streams buffer by lines.
-fn own(fd: std::os::fd::BorrowedFd<'_>) -> io::Result<File> {
-    Ok(File::from(fd.try_clone_to_owned()?))
+/// The standard streams as files of our own, unbuffered. The streams' own numbers lead
+/// nowhere from then on: closing a file ends its direction for whoever is behind it.
+fn take_streams() -> io::Result<(File, File)> {
+    let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    Ok((input, output))
 }
 
 fn catch_signals() -> io::Result<UnixStream> {

@@ -23,6 +23,7 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
+use vmshm_link::directory::DIRECTORY_SIZE;
 use vmshm_shm::{MapError, Mapping, Protection};
 
 use crate::facts::FactsError;
@@ -30,7 +31,7 @@ use crate::pin::{Method, NoMethod, Pinner};
 use crate::run_directory::{self, KEEPER_LOCK, KEEPER_SOCKET, Lock, RunDirectoryError, Taken};
 use announcement::{Announcement, AnnouncementError};
 use protocol::Purpose;
-use serve::{DIRECTORY_BYTES, Keeper, Parts, ServeError};
+use serve::{Keeper, Parts, ServeError};
 use store::{Store, StoreError};
 
 /// How long a keeper that is about to leave may keep its lock.
@@ -155,13 +156,13 @@ fn start(only: Option<Method>) -> Result<(Keeper, Lock), KeeperError> {
         .allocate(Purpose::Beacon, "beacon", 1, &mut quiet)
         .map_err(memory("beacon"))?;
     let directory = store
-        .allocate(Purpose::Directory, "directory", DIRECTORY_BYTES, &mut quiet)
+        .allocate(Purpose::Directory, "directory", DIRECTORY_SIZE, &mut quiet)
         .map_err(memory("directory"))?;
     let (Some(beacon), Some(directory)) = (store.get(beacon), store.get(directory)) else {
         return Err(memory("beacon")(StoreError::Unknown(0)));
     };
     let announcement = Announcement::start(beacon)?;
-    let directory = Mapping::whole(directory, DIRECTORY_BYTES, Protection::Read)?;
+    let directory = Mapping::whole(directory, DIRECTORY_SIZE, Protection::Read)?;
     let keeper = Keeper::new(Parts {
         listener: run_directory::listen(KEEPER_SOCKET)?,
         termination: receiver,

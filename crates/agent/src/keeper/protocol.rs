@@ -200,8 +200,11 @@ mod tests {
             descriptor: 9,
             description: None,
         });
-        let text = serde_json::to_string(&reply).unwrap();
-        assert_eq!(serde_json::from_str::<Reply>(&text).unwrap(), reply);
+        let text = serde_json::to_string(&reply).expect("succeeds");
+        assert_eq!(
+            serde_json::from_str::<Reply>(&text).expect("succeeds"),
+            reply
+        );
         let text = r#"{"request":"allocate","name":"x","size":-1}"#;
         assert!(serde_json::from_str::<Request>(text).is_err());
     }

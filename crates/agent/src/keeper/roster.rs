@@ -90,15 +90,15 @@ impl Roster {
         }
     }
 
-    /// Whether the keeper is of no more use: nothing is announced, nobody serves, and
-    /// no host holds a slot. A keeper that waits for its first agent stays.
-    pub(crate) fn may_leave(&self, slot_is_held: bool) -> bool {
+    /// Whether the keeper is of no more use once no host holds a slot: nothing is
+    /// announced and nobody serves. A keeper that waits for its first agent stays.
+    pub(crate) fn may_leave(&self) -> bool {
         let idle = match self.state {
             KeeperState::Withdrawn => true,
             KeeperState::Starting => self.generation > 0,
             KeeperState::AgentAlive | KeeperState::AgentDead => false,
         };
-        idle && self.agent.is_none() && !slot_is_held
+        idle && self.agent.is_none()
     }
 }
 
@@ -110,7 +110,7 @@ mod tests {
     fn one_agent_at_a_time() {
         let mut roster = Roster::new();
         assert_eq!(roster.admit(1, 100), Ok(1));
-        assert_eq!(roster.admit(2, 200).unwrap_err().pid, 100);
+        assert_eq!(roster.admit(2, 200).expect_err("fails").pid, 100);
         roster.gone(2);
         assert!(roster.is_agent(1));
         roster.gone(1);
@@ -120,42 +120,41 @@ mod tests {
     #[test]
     fn a_killed_agent_is_dead_until_the_next_serves() {
         let mut roster = Roster::new();
-        roster.admit(1, 100).unwrap();
+        roster.admit(1, 100).expect("succeeds");
         assert_eq!(roster.state(), KeeperState::Starting);
         roster.serving();
         assert_eq!(roster.state(), KeeperState::AgentAlive);
         roster.gone(1);
         assert_eq!(roster.state(), KeeperState::AgentDead);
-        assert!(!roster.may_leave(false));
-        roster.admit(2, 200).unwrap();
+        assert!(!roster.may_leave());
+        roster.admit(2, 200).expect("succeeds");
         assert_eq!(roster.state(), KeeperState::AgentDead);
         roster.serving();
         assert_eq!(roster.state(), KeeperState::AgentAlive);
     }
 
     #[test]
-    fn leaves_only_when_withdrawn_and_unused() {
+    fn leaves_only_when_withdrawn_and_without_an_agent() {
         let mut roster = Roster::new();
-        assert!(!roster.may_leave(false), "no agent has come yet");
-        roster.admit(1, 100).unwrap();
+        assert!(!roster.may_leave(), "no agent has come yet");
+        roster.admit(1, 100).expect("succeeds");
         roster.serving();
         roster.withdraw();
-        assert!(!roster.may_leave(false), "the agent is still connected");
+        assert!(!roster.may_leave(), "the agent is still connected");
         roster.gone(1);
         assert_eq!(roster.state(), KeeperState::Withdrawn);
-        assert!(!roster.may_leave(true), "a host holds a slot");
-        assert!(roster.may_leave(false));
+        assert!(roster.may_leave());
     }
 
     #[test]
     fn a_new_agent_revives_a_withdrawn_keeper() {
         let mut roster = Roster::new();
-        roster.admit(1, 100).unwrap();
+        roster.admit(1, 100).expect("succeeds");
         roster.serving();
         roster.withdraw();
         roster.gone(1);
-        roster.admit(2, 200).unwrap();
-        assert!(!roster.may_leave(false));
+        roster.admit(2, 200).expect("succeeds");
+        assert!(!roster.may_leave());
         roster.serving();
         assert_eq!(roster.state(), KeeperState::AgentAlive);
     }
@@ -163,8 +162,8 @@ mod tests {
     #[test]
     fn an_agent_that_fails_to_start_leaves_no_keeper_behind() {
         let mut roster = Roster::new();
-        roster.admit(1, 100).unwrap();
+        roster.admit(1, 100).expect("succeeds");
         roster.gone(1);
-        assert!(roster.may_leave(false));
+        assert!(roster.may_leave());
     }
 }

@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use tracing::{debug, warn};
 use vmshm_link::beacon::KeeperState;
-use vmshm_link::directory::{DIRECTORY_SIZE, SLOTS, slot_offset};
+use vmshm_link::directory::{SLOTS, slot_offset};
 use vmshm_link::slot::SlotView;
 use vmshm_shm::Mapping;
 
@@ -26,6 +26,9 @@ use crate::channel::{Channel, ChannelError, timespec};
 const CHECK: Duration = Duration::from_secs(2);
 /// A keeper that no agent comes to ends itself after this long.
 const FIRST_AGENT: Duration = Duration::from_secs(30);
+/// A keeper stays for so long after the last slot was freed: a host that is just about
+/// to claim one sees in time that the beacon is withdrawn.
+const LINGER: Duration = Duration::from_secs(2);
 /// The most connections at once.
 const CONNECTION_LIMIT: usize = 64;
 
@@ -104,6 +107,7 @@ impl Keeper {
     pub(super) fn serve(mut self) -> Result<(), ServeError> {
         let started = Instant::now();
         let mut next_check = started + CHECK;
+        let mut idle_since = None;
         loop {
             let now = Instant::now();
             self.announcement.beat(now)?;
@@ -113,9 +117,13 @@ impl Keeper {
             }
             self.announcement.say(self.roster.state())?;
             let abandoned = self.roster.generation() == 0 && now > started + FIRST_AGENT;
-            if abandoned || (self.roster.may_leave(false) && !self.slot_is_held()) {
-                self.announcement.wipe_brand()?;
-                return Ok(());
+            if abandoned || (self.roster.may_leave() && !self.slot_is_held()) {
+                let since = *idle_since.get_or_insert(now);
+                if abandoned || now > since + LINGER {
+                    return Ok(self.announcement.wipe_brand()?);
+                }
+            } else {
+                idle_since = None;
             }
             self.wait(now)?;
             self.work()?;
@@ -375,6 +383,3 @@ fn has_hung_up(channel: &Channel) -> bool {
     let now = timespec(Duration::ZERO);
     rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|count| count > 0)
 }
-
-/// The size that a directory's mapping has.
-pub(super) const DIRECTORY_BYTES: u64 = DIRECTORY_SIZE;

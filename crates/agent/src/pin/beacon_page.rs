@@ -101,11 +101,17 @@ mod tests {
 
     #[test]
     fn keeps_only_the_candidates() {
-        let file = MemoryFile::new("test", 64 * PAGE_SIZE, Pages::Ordinary).unwrap();
-        file.allocate(0, file.length()).unwrap();
+        let file = MemoryFile::new("test", 64 * PAGE_SIZE, Pages::Ordinary).expect("succeeds");
+        file.allocate(0, file.length()).expect("succeeds");
         keep_only(&file, &[0, 7 * PAGE_SIZE, 8 * PAGE_SIZE, 63 * PAGE_SIZE]);
-        assert_eq!(rustix::fs::fstat(file.as_fd()).unwrap().st_blocks, 4 * 8);
+        assert_eq!(
+            rustix::fs::fstat(file.as_fd()).expect("succeeds").st_blocks,
+            4 * 8
+        );
         keep_only(&file, &[]);
-        assert_eq!(rustix::fs::fstat(file.as_fd()).unwrap().st_blocks, 0);
+        assert_eq!(
+            rustix::fs::fstat(file.as_fd()).expect("succeeds").st_blocks,
+            0
+        );
     }
 }

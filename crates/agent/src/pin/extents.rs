@@ -77,7 +77,7 @@ mod tests {
     fn list(frames: &[u64]) -> ExtentList {
         let mut list = ExtentList::default();
         for frame in frames {
-            list.push(*frame).unwrap();
+            list.push(*frame).expect("succeeds");
         }
         list
     }

@@ -99,10 +99,10 @@ mod tests {
         let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let directory =
             std::env::temp_dir().join(format!("vmshm-pool-{}-{number}", std::process::id()));
-        fs::create_dir_all(&directory).unwrap();
-        fs::write(directory.join("nr_overcommit_hugepages"), limit).unwrap();
-        fs::write(directory.join("surplus_hugepages"), surplus).unwrap();
-        let pool = HugePages::at(&directory).unwrap();
+        fs::create_dir_all(&directory).expect("succeeds");
+        fs::write(directory.join("nr_overcommit_hugepages"), limit).expect("succeeds");
+        fs::write(directory.join("surplus_hugepages"), surplus).expect("succeeds");
+        let pool = HugePages::at(&directory).expect("succeeds");
         (directory, pool)
     }
 
@@ -111,27 +111,27 @@ mod tests {
         let (directory, pool) = pool("1\n", "3\n");
         let seen = pool
             .with_surplus(5, || {
-                fs::read_to_string(directory.join("nr_overcommit_hugepages")).unwrap()
+                fs::read_to_string(directory.join("nr_overcommit_hugepages")).expect("succeeds")
             })
-            .unwrap();
+            .expect("succeeds");
         assert_eq!(seen, "8");
         assert_eq!(
-            fs::read_to_string(directory.join("nr_overcommit_hugepages")).unwrap(),
+            fs::read_to_string(directory.join("nr_overcommit_hugepages")).expect("succeeds"),
             "1"
         );
-        fs::remove_dir_all(directory).unwrap();
+        fs::remove_dir_all(directory).expect("succeeds");
     }
 
     #[test]
     fn leaves_a_limit_alone_that_is_high_enough_or_was_changed() {
         let (directory, pool) = pool("100", "3");
-        pool.with_surplus(5, || ()).unwrap();
+        pool.with_surplus(5, || ()).expect("succeeds");
         let path = directory.join("nr_overcommit_hugepages");
-        assert_eq!(fs::read_to_string(&path).unwrap(), "100");
-        pool.with_surplus(500, || fs::write(&path, "7").unwrap())
-            .unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "7");
-        fs::remove_dir_all(directory).unwrap();
+        assert_eq!(fs::read_to_string(&path).expect("succeeds"), "100");
+        pool.with_surplus(500, || fs::write(&path, "7").expect("succeeds"))
+            .expect("succeeds");
+        assert_eq!(fs::read_to_string(&path).expect("succeeds"), "7");
+        fs::remove_dir_all(directory).expect("succeeds");
     }
 
     #[test]

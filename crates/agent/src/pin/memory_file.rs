@@ -108,23 +108,24 @@ mod tests {
 
     #[test]
     fn is_sealed_and_whole_pages() {
-        let file = MemoryFile::new("test", 5000, Pages::Ordinary).unwrap();
+        let file = MemoryFile::new("test", 5000, Pages::Ordinary).expect("succeeds");
         assert_eq!(file.length(), 8192);
         assert!(rustix::fs::ftruncate(file.as_fd(), 4096).is_err());
         assert!(rustix::fs::ftruncate(file.as_fd(), 1 << 20).is_err());
-        let seals = rustix::fs::fcntl_get_seals(file.as_fd()).unwrap();
+        let seals = rustix::fs::fcntl_get_seals(file.as_fd()).expect("succeeds");
         assert!(seals.contains(SealFlags::SEAL));
     }
 
     #[test]
     fn allocates_and_punches() {
-        let file = MemoryFile::new("test", 16 << 12, Pages::Ordinary).unwrap();
-        let blocks = |file: &MemoryFile| rustix::fs::fstat(file.as_fd()).unwrap().st_blocks;
+        let file = MemoryFile::new("test", 16 << 12, Pages::Ordinary).expect("succeeds");
+        let blocks =
+            |file: &MemoryFile| rustix::fs::fstat(file.as_fd()).expect("succeeds").st_blocks;
         assert_eq!(blocks(&file), 0);
-        file.allocate(0, 4 << 12).unwrap();
+        file.allocate(0, 4 << 12).expect("succeeds");
         assert_eq!(blocks(&file), 4 * 8);
-        file.punch(0, 3 << 12).unwrap();
+        file.punch(0, 3 << 12).expect("succeeds");
         assert_eq!(blocks(&file), 8);
-        file.punch(0, 0).unwrap();
+        file.punch(0, 0).expect("succeeds");
     }
 }

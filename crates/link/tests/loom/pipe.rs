@@ -18,7 +18,7 @@ fn memory() -> LoomMemory {
 
 #[test]
 fn an_end_that_sees_the_other_open_can_send() {
-    check(2, || {
+    check(3, || {
         let memory = memory();
         let other = memory.clone();
         let guest = thread::spawn(move || {
@@ -50,7 +50,7 @@ fn an_end_that_sees_the_other_open_can_send() {
 
 #[test]
 fn an_end_learns_that_the_other_is_lost_after_all_that_it_sent() {
-    check(2, || {
+    check(3, || {
         let memory = memory();
         let other = memory.clone();
         let mut end = PipeEnd::open(memory.clone(), Side::Host).expect("fits");

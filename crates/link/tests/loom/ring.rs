@@ -64,24 +64,24 @@ fn pass(lengths: &'static [usize], preemptions: usize) {
 
 #[test]
 fn records_of_several_lengths_arrive_whole() {
-    pass(&[0, 5, 16], 3);
+    pass(&[0, 5, 16, 13], 4);
 }
 
 #[test]
 fn a_full_ring_waits_and_its_bytes_are_used_again() {
     // 32 + 32 fill it; the third may only overwrite what was taken.
-    pass(&[24, 24, 24], 3);
+    pass(&[24, 24, 24, 24], 4);
 }
 
 #[test]
 fn a_record_that_does_not_fit_before_the_end_goes_behind_padding() {
     // 24 + 24 leave 16 before the end, which the third does not fit.
-    pass(&[16, 16, 24, 0], 3);
+    pass(&[16, 16, 24, 0], 4);
 }
 
 #[test]
 fn a_batch_becomes_visible_as_a_whole() {
-    check(3, || {
+    check(4, || {
         let (mut producer, mut consumer) = start();
         let sender = thread::spawn(move || {
             assert_eq!(producer.try_stage(0, &bytes(0, 8)), Ok(true));
@@ -103,7 +103,7 @@ fn a_batch_becomes_visible_as_a_whole() {
 
 #[test]
 fn a_producer_sees_what_was_taken() {
-    check(3, || {
+    check(4, || {
         let (mut producer, mut consumer) = start();
         assert_eq!(producer.try_push(0, &bytes(0, 24)), Ok(true));
         assert_eq!(producer.try_push(1, &bytes(1, 24)), Ok(true));

@@ -77,7 +77,7 @@ fn entry(id: u64) -> RegionEntry {
 }
 
 fn replace(new: Option<RegionEntry>) {
-    check(2, move || {
+    check(4, move || {
         let memory = Entry::new();
         write_region(&memory, 0, Some(&entry(1))).expect("reachable");
         let seen = memory.clone();

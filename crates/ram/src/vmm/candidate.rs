@@ -51,6 +51,21 @@ impl Candidate {
             .as_deref()
     }
 
+    /// The file name of the first word of the command line.
+    pub(super) fn first_word_name(&self) -> Option<&str> {
+        self.words.first()?.rsplit('/').next()
+    }
+
+    /// Whether the kernel knows the process by the name it gives itself in its command
+    /// line; a process that only pretends is known by its executable's.
+    pub(super) fn is_called_what_it_says(&self) -> bool {
+        let kernel_name = self.status.name.as_str();
+        !kernel_name.is_empty()
+            && self
+                .first_word_name()
+                .is_some_and(|name| name.starts_with(kernel_name))
+    }
+
     /// Whether all that was read is of the same process: one may have ended meanwhile
     /// and another taken its number.
     pub(super) fn is_consistent(&self) -> bool {

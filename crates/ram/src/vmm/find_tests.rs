@@ -27,7 +27,10 @@ const QEMU_LIBVIRT: &str = include_str!("../../tests/recordings/qemu-libvirt-sty
 fn play(root: &Path, recording: &str) -> u32 {
     let mut sections: Vec<(&str, Vec<&str>)> = Vec::new();
     for line in recording.lines() {
-        match line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+        match line
+            .strip_prefix('[')
+            .and_then(|line| line.strip_suffix(']'))
+        {
             Some(name) if ["cmdline", "exe", "stat", "status", "maps", "fd"].contains(&name) => {
                 sections.push((name, Vec::new()));
             }
@@ -38,7 +41,12 @@ fn play(root: &Path, recording: &str) -> u32 {
         let section = sections.iter().find(|section| section.0 == name);
         &section.expect("the section").1
     };
-    let pid: u32 = get("stat")[0].split(' ').next().expect("pid").parse().expect("a number");
+    let pid: u32 = get("stat")[0]
+        .split(' ')
+        .next()
+        .expect("pid")
+        .parse()
+        .expect("a number");
     let directory = root.join(pid.to_string());
     fs::create_dir_all(directory.join("fd")).expect("directory");
     let mut words = get("cmdline").join("\0");
@@ -190,13 +198,21 @@ fn a_process_that_only_mentions_qemu_is_no_vm() {
     let shell = directory.path().join("qemu-system-x86_64");
     fs::write(&shell, b"a shell").expect("write");
     let words = with_executable(QEMU_PRIVATE, &shell);
-    assert_eq!(found(&[&words]), [], "named so, with the memory, but not QEMU inside");
+    assert_eq!(
+        found(&[&words]),
+        [],
+        "named so, with the memory, but not QEMU inside"
+    );
     let without_memory: String = QEMU_PRIVATE
         .lines()
         .filter(|line| !line.contains("7f93c7e00000-"))
         .map(|line| format!("{line}\n"))
         .collect();
     assert_eq!(found(&[&without_memory]), []);
+    // Where the executable cannot be read, the kernel's name for it must fit.
+    let pretender = QEMU_PRIVATE.replacen("Name:\tqemu-system-x86", "Name:\tbash", 1);
+    let pretender = with_executable(&pretender, Path::new("/absent/qemu-system-x86_64"));
+    assert_eq!(found(&[&pretender]), []);
 }
 
 #[test]
@@ -213,7 +229,10 @@ fn a_fork_of_qemu_is_no_second_vm() {
     let pids: Vec<u32> = all.iter().map(|vmm| vmm.pid).collect();
     assert_eq!(pids, [pid]);
     // Named by hand it can still be looked at.
-    assert_eq!(find_by_pid_in(&root, 4_194_000).expect("named").pid, 4_194_000);
+    assert_eq!(
+        find_by_pid_in(&root, 4_194_000).expect("named").pid,
+        4_194_000
+    );
 }
 
 #[test]

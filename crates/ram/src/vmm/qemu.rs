@@ -34,7 +34,11 @@ pub(super) fn recognise(candidate: &Candidate) -> Option<Draft> {
     // inside, too.
     match ExecutableKind::qemu_or_other(&candidate.process.path("exe")) {
         ExecutableKind::QemuSystem => evidence.push(Evidence::Executable),
-        ExecutableKind::Unknown if named => evidence.push(Evidence::ExecutableName),
+        ExecutableKind::Unknown
+            if named && arguments.telling_options > 0 && candidate.is_called_what_it_says() =>
+        {
+            evidence.push(Evidence::ExecutableName);
+        }
         _ => return None,
     }
     if arguments.telling_options > 0 {
@@ -90,10 +94,7 @@ fn names_qemu(candidate: &Candidate) -> bool {
         .executable
         .as_deref()
         .and_then(|path| path.file_name()?.to_str());
-    let from_words = candidate
-        .words
-        .first()
-        .and_then(|word| word.rsplit('/').next());
+    let from_words = candidate.first_word_name();
     from_file.or(from_words).is_some_and(|name| {
         name.starts_with("qemu-system-") || name.starts_with("qemu-kvm") || name == "kvm"
     })

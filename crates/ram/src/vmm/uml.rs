@@ -23,7 +23,9 @@ pub(super) fn recognise(candidate: &Candidate) -> Option<Draft> {
     match ExecutableKind::uml_or_other(&candidate.process.path("exe")) {
         ExecutableKind::UserModeLinux => evidence.push(Evidence::Executable),
         // What cannot be read must at least be started like a kernel.
-        ExecutableKind::Unknown if ram.is_some() && (name.is_some() || boots) => {}
+        ExecutableKind::Unknown
+            if ram.is_some() && (name.is_some() || boots) && candidate.is_called_what_it_says() => {
+        }
         _ => return None,
     }
     if ram.is_some() || name.is_some() || boots {

@@ -90,6 +90,9 @@ pub(crate) struct Process {
 /// The parts of `/proc/PID/status` that matter here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct ProcessStatus {
+    /// What the kernel calls it: the first 15 bytes of the executable's name, unless the
+    /// process chose another.
+    pub(crate) name: String,
     /// The parent's id; 0 for none.
     pub(crate) parent: u32,
     /// Who traces it; 0 for nobody.
@@ -151,6 +154,7 @@ impl Process {
             let mut words = value.split_whitespace();
             let first = words.next().unwrap_or("");
             match key {
+                "Name" => value.trim().clone_into(&mut status.name),
                 "PPid" => status.parent = first.parse().unwrap_or(0),
                 "TracerPid" => status.tracer = first.parse().unwrap_or(0),
                 "Uid" => status.user = words.next().unwrap_or(first).parse().unwrap_or(u32::MAX),

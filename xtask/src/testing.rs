@@ -1,0 +1,244 @@
+//! `cargo xtask test`: formatting, lints, tidy, all tests, the model checks, and the tests on real VMs.
+//!
+//! Every step runs even if an earlier one failed; only what cannot work without the builds is left out. The last line is
+//! always `N passed, N failed, N skipped`, summed over all test programs; a step that fails without a test counts as
+//! one failure.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::vm::options::Vmm;
+use crate::{artifacts, checkout, command, tidy, vm};
+
+/// The package whose tests boot VMs.
+const VM_TESTS: &str = "vmshm-vm-tests";
+
+/// What the tests' programs reported, summed up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+}
+
+impl Counts {
+    /// Adds the numbers of a line `test result: ok. 3 passed; 0 failed; 1 ignored; …`, if it is one.
+    fn add_line(&mut self, line: &str) {
+        let Some((_, results)) = line.split_once("test result: ") else {
+            return;
+        };
+        let results = results
+            .split_once(". ")
+            .map_or(results, |(_, numbers)| numbers);
+        for result in results.split(';') {
+            let mut words = result.split_whitespace();
+            let Some(number) = words.next().and_then(|number| number.parse::<u64>().ok()) else {
+                continue;
+            };
+            match words.next() {
+                Some("passed") => self.passed += number,
+                Some("failed") => self.failed += number,
+                Some("ignored") => self.skipped += number,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Runs everything and tells whether all of it passed. With `all`, the long tests run, too.
+pub fn run(all: bool) -> bool {
+    let mut counts = Counts::default();
+    let mut failed_steps = Vec::new();
+    for (name, step) in steps(all) {
+        println!("== {name}");
+        let before = counts.failed;
+        let outcome = step(&mut counts);
+        let _ = std::io::stdout().flush();
+        if let Err(error) = outcome {
+            eprintln!("failed: {name}: {error:#}");
+            failed_steps.push(name);
+            if counts.failed == before {
+                counts.failed += 1;
+            }
+        }
+    }
+    for name in &failed_steps {
+        println!("failed step: {name}");
+    }
+    println!(
+        "{} passed, {} failed, {} skipped",
+        counts.passed, counts.failed, counts.skipped
+    );
+    failed_steps.is_empty()
+}
+
+/// One step: its headline, and what it does.
+type Step = (&'static str, Box<dyn Fn(&mut Counts) -> Result<()>>);
+
+/// The steps in their order.
+fn steps(all: bool) -> Vec<Step> {
+    vec![
+        (
+            "formatting",
+            Box::new(|_| command::visible(artifacts::cargo().args(["fmt", "--all", "--check"]))),
+        ),
+        (
+            "lints",
+            Box::new(|_| {
+                let lints = [
+                    "clippy",
+                    "--workspace",
+                    "--all-targets",
+                    "--quiet",
+                    "--",
+                    "-D",
+                    "warnings",
+                ];
+                command::visible(artifacts::cargo().args(lints))
+            }),
+        ),
+        (
+            "tidy",
+            Box::new(|_| match tidy::run()? {
+                0 => Ok(()),
+                errors => bail!("{errors} errors"),
+            }),
+        ),
+        (
+            "unit and documentation tests",
+            Box::new(|counts| {
+                tests(
+                    artifacts::cargo().args([
+                        "test",
+                        "--no-fail-fast",
+                        "--workspace",
+                        "--exclude",
+                        VM_TESTS,
+                    ]),
+                    counts,
+                )
+            }),
+        ),
+        (
+            "model checks of the memory orderings",
+            Box::new(model_checks),
+        ),
+        ("building the programs", Box::new(|_| artifacts::build())),
+        ("fetching what the VMs need", Box::new(|_| fetch())),
+        (
+            "tests on real VMs",
+            Box::new(move |counts| vm_tests(all, counts)),
+        ),
+    ]
+}
+
+/// Runs the loom tests of `link`, in a build directory of their own because of their flags.
+fn model_checks(counts: &mut Counts) -> Result<()> {
+    let directory = checkout::root().join("crates/link/tests");
+    if !directory.join("loom.rs").is_file() && !directory.join("loom/main.rs").is_file() {
+        println!("there are no model checks yet");
+        return Ok(());
+    }
+    let flags = format!(
+        "{} --cfg loom",
+        std::env::var("RUSTFLAGS").unwrap_or_default()
+    );
+    let mut loom = artifacts::cargo();
+    loom.args([
+        "test",
+        "--package",
+        "vmshm-link",
+        "--release",
+        "--test",
+        "loom",
+        "--target-dir",
+    ]);
+    loom.arg(artifacts::cargo_output().join("loom"));
+    loom.env("RUSTFLAGS", flags.trim_start())
+        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+    tests(&mut loom, counts)
+}
+
+/// Fetches kernels, QEMU and busybox now, so that no test waits for a download.
+fn fetch() -> Result<()> {
+    let uml = vm::fetch(Vmm::Uml);
+    vm::fetch(Vmm::Qemu)?;
+    uml
+}
+
+/// Runs the tests that boot VMs, one after the other, on the programs just built.
+fn vm_tests(all: bool, counts: &mut Counts) -> Result<()> {
+    let mut command = artifacts::cargo();
+    command.args([
+        "test",
+        "--no-fail-fast",
+        "--package",
+        VM_TESTS,
+        "--release",
+        "--",
+        "--test-threads=1",
+    ]);
+    if all {
+        command.arg("--include-ignored");
+    }
+    command.env("VMSHM_DIST", checkout::root().join("target/dist"));
+    command.env(
+        "VMSHM_XTASK",
+        std::env::current_exe().context("xtask does not know its own path")?,
+    );
+    tests(&mut command, counts)
+}
+
+/// Runs a test command with its output in the open, and adds up what it reports. All test programs run, also after one
+/// that fails.
+fn tests(command: &mut Command, counts: &mut Counts) -> Result<()> {
+    let line = command::line(command);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run {line}"))?;
+    if let Some(output) = child.stdout.take() {
+        let mut reader = BufReader::new(output);
+        let mut bytes = Vec::new();
+        while reader.read_until(b'\n', &mut bytes)? > 0 {
+            let text = String::from_utf8_lossy(&bytes);
+            print!("{text}");
+            let _ = std::io::stdout().flush();
+            counts.add_line(&text);
+            bytes.clear();
+        }
+    }
+    let status = child.wait()?;
+    if !status.success() {
+        bail!("{line}: {status}");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_several_programs_add_up() {
+        let mut counts = Counts::default();
+        for line in [
+            "running 3 tests",
+            "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s",
+            "test result: FAILED. 2 passed; 4 failed; 0 ignored; 0 measured; 7 filtered out; finished in 0.01s",
+            "9 passed; 9 failed",
+        ] {
+            counts.add_line(line);
+        }
+        assert_eq!(
+            counts,
+            Counts {
+                passed: 5,
+                failed: 4,
+                skipped: 1
+            }
+        );
+    }
+}
