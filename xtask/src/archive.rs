@@ -18,7 +18,11 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// One line of sources.list for Debian 13.
 pub fn debian13_line() -> Result<String> {
-    let signed = if Path::new(KEYRING).is_file() { format!("[signed-by={KEYRING}] ") } else { String::new() };
+    let signed = if Path::new(KEYRING).is_file() {
+        format!("[signed-by={KEYRING}] ")
+    } else {
+        String::new()
+    };
     Ok(format!("deb {signed}{} {SUITE} main", address()?))
 }
 
@@ -31,7 +35,9 @@ pub fn debian13_source() -> Result<PathBuf> {
     }
     let scratch = tempfile::NamedTempFile::new_in(checkout::vm_cache()?)?;
     std::fs::write(scratch.path(), text)?;
-    scratch.persist(&file).with_context(|| format!("cannot write {}", file.display()))?;
+    scratch
+        .persist(&file)
+        .with_context(|| format!("cannot write {}", file.display()))?;
     Ok(file)
 }
 
@@ -39,7 +45,11 @@ pub fn debian13_source() -> Result<PathBuf> {
 pub fn proxies() -> Vec<String> {
     let dumped = command::output(Command::new("apt-config").arg("dump")).unwrap_or_default();
     let is_proxy = |line: &&str| line.starts_with("Acquire::http") && line.contains("::Proxy");
-    dumped.lines().filter(is_proxy).map(|line| line.trim_end_matches(';').to_owned()).collect()
+    dumped
+        .lines()
+        .filter(is_proxy)
+        .map(|line| line.trim_end_matches(';').to_owned())
+        .collect()
 }
 
 /// The address of the Debian archive in the host's configuration of apt.
@@ -50,25 +60,38 @@ fn address() -> Result<String> {
     let targets = command::output(&mut ask).context("apt-get does not tell its archives")?;
     let system = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
     let value = |name: &str| {
-        let line = system.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        let line = system
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
         line.unwrap_or_default().trim_matches('"').to_owned()
     };
     let release = value("VERSION_CODENAME");
     match find(&targets, &release).filter(|_| value("ID") == "debian" || release == SUITE) {
         Some(site) => Ok(site),
-        None => bail!("this host's apt is not set up with a Debian archive, so Debian 13 cannot be fetched\nhint: use a Debian host, or add a Debian archive to apt's sources"),
+        None => bail!(
+            "this host's apt is not set up with a Debian archive, so Debian 13 cannot be fetched\nhint: use a Debian host, or add a Debian archive to apt's sources"
+        ),
     }
 }
 
 /// The site with the main part of `release`, or of Debian under one of its other names.
 fn find(targets: &str, release: &str) -> Option<String> {
-    let mut names = vec![release, SUITE, "stable", "oldstable", "testing", "sid", "unstable"];
+    let mut names = vec![
+        release,
+        SUITE,
+        "stable",
+        "oldstable",
+        "testing",
+        "sid",
+        "unstable",
+    ];
     names.retain(|name| !name.is_empty());
     names.iter().find_map(|name| {
         targets.lines().find_map(|line| {
             let mut fields = line.split('|');
             let (site, suite, part) = (fields.next()?, fields.next()?, fields.next()?);
-            (suite == *name && part == "main" && !site.contains("security")).then(|| site.to_owned())
+            (suite == *name && part == "main" && !site.contains("security"))
+                .then(|| site.to_owned())
         })
     })
 }
@@ -80,8 +103,14 @@ mod tests {
     #[test]
     fn the_main_archive_is_taken() {
         let targets = "http://a/debian-security|bookworm-security|main\nhttp://a/other|bookworm|extra\nhttp://a/debian|bookworm|main\n";
-        assert_eq!(find(targets, "bookworm").as_deref(), Some("http://a/debian"));
+        assert_eq!(
+            find(targets, "bookworm").as_deref(),
+            Some("http://a/debian")
+        );
         assert_eq!(find(targets, "noble"), None);
-        assert_eq!(find("http://b/debian|stable|main", "bookworm").as_deref(), Some("http://b/debian"));
+        assert_eq!(
+            find("http://b/debian|stable|main", "bookworm").as_deref(),
+            Some("http://b/debian")
+        );
     }
 }

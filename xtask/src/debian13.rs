@@ -29,9 +29,14 @@ pub fn tree() -> Result<PathBuf> {
         return Ok(tree);
     }
     let _step = Step::start("making the Debian 13 tree (this takes a minute)");
-    let scratch = tempfile::Builder::new().prefix(".debian13-").tempdir_in(&home)?;
+    let scratch = tempfile::Builder::new()
+        .prefix(".debian13-")
+        .tempdir_in(&home)?;
     // Root's tree must be reachable for the user that mmdebstrap downloads as.
-    std::fs::set_permissions(scratch.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    std::fs::set_permissions(
+        scratch.path(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )?;
     let made = scratch.path().join("tree");
     make(&mmdebstrap, &made).context("cannot make the Debian 13 tree")?;
     std::fs::rename(&made, &tree).with_context(|| format!("cannot make {}", tree.display()))?;
@@ -41,7 +46,9 @@ pub fn tree() -> Result<PathBuf> {
 /// Makes the tree in `directory`, which does not exist yet.
 fn make(mmdebstrap: &Path, directory: &Path) -> Result<()> {
     let mut program = Command::new(mmdebstrap);
-    program.args(["--quiet", "--variant=minbase", "--architectures=amd64"]).arg(format!("--include={PACKAGES}"));
+    program
+        .args(["--quiet", "--variant=minbase", "--architectures=amd64"])
+        .arg(format!("--include={PACKAGES}"));
     for proxy in archive::proxies() {
         program.arg("--aptopt").arg(proxy);
     }
@@ -51,12 +58,22 @@ fn make(mmdebstrap: &Path, directory: &Path) -> Result<()> {
         return command::output(&mut program).map(drop);
     }
     let packed = directory.with_extension("tar");
-    program.arg("--mode=unshare").arg(archive::SUITE).arg(&packed).arg(line);
+    program
+        .arg("--mode=unshare")
+        .arg(archive::SUITE)
+        .arg(&packed)
+        .arg(line);
     command::output(&mut program).context(
         "mmdebstrap needs user namespaces here\nhint: run this once as root, or enable them (kernel.unprivileged_userns_clone, /etc/subuid)",
     )?;
     std::fs::create_dir(directory)?;
     let mut unpack = Command::new("tar");
-    unpack.arg("-x").arg("-f").arg(&packed).arg("-C").arg(directory).args(["--no-same-owner", "--exclude=./dev/*"]);
+    unpack
+        .arg("-x")
+        .arg("-f")
+        .arg(&packed)
+        .arg("-C")
+        .arg(directory)
+        .args(["--no-same-owner", "--exclude=./dev/*"]);
     command::output(&mut unpack).map(drop)
 }

@@ -36,7 +36,10 @@ impl Origin {
     fn place(self, package: &str) -> Result<(String, Option<PathBuf>)> {
         Ok(match self {
             Origin::Host => (package.to_owned(), None),
-            Origin::Debian13 => (format!("{package}-debian13"), Some(archive::debian13_source()?)),
+            Origin::Debian13 => (
+                format!("{package}-debian13"),
+                Some(archive::debian13_source()?),
+            ),
         })
     }
 }
@@ -44,21 +47,35 @@ impl Origin {
 /// The user-mode-linux kernel.
 pub fn user_mode_linux(origin: Origin) -> Result<Kernel> {
     let (label, source) = origin.place("user-mode-linux")?;
-    let unpacked = packages::unpacked_as(&label, source.as_deref(), &choose_user_mode_linux, &|_| Ok(()))?;
+    let unpacked =
+        packages::unpacked_as(&label, source.as_deref(), &choose_user_mode_linux, &|_| {
+            Ok(())
+        })?;
     let modules = only_release(&unpacked.join("usr/lib/uml/modules"))?;
-    Ok(Kernel { image: unpacked.join("usr/bin/linux.uml"), modules })
+    Ok(Kernel {
+        image: unpacked.join("usr/bin/linux.uml"),
+        modules,
+    })
 }
 
 /// The ordinary kernel, as the package `linux-image-amd64` (Ubuntu: `linux-image-generic`) names it.
 pub fn linux(origin: Origin) -> Result<Kernel> {
-    let depmod = Depmod { kmod: packages::unpacked("kmod")?, busybox: packages::unpacked("busybox-static")? };
+    let depmod = Depmod {
+        kmod: packages::unpacked("kmod")?,
+        busybox: packages::unpacked("busybox-static")?,
+    };
     let finish = |tree: &Path| depmod.run(tree);
     let (label, source) = origin.place("linux-image")?;
     let unpacked = packages::unpacked_as(&label, source.as_deref(), &choose_linux, &finish)?;
     let boot = unpacked.join("boot");
-    let image = entries(&boot)?.into_iter().find(|path| file_name(path).starts_with("vmlinuz-"));
+    let image = entries(&boot)?
+        .into_iter()
+        .find(|path| file_name(path).starts_with("vmlinuz-"));
     let image = image.ok_or_else(|| anyhow!("no kernel image in {}", boot.display()))?;
-    Ok(Kernel { image, modules: only_release(&module_home(&unpacked))? })
+    Ok(Kernel {
+        image,
+        modules: only_release(&module_home(&unpacked))?,
+    })
 }
 
 impl Kernel {

@@ -32,7 +32,8 @@
 //! and stay so until they are released. Granted ones, and ones that lost their echo
 //! while the earlier agent was freeing them, hold nothing and become free.
 //!
-//! The pairs: `slot-state` (agent's state → host), `slot-claim` (host's claim → agent),
+//! The pairs: `slot-state` (agent's state → host), `slot-grant` (agent's echo → host; a
+//! state that is seen may be an earlier session's), `slot-claim` (host's claim → agent),
 //! `slot-nonce` (host's nonce → agent), `slot-echo` (agent's nonce echo → host),
 //! `slot-released` (host's released → agent).
 
@@ -169,7 +170,8 @@ impl SlotView {
     pub fn read<M: SharedMemory>(directory: &M, base: u64) -> Result<Self, LinkError> {
         // acquire: slot-state
         let state = SlotState::from_word(directory.load_acquire(base + STATE)?)?;
-        let token = directory.load_relaxed(base + ECHO)?;
+        // acquire: slot-grant
+        let token = directory.load_acquire(base + ECHO)?;
         // acquire: slot-released
         let released = token != 0 && directory.load_acquire(base + RELEASED)? == token;
         let mut identity = [0; IDENTITY_BYTES];
@@ -360,7 +362,8 @@ impl<M: SharedMemory + Clone> AgentSlot<M> {
         self.session = session;
         self.directory.store_relaxed(self.base + NONCE_ECHO, 0)?;
         self.directory.store_relaxed(self.base + SESSION, session)?;
-        self.directory.store_relaxed(self.base + ECHO, token)?;
+        // release: slot-grant
+        self.directory.store_release(self.base + ECHO, token)?;
         self.store_state(SlotState::Granted)
     }
 
@@ -471,9 +474,9 @@ impl<M: SharedMemory + Clone> PendingClaim<M> {
         if state == SlotState::Free {
             return Ok(Claim::Waiting(self));
         }
-        if state == SlotState::Orphaned
-            || self.directory.load_relaxed(self.base + ECHO)? != self.token
-        {
+        // acquire: slot-grant
+        let echo = self.directory.load_acquire(self.base + ECHO)?;
+        if state == SlotState::Orphaned || echo != self.token {
             return Ok(Claim::Lost);
         }
         let session = self.directory.load_relaxed(self.base + SESSION)?;

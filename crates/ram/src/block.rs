@@ -158,6 +158,28 @@ pub(crate) fn candidates(mappings: &[MemoryMapping]) -> Vec<RamBlock> {
     blocks
 }
 
+/// Whether every block's first and last byte lie in writable memory of the same file, or
+/// of none, as when it was found.
+pub(crate) fn are_still_there(mappings: &[MemoryMapping], blocks: &[RamBlock]) -> bool {
+    blocks.iter().all(|block| {
+        let last = block.start.0.saturating_add(block.length.saturating_sub(1));
+        [block.start.0, last].iter().all(|address| {
+            let index = mappings.partition_point(|mapping| mapping.start.0 <= *address);
+            let Some(mapping) = index.checked_sub(1).and_then(|index| mappings.get(index)) else {
+                return false;
+            };
+            let same_file = match (&mapping.file, &block.file) {
+                (Some(now), Some(then)) => now.same_file(then),
+                (None, None) => true,
+                // The end of a private block may have been grafted meanwhile.
+                (Some(_), None) => mapping.shared || mapping.name.starts_with("/anon_hugepage"),
+                (None, Some(_)) => false,
+            };
+            *address < mapping.end().0 && mapping.writable && same_file
+        })
+    })
+}
+
 /// Writable file mappings, those of the same file at the same distance joined: a VMM
 /// may have a block's protection changed here and there, which splits its mapping.
 pub(crate) fn file_blocks(mappings: &[MemoryMapping]) -> Vec<RamBlock> {

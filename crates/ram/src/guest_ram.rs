@@ -5,11 +5,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use vmshm_shm::{MapError, Protection, SharedMemory};
+use vmshm_shm::Protection;
 
 use crate::access::{Access, Method, Obstacle};
-use crate::address::{BlockOffset, BlockPiece, VmmVirtual, merge_pieces};
-use crate::block::RamBlock;
+use crate::address::{BlockOffset, BlockPiece, merge_pieces};
+use crate::block::{self, RamBlock};
+use crate::open_block::{OpenBlock, write_file};
 use crate::os::{BackingFile, Liveness, MemoryRead, ProcessMemory, Residency, code};
 use crate::ram_error::{OpenError, RamError};
 use crate::view::View;
@@ -22,14 +23,6 @@ pub struct RamRead<'a> {
     pub at: BlockOffset,
     /// Where to.
     pub into: &'a mut [u8],
-}
-
-/// A block and the means to reach it.
-#[derive(Debug)]
-struct OpenBlock {
-    block: RamBlock,
-    file: Option<BackingFile>,
-    residency: Residency,
 }
 
 /// The opened RAM of one VM. Blocks with a file are read through that whatever the
@@ -105,17 +98,27 @@ impl GuestRam {
         let memory = if method == Method::Map || (all_files && !copying) {
             None
         } else {
-            let memory = ProcessMemory::open(&process, &liveness).map_err(|code| {
-                if code == code::NO_PROCESS || liveness.is_gone() {
-                    gone()
-                } else {
-                    OpenError::Unreachable(Obstacle::System {
+            match ProcessMemory::open(&process, &liveness) {
+                Ok(memory) => {
+                    // The memory is bound to the program that runs now. It must be the
+                    // one whose blocks were found: a process may replace itself.
+                    if !process
+                        .mappings()
+                        .is_ok_and(|now| block::are_still_there(&now, &vmm.blocks))
+                    {
+                        return Err(OpenError::Moved { pid: vmm.pid });
+                    }
+                    Some(Arc::new(memory))
+                }
+                Err(_) if liveness.is_gone() => return Err(gone()),
+                Err(code) if copying => {
+                    return Err(OpenError::Unreachable(Obstacle::System {
                         what: "opening the VMM's memory",
                         code,
-                    })
+                    }));
                 }
-            })?;
-            Some(Arc::new(memory))
+                Err(_) => None,
+            }
         };
         // What was opened by number belongs to the right process only if it still lives.
         if liveness.is_gone() {
@@ -377,31 +380,6 @@ impl GuestRam {
             RamError::Unreachable { at, code }
         }
     }
-}
-
-impl OpenBlock {
-    fn address(&self, at: BlockOffset) -> VmmVirtual {
-        VmmVirtual(self.block.start.0 + at.offset)
-    }
-}
-
-/// Writes to a file, through a mapping where it is made of huge pages.
-fn write_file(file: &BackingFile, offset: u64, from: &[u8]) -> Result<(), i32> {
-    if !file.hugetlb {
-        return file.write_at(offset, from);
-    }
-    let page = file.page_size();
-    let first = offset - offset % page;
-    let length = (offset - first + from.len() as u64).next_multiple_of(page);
-    let view =
-        View::mapped(&[(file, first, length)], Protection::ReadWrite).map_err(
-            |error| match error {
-                MapError::System(error) => error.raw_os_error(),
-                MapError::BadPiece { .. } => code::BAD_DESCRIPTOR,
-            },
-        )?;
-    view.write(offset - first, from)
-        .map_err(|_| code::BAD_DESCRIPTOR)
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use vmshm_shm::SharedMemory;
+
 use super::*;
 use crate::own_process::OwnRam;
 use crate::vmm::find_by_pid;
@@ -156,6 +158,15 @@ fn private_memory_is_copied_and_not_mapped() {
     assert!(!view.is_mapped());
     view.store_release(64, 5).expect("store");
     view.load_acquire(64).expect("load");
+}
+
+#[test]
+fn memory_that_moved_since_it_was_found_is_not_touched() {
+    let (_guard, mut vmm) = PrivateVmm::start();
+    // As if the process had replaced itself: what was RAM is something else now.
+    vmm.blocks[0].start.0 = 0x1000;
+    let moved = GuestRam::open(&vmm, Method::Copy);
+    assert!(matches!(moved, Err(OpenError::Moved { .. })), "{moved:?}");
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod layout;
 mod layout_proof;
 mod layout_rule;
 mod mapping;
+mod open_block;
 mod os;
 #[cfg(test)]
 mod own_process;

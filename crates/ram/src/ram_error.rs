@@ -17,6 +17,13 @@ pub enum OpenError {
         /// The process's number.
         pid: u32,
     },
+    /// The process has other memory than when it was found: it replaced itself or moved
+    /// the guest's RAM.
+    #[error("the memory of the VM's process {pid} has changed since it was found")]
+    Moved {
+        /// The process's number.
+        pid: u32,
+    },
     /// The method that was asked for does not work.
     #[error("{method} does not work on this VM: {obstacle}")]
     Method {
@@ -63,6 +70,7 @@ impl OpenError {
                 Some("raise vm.max_map_count, or use the copy method".to_owned())
             }
             Self::Map { .. } => Some("use the copy method".to_owned()),
+            Self::Moved { .. } => Some("try again".to_owned()),
             Self::Gone { .. } | Self::BadPiece { .. } => None,
         }
     }

@@ -68,7 +68,8 @@ pub fn command_line(
     }
     words.option("-serial", "chardev:console");
     words.option("-device", format!("virtio-serial-{bus}"));
-    words.option("-device", "virtconsole,chardev=script");
+    // Not a virtio console: that one drops output which the host does not take at once.
+    words.option("-device", "isa-serial,chardev=script");
     words.option(
         "-device",
         "virtserialport,chardev=control,name=vmshm-control",

@@ -6,6 +6,7 @@ mod candidate;
 mod find;
 mod qemu;
 mod qemu_arguments;
+mod qemu_options;
 mod uml;
 
 pub use find::{find_all, find_all_in, find_by_pid, find_by_pid_in};

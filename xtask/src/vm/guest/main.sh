@@ -26,7 +26,7 @@ $bb ifconfig lo up
 if [ "$vmm" = uml ]; then
     console=/dev/tty0 output=/dev/tty1 control=/dev/ttyS0
 else
-    console=/dev/ttyS0 output=/dev/hvc0 control=
+    console=/dev/ttyS0 output=/dev/ttyS1 control=
     for port in /sys/class/virtio-ports/*; do
         [ "$($bb cat "$port/name" 2>/dev/null)" != vmshm-control ] || control=/dev/${port##*/}
     done
@@ -115,6 +115,9 @@ if [ -n "$run" ]; then
     script_process=$!
     wait $script_process
     status=$?
+    # Setting a line's modes waits until its output is out; what still runs may hold the line open.
+    $bb stty -F "$output" -opost
+    $bb stty -F "$console" -opost
     tell "exit $status"
     power_off
 fi
