@@ -24,6 +24,9 @@ pub fn tree() -> Result<PathBuf> {
         return Ok(tree);
     }
     let mmdebstrap = install::program("mmdebstrap", "mmdebstrap")?;
+    if !rustix::process::geteuid().is_root() {
+        install::program("newuidmap", "uidmap")?;
+    }
     let _lock = Lock::take("fetch")?;
     if tree.is_dir() {
         return Ok(tree);

@@ -10,6 +10,7 @@ mod artifacts;
 mod checkout;
 mod command;
 mod debian13;
+mod demo;
 mod install;
 mod kernels;
 mod lock;
@@ -41,6 +42,12 @@ struct Arguments {
 enum Task {
     /// Build target/dist/vmshm and the static target/dist/vmshm-agent
     Build,
+    /// Boot a VM, find it from outside, share memory with it, and show the figures
+    Demo {
+        /// The program that runs the VM
+        #[arg(long, default_value = "uml")]
+        vmm: vm::options::Vmm,
+    },
     /// Boot a VM on the host's own file system (or a Debian 13 tree), read-only below a tmpfs overlay
     #[command(after_help = VM_HELP)]
     Vm(Box<VmOptions>),
@@ -112,6 +119,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Test { .. } => {}
         Task::Tidy if tidy::run()? > 0 => return Ok(ExitCode::FAILURE),
         Task::Tidy => {}
+        Task::Demo { vmm } => demo::run(vmm)?,
         Task::Vm(options) => return vm_task(&options),
         Task::StartVmm { command_line } => vm::hidden::start_vmm(&command_line)?,
         Task::Guard(guard) => vm::hidden::guard(&guard)?,

@@ -33,7 +33,6 @@ pub enum Console {
     /// To standard error, line by line.
     StandardError,
     /// Into memory, for a message if something goes wrong.
-    #[allow(dead_code, reason = "the demo's choice, which is still to come")]
     Kept(Arc<Mutex<Vec<u8>>>),
 }
 

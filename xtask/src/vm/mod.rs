@@ -16,7 +16,7 @@ mod uml;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
 use channels::Console;
@@ -156,6 +156,9 @@ fn agent(options: &VmOptions) -> Result<Option<PathBuf>> {
             eprintln!("warning: the guest gets no new vmshm-agent: {error:#}")
         }
         other => other?,
+    }
+    if !agent.is_file() && !options.no_agent {
+        bail!("there is no {}\nhint: cargo xtask build", agent.display());
     }
     Ok(agent.is_file().then_some(agent))
 }

@@ -356,6 +356,31 @@ fn of_two_claims_for_one_slot_one_is_granted() {
 }
 
 #[test]
+fn a_host_whose_agent_died_before_it_answered_gives_the_slot_back() {
+    let memory = Arc::new(LocalMemory::new(4096));
+    // The agent's operations until it has said "proved", but has not answered yet.
+    let dying = Watched::new(&memory, Failing::from(NEVER));
+    let mut agent = AgentSlot::adopt(dying.clone(), BASE, EPOCH).expect("reachable");
+    let claim = PendingClaim::place(Arc::clone(&memory), BASE, 11)
+        .expect("right")
+        .expect("free");
+    assert_eq!(agent.poll(1), Ok(Some(SlotEvent::Granted)));
+    let Ok(Claim::Granted(unproved)) = claim.poll(EPOCH, 1, &Host::identity(1)) else {
+        panic!("not granted");
+    };
+    let Ok(Proof::Waiting(unproved)) = unproved.poll() else {
+        panic!("nobody has answered");
+    };
+    // It looks at `released` and at `nonce`, and writes `state`.
+    dying.watcher.from.set(dying.watcher.done.get() + 4);
+    assert_eq!(agent.poll(1), Err(LinkError::Fault(GONE)));
+    let mut next = AgentSlot::adopt(Arc::clone(&memory), BASE, EPOCH).expect("reachable");
+    assert_eq!(next.state(), SlotState::Orphaned);
+    assert!(unproved.poll().is_err(), "it waits for an answer for ever");
+    assert_eq!(next.poll(2), Ok(Some(SlotEvent::Released)));
+}
+
+#[test]
 fn an_orphaned_slot_keeps_its_number_until_its_host_lets_go() {
     let memory = Arc::new(LocalMemory::new(4096));
     let mut agent = AgentSlot::adopt(Arc::clone(&memory), BASE, EPOCH).expect("reachable");

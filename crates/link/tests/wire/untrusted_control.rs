@@ -9,7 +9,7 @@ use vmshm_link::control::{
     Request,
 };
 use vmshm_link::directory::{MAX_NAME, RegionKind, is_valid_size};
-use vmshm_link::fields::Text;
+use vmshm_link::fields::{Text, put_word};
 
 use crate::common::nasty_word;
 
@@ -139,28 +139,53 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_judged_as_a_reply_without_harm(kind in 0_u16..6, payload in any_payload()) {
-        let Ok((tag, reply)) = Reply::from_payload(kind, &payload) else {
-            return Ok(());
-        };
-        match &reply {
-            Reply::Region(region) => {
-                prop_assert!(region.region != 0 && is_valid_size(region.size));
-                prop_assert!(region.extents >= 1 && region.extents <= region.size / PAGE);
-            }
-            Reply::Extents(extents) => {
-                prop_assert!((1..=EXTENTS_PER_REPLY).contains(&extents.extents().len()));
-                for extent in extents.extents() {
-                    prop_assert!(extent.end().is_some() && is_valid_size(extent.length));
-                    prop_assert!(extent.start.is_aligned_to(PAGE));
-                }
-            }
-            Reply::Done => {}
-            Reply::Refused { explanation, .. } => {
-                prop_assert!(explanation.as_str().bytes().all(|byte| (b' '..=b'~').contains(&byte)));
+    fn any_bytes_are_judged_as_a_reply_without_harm(
+        kind in 0_u16..6,
+        payload in any_payload(),
+        right in reply(),
+        forged in vec((0_usize..8, nasty_word()), 0..4),
+    ) {
+        check_reply(kind, &payload)?;
+        let message = right.to_message(1);
+        let mut payload = message.payload().to_vec();
+        for (index, word) in forged {
+            put_word(&mut payload, 8 * index, word);
+        }
+        check_reply(message.kind, &payload)?;
+    }
+}
+
+/// What is accepted keeps its promises, and is said again in the same words.
+fn check_reply(kind: u16, payload: &[u8]) -> Result<(), TestCaseError> {
+    let Ok((tag, reply)) = Reply::from_payload(kind, payload) else {
+        return Ok(());
+    };
+    match &reply {
+        Reply::Region(region) => {
+            prop_assert!(region.region != 0 && is_valid_size(region.size));
+            prop_assert!(region.extents >= 1 && region.extents <= region.size / PAGE);
+        }
+        Reply::Extents(extents) => {
+            prop_assert!((1..=EXTENTS_PER_REPLY).contains(&extents.extents().len()));
+            for extent in extents.extents() {
+                prop_assert!(extent.end().is_some() && is_valid_size(extent.length));
+                prop_assert!(extent.start.is_aligned_to(PAGE));
             }
         }
-        let message = reply.to_message(tag);
-        prop_assert_eq!(Reply::from_payload(message.kind, message.payload()), Ok((tag, reply)));
+        Reply::Done => {}
+        Reply::Refused { explanation, .. } => {
+            prop_assert!(
+                explanation
+                    .as_str()
+                    .bytes()
+                    .all(|byte| (b' '..=b'~').contains(&byte))
+            );
+        }
     }
+    let message = reply.to_message(tag);
+    prop_assert_eq!(
+        Reply::from_payload(message.kind, message.payload()),
+        Ok((tag, reply))
+    );
+    Ok(())
 }

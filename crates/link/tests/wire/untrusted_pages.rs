@@ -88,6 +88,9 @@ proptest! {
         check_beacon(&sealed(&bytes))?;
         let zeros = with_words(vec![0; PAGE_BYTES], &words);
         check_beacon(&sealed(&zeros))?;
+        let mut high = sample_beacon().to_page();
+        put_word(&mut high, 0x18, 0_u64.wrapping_sub(PAGE));
+        prop_assert_eq!(Beacon::from_page(&sealed(&high)), Err(BeaconError::Field("own address")));
         let forged = with_words(sample_beacon().to_page().to_vec(), &words);
         check_beacon(&sealed(&forged))?;
         let _ = Signs::from_page(&forged);
