@@ -301,7 +301,7 @@ impl<M: SharedMemory> Reservation<'_, M> {
         let (at, _) = producer.layout.run_at(producer.staged);
         let header = join_header(self.length, kind).to_le_bytes();
         let whole = payload.len() + header.len();
-        if whole <= SMALL {
+        if whole <= SMALL && producer.memory.is_costly() {
             let mut record = [0_u8; SMALL];
             record[..8].copy_from_slice(&header);
             record[8..whole].copy_from_slice(payload);

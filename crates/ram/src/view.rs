@@ -368,6 +368,10 @@ impl SharedMemory for View {
     }
 
     #[inline]
+    fn is_costly(&self) -> bool {
+        matches!(self.reach, Reach::Copied(_))
+    }
+
     fn write(&self, offset: u64, from: &[u8]) -> Result<(), Fault> {
         match &self.reach {
             Reach::Linear(mapping) => mapping.write(offset, from),

@@ -24,21 +24,22 @@ pub(crate) unsafe fn from_shared(from: *const u8, into: &mut [u8]) {
         return;
     }
     let mut done = 0;
-    let lead = from.align_offset(8).min(into.len());
-    while done < into.len() {
+    if from.align_offset(8) == 0 {
+        for chunk in into.chunks_exact_mut(8) {
+            // SAFETY: the chunk lies inside `into`, so as many bytes lie inside the source.
+            let at = unsafe { from.add(done) };
+            // SAFETY: eight bytes from there on are valid, and aligned as the source is.
+            let word = unsafe { AtomicU64::from_ptr(at.cast_mut().cast()) };
+            chunk.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+            done += 8;
+        }
+    }
+    for byte in into.iter_mut().skip(done) {
         // SAFETY: done < into.len(), so the byte is inside the source.
         let at = unsafe { from.add(done) };
-        if done >= lead && into.len() - done >= 8 {
-            // SAFETY: eight bytes remain, and past `lead` the source is aligned to eight.
-            let word = unsafe { AtomicU64::from_ptr(at.cast_mut().cast()) };
-            into[done..done + 8].copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
-            done += 8;
-        } else {
-            // SAFETY: as above, one byte.
-            let byte = unsafe { AtomicU8::from_ptr(at.cast_mut()) };
-            into[done] = byte.load(Ordering::Relaxed);
-            done += 1;
-        }
+        // SAFETY: as above; a byte is aligned anywhere.
+        *byte = unsafe { AtomicU8::from_ptr(at.cast_mut()) }.load(Ordering::Relaxed);
+        done += 1;
     }
 }
 
@@ -55,23 +56,25 @@ pub(crate) unsafe fn to_shared(from: &[u8], to: *mut u8) {
         return;
     }
     let mut done = 0;
-    let lead = to.align_offset(8).min(from.len());
-    while done < from.len() {
+    if to.align_offset(8) == 0 {
+        for chunk in from.chunks_exact(8) {
+            // SAFETY: the chunk lies inside `from`, so as many bytes lie inside the destination.
+            let at = unsafe { to.add(done) };
+            // SAFETY: eight bytes from there on are valid, and aligned as the destination is.
+            let word = unsafe { AtomicU64::from_ptr(at.cast()) };
+            word.store(
+                chunk.try_into().map_or(0, u64::from_ne_bytes),
+                Ordering::Relaxed,
+            );
+            done += 8;
+        }
+    }
+    for byte in from.iter().skip(done) {
         // SAFETY: done < from.len(), so the byte is inside the destination.
         let at = unsafe { to.add(done) };
-        if done >= lead
-            && let Some(chunk) = from[done..].first_chunk::<8>()
-        {
-            // SAFETY: eight bytes remain, and past `lead` the destination is aligned to eight.
-            let word = unsafe { AtomicU64::from_ptr(at.cast()) };
-            word.store(u64::from_ne_bytes(*chunk), Ordering::Relaxed);
-            done += 8;
-        } else {
-            // SAFETY: as above, one byte.
-            let byte = unsafe { AtomicU8::from_ptr(at) };
-            byte.store(from[done], Ordering::Relaxed);
-            done += 1;
-        }
+        // SAFETY: as above; a byte is aligned anywhere.
+        unsafe { AtomicU8::from_ptr(at) }.store(*byte, Ordering::Relaxed);
+        done += 1;
     }
 }
 

@@ -55,6 +55,11 @@ pub trait SharedMemory {
     /// # Errors
     /// [`Fault`] when the range is outside or cannot be reached.
     fn write(&self, offset: u64, from: &[u8]) -> Result<(), Fault>;
+
+    /// Whether every operation is a system call, so that few are better than many.
+    fn is_costly(&self) -> bool {
+        false
+    }
 }
 
 /// Passes every operation on to the memory that a pointer points to.
@@ -88,6 +93,10 @@ macro_rules! shared_memory_through_pointer {
             #[inline]
             fn write(&self, offset: u64, from: &[u8]) -> Result<(), Fault> {
                 (**self).write(offset, from)
+            }
+            #[inline]
+            fn is_costly(&self) -> bool {
+                (**self).is_costly()
             }
         }
     };

@@ -1,1 +1,23 @@
-//! Tests against real virtual machines.
+//! What the tests against real virtual machines stand on: machines that are booted, a shell in each guest, and the
+//! programs under test with their output, exit codes and times.
+//!
+//! Nothing here knows what is right; that is in `tests/machines`. Whatever is started ends with its value, also when a
+//! test panics, and when the test program itself is killed.
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on says so by panicking"
+)]
+
+pub mod agent;
+pub mod bytes;
+pub mod environment;
+pub mod fleet;
+pub mod guest;
+pub mod lines;
+pub mod machine;
+pub mod patience;
+pub mod processes;
+pub mod program;
+pub mod status;
+pub mod transfer;

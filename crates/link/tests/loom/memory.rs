@@ -1,7 +1,6 @@
 //! Shared memory whose words are the model checker's atomics.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
@@ -16,11 +15,11 @@ pub struct LoomMemory {
 }
 
 impl LoomMemory {
-    /// A memory of `size` bytes of which only `ranges` may be touched.
-    pub fn new(size: u64, ranges: &[Range<u64>]) -> Self {
+    /// A memory of `size` bytes of which only `ranges` (start and end) may be touched.
+    pub fn new(size: u64, ranges: &[(u64, u64)]) -> Self {
         let words = ranges
             .iter()
-            .flat_map(|range| range.clone().step_by(8))
+            .flat_map(|(start, end)| (*start..*end).step_by(8))
             .map(|offset| (offset, AtomicU64::new(0)))
             .collect();
         Self {
@@ -30,7 +29,7 @@ impl LoomMemory {
     }
 
     fn word(&self, offset: u64) -> Result<&AtomicU64, Fault> {
-        if offset % 8 != 0 {
+        if !offset.is_multiple_of(8) {
             return Err(Fault::Misaligned { offset });
         }
         self.words.get(&offset).ok_or(Fault::OutOfBounds {

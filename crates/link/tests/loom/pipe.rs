@@ -10,9 +10,9 @@ use crate::memory::LoomMemory;
 
 /// The words of a pipe, and the first records of both directions.
 fn memory() -> LoomMemory {
-    let words = [0x080, 0x100, 0x180, 0x200, 0x280, 0x300].map(|at| at..at + 0x10);
-    let data = [PAGE, 2 * PAGE].map(|at| at..at + 0x20);
-    let ranges = [&[0..0x10][..], &words, &data].concat();
+    let words = [0x080, 0x100, 0x180, 0x200, 0x280, 0x300].map(|at| (at, at + 0x10));
+    let data = [PAGE, 2 * PAGE].map(|at| (at, at + 0x20));
+    let ranges = [&[(0, 0x10)][..], &words, &data].concat();
     LoomMemory::new(3 * PAGE, &ranges)
 }
 

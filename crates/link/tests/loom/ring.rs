@@ -14,7 +14,7 @@ const LAYOUT: RingLayout = RingLayout {
 };
 
 fn start() -> (Producer<LoomMemory>, Consumer<LoomMemory>) {
-    let memory = LoomMemory::new(80, &[0..80]);
+    let memory = LoomMemory::new(80, &[(0, 80)]);
     let producer = Producer::start(memory.clone(), LAYOUT).expect("fits");
     let consumer = Consumer::start(memory, LAYOUT).expect("fits");
     (producer, consumer)

@@ -16,12 +16,12 @@ fn memory() -> LoomMemory {
     LoomMemory::new(
         4096,
         &[
-            0x00..0x20,
-            0x40..0x50,
-            0x80..0xd0,
-            0x100..0x110,
-            0x200..0x210,
-            0x600..0x610,
+            (0x00, 0x20),
+            (0x40, 0x50),
+            (0x80, 0xd0),
+            (0x100, 0x110),
+            (0x200, 0x210),
+            (0x600, 0x610),
         ],
     )
 }
@@ -150,12 +150,11 @@ fn of_two_hosts_one_gets_the_slot() {
 
 #[test]
 fn a_slot_that_was_released_is_used_again() {
-    check(2, || {
+    check(3, || {
         let memory = memory();
         let mut agent = AgentSlot::adopt(memory.clone(), 0, EPOCH).expect("reachable");
         let hosts = thread::spawn(move || {
-            let mut first = claim(&memory, 1).expect("nobody else wants it");
-            talk(&mut first, 1);
+            let first = claim(&memory, 1).expect("nobody else wants it");
             first.release().expect("reachable");
             // The second host waits until the slot is free.
             loop {
@@ -182,12 +181,33 @@ fn whole_session(memory: &LoomMemory, agent: &mut AgentSlot<LoomMemory>, token: 
         panic!("not granted");
     };
     assert_eq!(agent.poll(token), Ok(Some(SlotEvent::Proved)));
-    let Ok(Proof::Proved(slot)) = unproved.poll() else {
+    let Ok(Proof::Proved(mut slot)) = unproved.poll() else {
         panic!("not proved");
     };
+    let sent = token.to_le_bytes();
+    assert_eq!(slot.requests.try_push(KIND, &sent), Ok(true));
+    let rings = agent.rings().expect("a session");
+    assert_eq!(rings.requests.try_pop(&mut [0; 8]), Ok(Some((KIND, 8))));
+    assert_eq!(rings.replies.try_push(KIND, &sent), Ok(true));
+    assert_eq!(slot.replies.try_pop(&mut [0; 8]), Ok(Some((KIND, 8))));
     slot.release().expect("reachable");
     assert_eq!(agent.poll(token), Ok(Some(SlotEvent::Released)));
     agent.free().expect("reachable");
+}
+
+#[test]
+fn what_an_earlier_session_left_is_not_taken_for_this_one() {
+    check(3, || {
+        let memory = memory();
+        let mut agent = AgentSlot::adopt(memory.clone(), 0, EPOCH).expect("reachable");
+        whole_session(&memory, &mut agent, 1);
+        // The agent goes on in a thread that has seen none of the words yet.
+        let agent = thread::spawn(move || serve(&mut agent, 1));
+        let mut slot = claim(&memory, 2).expect("nobody else wants it");
+        talk(&mut slot, 2);
+        slot.release().expect("reachable");
+        agent.join().expect("no panic");
+    });
 }
 
 #[test]

@@ -17,7 +17,7 @@ const LAYOUT: RingLayout = RingLayout {
 #[test]
 fn bytes_arrive_in_order_and_then_the_end() {
     check(4, || {
-        let memory = LoomMemory::new(144, &[0..144]);
+        let memory = LoomMemory::new(144, &[(0, 144)]);
         let mut writer = StreamWriter::start(memory.clone(), LAYOUT).expect("fits");
         let mut reader = StreamReader::start(memory, LAYOUT).expect("fits");
         let sender = thread::spawn(move || {

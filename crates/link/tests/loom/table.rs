@@ -22,7 +22,7 @@ impl Entry {
     fn new() -> Self {
         Self(LoomMemory::new(
             2 * PAGE,
-            &LIVE.map(|at| PAGE + at..PAGE + at + 8),
+            &LIVE.map(|at| (PAGE + at, PAGE + at + 8)),
         ))
     }
 

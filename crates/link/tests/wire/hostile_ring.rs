@@ -141,7 +141,7 @@ proptest! {
 /// as soon as the consumer gives it.
 fn endless(header: u64, ring: RingLayout) -> Meddler {
     Meddler::new(move |memory, access| {
-        if let Access::Load { offset, .. } = access {
+        if let Access::Load { offset } = access {
             if offset == ring.tail {
                 let head = memory.load_relaxed(ring.head).expect("inside");
                 memory

@@ -17,7 +17,7 @@ pub trait Watcher {
 /// An operation that is about to happen.
 #[derive(Debug, Clone, Copy)]
 pub enum Access {
-    Load { offset: u64, length: u64 },
+    Load { offset: u64 },
     Store { offset: u64, length: u64 },
 }
 
@@ -47,10 +47,8 @@ impl<W> Watched<W> {
 }
 
 impl<W: Watcher> Watched<W> {
-    fn load(&self, offset: u64, length: usize) -> Result<(), Fault> {
-        let length = length as u64;
-        self.watcher
-            .before(&self.memory, Access::Load { offset, length })
+    fn load(&self, offset: u64) -> Result<(), Fault> {
+        self.watcher.before(&self.memory, Access::Load { offset })
     }
 
     fn store(&self, offset: u64, length: usize) -> Result<(), Fault> {
@@ -65,11 +63,11 @@ impl<W: Watcher> SharedMemory for Watched<W> {
         self.memory.size()
     }
     fn load_relaxed(&self, offset: u64) -> Result<u64, Fault> {
-        self.load(offset, 8)?;
+        self.load(offset)?;
         self.memory.load_relaxed(offset)
     }
     fn load_acquire(&self, offset: u64) -> Result<u64, Fault> {
-        self.load(offset, 8)?;
+        self.load(offset)?;
         self.memory.load_acquire(offset)
     }
     fn store_relaxed(&self, offset: u64, value: u64) -> Result<(), Fault> {
@@ -81,7 +79,7 @@ impl<W: Watcher> SharedMemory for Watched<W> {
         self.memory.store_release(offset, value)
     }
     fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), Fault> {
-        self.load(offset, into.len())?;
+        self.load(offset)?;
         self.memory.read(offset, into)
     }
     fn write(&self, offset: u64, from: &[u8]) -> Result<(), Fault> {

@@ -22,16 +22,14 @@ pub const fn layout(capacity: u64) -> RingLayout {
 
 /// Bytes before and after the records that no ring may touch.
 pub const GUARD: u64 = 64;
-const GUARD_BYTE: u8 = 0xa7;
+const GUARD_BYTES: [u8; 64] = [0xa7; 64];
 
 /// A memory for [`layout`], with its guards in place.
 pub fn memory_for(capacity: u64) -> Arc<LocalMemory> {
     let size = usize::try_from(128 + 2 * GUARD + capacity).expect("a test's ring is small");
     let memory = LocalMemory::new(size);
     for at in [128, 128 + GUARD + capacity] {
-        memory
-            .write(at, &[GUARD_BYTE; GUARD as usize])
-            .expect("inside");
+        memory.write(at, &GUARD_BYTES).expect("inside");
     }
     Arc::new(memory)
 }
@@ -39,9 +37,9 @@ pub fn memory_for(capacity: u64) -> Arc<LocalMemory> {
 /// Checks that nobody wrote beside the records.
 pub fn assert_guards(memory: &impl SharedMemory, capacity: u64) {
     for at in [128, 128 + GUARD + capacity] {
-        let mut found = [0; GUARD as usize];
+        let mut found = [0; 64];
         memory.read(at, &mut found).expect("inside");
-        assert_eq!(found, [GUARD_BYTE; GUARD as usize], "guard at {at:#x}");
+        assert_eq!(found, GUARD_BYTES, "guard at {at:#x}");
     }
 }
 

@@ -1,0 +1,103 @@
+//! One way through the ring between two threads of one process, beside a bare word in
+//! the same run: what the ring's own instructions cost, without any VM.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use vmshm_link::ring::{Consumer, Producer, RingLayout};
+use vmshm_shm::{LocalMemory, SharedMemory};
+
+const ROUNDS: usize = 200_000;
+const TURNS: usize = 5;
+
+const THERE: RingLayout = RingLayout {
+    tail: 0x100,
+    head: 0x180,
+    data: 0x1000,
+    capacity: 1 << 20,
+};
+const BACK: RingLayout = RingLayout {
+    tail: 0x200,
+    head: 0x280,
+    data: 0x10_1000,
+    capacity: 1 << 20,
+};
+
+fn main() {
+    let mut ratios = Vec::new();
+    for _ in 0..TURNS {
+        let (floor, ring) = (bare_word(), through_the_ring());
+        println!(
+            "bare word {floor:.0} ns, ring {ring:.0} ns, ratio {:.2}",
+            ring / floor
+        );
+        ratios.push(ring / floor);
+    }
+    ratios.sort_by(f64::total_cmp);
+    println!("median ratio {:.2}", ratios[TURNS / 2]);
+}
+
+fn memory() -> Arc<LocalMemory> {
+    Arc::new(LocalMemory::new(0x20_1000))
+}
+
+fn one_way(start: Instant) -> f64 {
+    start.elapsed().as_secs_f64() * 1e9 / ROUNDS as f64 / 2.0
+}
+
+fn bare_word() -> f64 {
+    let memory = memory();
+    let answering = Arc::clone(&memory);
+    let echo = std::thread::spawn(move || {
+        for round in 1..=ROUNDS as u64 {
+            while answering.load_acquire(0) != Ok(round) {
+                std::hint::spin_loop();
+            }
+            answering.store_release(0x80, round).expect("inside");
+        }
+    });
+    let start = Instant::now();
+    for round in 1..=ROUNDS as u64 {
+        memory.store_release(0, round).expect("inside");
+        while memory.load_acquire(0x80) != Ok(round) {
+            std::hint::spin_loop();
+        }
+    }
+    echo.join().expect("ended");
+    one_way(start)
+}
+
+fn through_the_ring() -> f64 {
+    let memory = memory();
+    let mut producer = Producer::start(Arc::clone(&memory), THERE).expect("fits");
+    let mut consumer = Consumer::start(Arc::clone(&memory), BACK).expect("fits");
+    let mut far_consumer = Consumer::start(Arc::clone(&memory), THERE).expect("fits");
+    let mut far_producer = Producer::start(memory, BACK).expect("fits");
+    let echo = std::thread::spawn(move || {
+        let mut message = [0; 64];
+        for _ in 0..ROUNDS {
+            while far_consumer
+                .try_pop(&mut message)
+                .expect("no failure")
+                .is_none()
+            {
+                std::hint::spin_loop();
+            }
+            assert!(far_producer.try_push(1, &message).expect("no failure"));
+        }
+    });
+    let start = Instant::now();
+    let mut message = [7; 64];
+    for _ in 0..ROUNDS {
+        assert!(producer.try_push(1, &message).expect("no failure"));
+        while consumer
+            .try_pop(&mut message)
+            .expect("no failure")
+            .is_none()
+        {
+            std::hint::spin_loop();
+        }
+    }
+    echo.join().expect("ended");
+    one_way(start)
+}

@@ -1,0 +1,186 @@
+//! Mappings of a memory file: pieces in any order, reading only, and what is refused.
+#![cfg(target_os = "linux")]
+
+use std::fs;
+
+use rustix::fd::OwnedFd;
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::io::{pread, pwrite};
+use vmshm_shm::{Fault, MapError, Mapping, PAGE_SIZE, Piece, Protection, SharedMemory};
+
+const PAGES: u64 = 8;
+
+/// A memory file of some pages, each filled with its number plus one.
+fn numbered_pages() -> OwnedFd {
+    let file = memfd_create("vmshm-test", MemfdFlags::CLOEXEC).expect("a memory file");
+    ftruncate(&file, PAGES * PAGE_SIZE).expect("resized");
+    for page in 0..PAGES {
+        let byte = u8::try_from(page + 1).expect("small");
+        pwrite(&file, &[byte; 4096], page * PAGE_SIZE).expect("written");
+    }
+    file
+}
+
+const fn piece(page: u64, pages: u64) -> Piece {
+    Piece {
+        offset: page * PAGE_SIZE,
+        length: pages * PAGE_SIZE,
+    }
+}
+
+fn bytes_at(memory: &Mapping, offset: u64, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    memory.read(offset, &mut bytes).expect("inside");
+    bytes
+}
+
+#[test]
+fn pieces_in_odd_order_are_one_memory() {
+    let file = numbered_pages();
+    let pieces = [piece(5, 2), piece(0, 1), piece(3, 1), piece(1, 2)];
+    let memory = Mapping::new(&file, &pieces, Protection::ReadWrite).expect("mapped");
+    assert_eq!(memory.size(), 6 * PAGE_SIZE);
+    for (page, number) in [6, 7, 1, 4, 2, 3].into_iter().enumerate() {
+        let at = page as u64 * PAGE_SIZE;
+        assert_eq!(bytes_at(&memory, at, 4096), vec![number; 4096]);
+        let word = u64::from_le_bytes([number; 8]);
+        assert_eq!(memory.load_relaxed(at + 4088), Ok(word));
+    }
+    // A copy over the seams, in and out, reaches each page where it belongs.
+    assert_eq!(bytes_at(&memory, 2 * PAGE_SIZE - 2, 4), [7, 7, 1, 1]);
+    memory
+        .write(2 * PAGE_SIZE - 300, &[0xee; 600])
+        .expect("inside");
+    let mut found = [0; 300];
+    pread(&file, &mut found, 7 * PAGE_SIZE - 300).expect("read");
+    assert_eq!(found, [0xee; 300]);
+    pread(&file, &mut found, 0).expect("read");
+    assert_eq!(found, [0xee; 300]);
+    pread(&file, &mut found, 300).expect("read");
+    assert_eq!(found, [1; 300]);
+}
+
+#[test]
+fn one_page_may_be_mapped_twice_and_holders_see_each_other() {
+    let file = numbered_pages();
+    let pieces = [piece(2, 1), piece(2, 1)];
+    let memory = Mapping::new(&file, &pieces, Protection::ReadWrite).expect("mapped");
+    let other = Mapping::whole(&file, PAGES * PAGE_SIZE, Protection::Read).expect("mapped");
+    memory.store_release(8, 0x1234).expect("inside");
+    assert_eq!(memory.load_acquire(PAGE_SIZE + 8), Ok(0x1234));
+    assert_eq!(other.load_acquire(2 * PAGE_SIZE + 8), Ok(0x1234));
+    pwrite(&file, &[0x55; 8], 2 * PAGE_SIZE + 8).expect("written");
+    assert_eq!(memory.load_acquire(8), Ok(0x5555_5555_5555_5555));
+}
+
+#[test]
+fn a_mapping_for_reading_answers_stores_and_does_not_make_them() {
+    let file = numbered_pages();
+    let memory = Mapping::whole(&file, PAGE_SIZE, Protection::Read).expect("mapped");
+    assert_eq!(memory.store_relaxed(0, 9), Err(Fault::ReadOnly));
+    assert_eq!(memory.store_release(0, 9), Err(Fault::ReadOnly));
+    assert_eq!(memory.write(0, &[9]), Err(Fault::ReadOnly));
+    assert_eq!(memory.write(0, &[9; 400]), Err(Fault::ReadOnly));
+    assert_eq!(bytes_at(&memory, 0, 4096), vec![1; 4096]);
+    assert_eq!(memory.load_acquire(0), Ok(0x0101_0101_0101_0101));
+}
+
+#[test]
+fn accesses_beyond_the_pieces_are_refused() {
+    let file = numbered_pages();
+    let memory = Mapping::new(&file, &[piece(1, 1)], Protection::ReadWrite).expect("mapped");
+    let outside = Fault::OutOfBounds {
+        offset: PAGE_SIZE,
+        length: 8,
+        size: PAGE_SIZE,
+    };
+    assert_eq!(memory.load_relaxed(PAGE_SIZE), Err(outside));
+    assert_eq!(memory.store_relaxed(PAGE_SIZE, 1), Err(outside));
+    assert!(memory.read(PAGE_SIZE - 1, &mut [0; 2]).is_err());
+    assert!(memory.write(1, &[0; 4096]).is_err());
+    assert!(memory.read(u64::MAX, &mut [0; 2]).is_err());
+}
+
+#[test]
+fn pieces_that_are_no_runs_of_pages_are_refused_by_number() {
+    let file = numbered_pages();
+    let bad = |offset, length| Piece { offset, length };
+    for wrong in [
+        bad(0, 0),
+        bad(0, 100),
+        bad(100, PAGE_SIZE),
+        bad(0, PAGE_SIZE + 1),
+        bad(0, u64::MAX),
+        bad(0_u64.wrapping_sub(PAGE_SIZE), PAGE_SIZE),
+        bad(0_u64.wrapping_sub(PAGE_SIZE), 2 * PAGE_SIZE),
+    ] {
+        let result = Mapping::new(&file, &[piece(0, 1), wrong], Protection::Read);
+        assert_eq!(
+            result.err(),
+            Some(MapError::BadPiece { index: 1 }),
+            "{wrong:?}"
+        );
+    }
+    let none = Mapping::new(&file, &[], Protection::Read);
+    assert_eq!(none.err(), Some(MapError::BadPiece { index: 0 }));
+    // Each is possible, but not their sum.
+    let huge = bad(0, 1 << 63);
+    let result = Mapping::new(&file, &[huge, huge], Protection::Read);
+    assert_eq!(result.err(), Some(MapError::BadPiece { index: 1 }));
+}
+
+/// How many mappings of this test's file this process has.
+fn mappings_named(name: &str) -> usize {
+    let maps = fs::read_to_string("/proc/self/maps").expect("a list of mappings");
+    maps.lines().filter(|line| line.contains(name)).count()
+}
+
+#[test]
+fn a_mapping_goes_when_it_is_dropped_and_when_it_fails() {
+    const NAME: &str = "vmshm-test-drop";
+    let file = memfd_create(NAME, MemfdFlags::CLOEXEC).expect("a memory file");
+    ftruncate(&file, PAGES * PAGE_SIZE).expect("resized");
+    let pieces = [piece(6, 1), piece(2, 1), piece(4, 1)];
+    let memory = Mapping::new(&file, &pieces, Protection::ReadWrite).expect("mapped");
+    assert_eq!(mappings_named(NAME), 3);
+    let range = memory.address()..memory.address() + memory.size();
+    assert_eq!(range.start % PAGE_SIZE, 0);
+    drop(memory);
+    assert_eq!(mappings_named(NAME), 0);
+
+    // A pipe cannot be mapped: the reservation that was made for it goes again.
+    let (pipe, _other) = rustix::pipe::pipe().expect("a pipe");
+    let before = reserved();
+    for _ in 0..20 {
+        let result = Mapping::whole(&pipe, 1 << 40, Protection::Read);
+        assert!(matches!(result, Err(MapError::System(_))), "{result:?}");
+    }
+    assert!(reserved() < before + (1 << 40), "a failed mapping stays");
+}
+
+/// Bytes of address space that this process has.
+fn reserved() -> u64 {
+    let statm = fs::read_to_string("/proc/self/statm").expect("figures of this process");
+    let pages = statm.split(' ').next().expect("a first figure");
+    pages.parse::<u64>().expect("a number") * PAGE_SIZE
+}
+
+#[test]
+fn a_mapping_may_move_to_another_thread() {
+    let file = numbered_pages();
+    let memory = Mapping::whole(&file, PAGE_SIZE, Protection::ReadWrite).expect("mapped");
+    let other = Mapping::whole(&file, PAGE_SIZE, Protection::ReadWrite).expect("mapped");
+    let writer = std::thread::spawn(move || {
+        for number in 1..=1000 {
+            other.store_relaxed(8, number).expect("inside");
+            other.store_release(0, number).expect("inside");
+        }
+    });
+    let mut seen = 0x0101_0101_0101_0101;
+    while seen != 1000 {
+        seen = memory.load_acquire(0).expect("inside");
+        let data = memory.load_relaxed(8).expect("inside");
+        assert!(data >= seen || seen == 0x0101_0101_0101_0101);
+    }
+    writer.join().expect("no panic");
+}

@@ -1,0 +1,63 @@
+//! What `cargo xtask test` tells the tests: where the programs are. Without it nothing is booted, and that is said.
+
+use std::fmt::Display;
+use std::io::Write;
+use std::path::PathBuf;
+
+/// The directory with the programs under test.
+const PROGRAMS: &str = "VMSHM_DIST";
+/// The program that boots VMs.
+const BOOTER: &str = "VMSHM_XTASK";
+
+/// Whether the programs are there; says why a test is skipped if not.
+#[must_use]
+pub fn is_set_up() -> bool {
+    match (std::env::var_os(PROGRAMS), std::env::var_os(BOOTER)) {
+        (Some(_), Some(_)) => true,
+        (None, None) => {
+            skip("`cargo xtask test` runs the tests on real VMs");
+            false
+        }
+        _ => panic!("{PROGRAMS} and {BOOTER} go together"),
+    }
+}
+
+/// Whether this is root; says why a test is skipped if not.
+#[must_use]
+pub fn is_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        skip("this needs root");
+    }
+    root
+}
+
+/// A program under test.
+#[must_use]
+pub fn program(name: &str) -> PathBuf {
+    path(PROGRAMS).join(name)
+}
+
+/// The program that boots VMs.
+#[must_use]
+pub fn booter() -> PathBuf {
+    path(BOOTER)
+}
+
+fn path(variable: &str) -> PathBuf {
+    let value = std::env::var_os(variable);
+    PathBuf::from(value.unwrap_or_else(|| panic!("{variable} is not set")))
+}
+
+/// Says why a test is skipped, past the test runner's capture.
+pub fn skip(reason: &str) {
+    let test = std::thread::current();
+    let name = test.name().unwrap_or("a test").to_owned();
+    report(&format!("skipped: {name}: {reason}"));
+}
+
+/// Shows a figure, past the test runner's capture.
+pub fn report(text: &dyn Display) {
+    // Nobody may listen.
+    let _ = writeln!(std::io::stderr(), "    {text}");
+}

@@ -1,0 +1,34 @@
+//! Waiting for a condition, with a deadline so generous that only a hang misses it.
+
+use std::time::{Duration, Instant};
+
+/// For what takes a moment, on a machine with other things to do.
+pub const SOON: Duration = Duration::from_secs(30);
+/// For what takes its time: transfers, boots, filling memory.
+pub const LATER: Duration = Duration::from_secs(180);
+
+/// Time between two looks.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Looks again and again until there is a result.
+///
+/// # Panics
+/// After `limit`, with what was waited for.
+pub fn wait_until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(result) = look() {
+            return result;
+        }
+        assert!(start.elapsed() < limit, "no {what} within {limit:?}");
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// Looks again and again until something holds.
+///
+/// # Panics
+/// After `limit`, with what was waited for.
+pub fn wait_for(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) {
+    wait_until(what, limit, || holds().then_some(()));
+}

@@ -1,0 +1,82 @@
+//! The host's processes, as the kernel shows them.
+
+use std::collections::BTreeMap;
+
+use rustix::process::{Pid, Signal};
+
+/// The most memory that a process has had at once, in bytes.
+///
+/// # Panics
+/// When it is gone.
+#[must_use]
+pub fn peak_memory(pid: u32) -> u64 {
+    let path = format!("/proc/{pid}/status");
+    let status = std::fs::read_to_string(&path).expect("the process is there");
+    peak_in(&status)
+}
+
+/// The same from the contents of a `/proc/PID/status`.
+///
+/// # Panics
+/// When there is none.
+#[must_use]
+pub fn peak_in(status: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kibibytes.expect("the status tells the peak") << 10
+}
+
+/// The children of `pid`, their children, and so on.
+#[must_use]
+pub fn descendants(pid: u32) -> Vec<u32> {
+    let parents = parents();
+    let mut found = vec![pid];
+    let mut next = 0;
+    while let Some(&parent) = found.get(next) {
+        found.extend(
+            parents
+                .iter()
+                .filter(|&(_, &its)| its == parent)
+                .map(|(&child, _)| child),
+        );
+        next += 1;
+    }
+    found.remove(0);
+    found
+}
+
+/// Each process with its parent.
+fn parents() -> BTreeMap<u32, u32> {
+    let processes = std::fs::read_dir("/proc").expect("there is /proc");
+    processes
+        .flatten()
+        .filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+            // pid (name) state parent …; the name may hold anything, so count from its end.
+            let parent = stat.rsplit(')').next()?.split_whitespace().nth(1)?;
+            Some((pid, parent.parse().ok()?))
+        })
+        .collect()
+}
+
+/// Sends a signal to any process.
+///
+/// # Panics
+/// When it is gone already.
+pub fn signal(pid: u32, signal: Signal) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    rustix::process::kill_process(pid.expect("it is a process id"), signal)
+        .expect("the process is there");
+}
+
+/// Whether a process runs or sleeps; one that only waits to be collected does not.
+#[must_use]
+pub fn is_alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat
+        .rsplit(')')
+        .next()
+        .and_then(|rest| rest.split_whitespace().next());
+    state.is_some_and(|state| !matches!(state, "Z" | "X"))
+}
