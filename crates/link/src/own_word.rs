@@ -61,7 +61,10 @@ impl OwnWord {
     /// As [`OwnWord::verify`]; nothing is written then.
     pub fn publish<M: SharedMemory>(&mut self, memory: &M, value: u64) -> Result<(), LinkError> {
         self.verify(memory)?;
-        // release: own-word (the caller's tag names the pair that it belongs to)
+        // The pairs of the words that are published this way:
+        // release: ring-tail
+        // release: ring-head
+        // release: end-state
         memory.store_release(self.offset, value)?;
         self.written = value;
         Ok(())

@@ -15,6 +15,9 @@ use crate::word::{Span, shared_memory_over_span};
 /// The page size of every system that this crate supports so far (x86-64).
 pub const PAGE_SIZE: u64 = 4096;
 
+/// Huge pages of x86-64 Linux that RAM files are commonly made of.
+const HUGE_PAGE: usize = 2 << 20;
+
 /// One run of bytes of a file, to be mapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Piece {
@@ -67,18 +70,7 @@ impl Mapping {
         protection: Protection,
     ) -> Result<Self, MapError> {
         let total = total_length(pieces)?;
-        // Reserve the whole range first, so that the pieces can be placed side by side.
-        // SAFETY: a fresh private reservation at an address that the system chooses.
-        let base = unsafe {
-            mmap_anonymous(
-                ptr::null_mut(),
-                total,
-                ProtFlags::empty(),
-                MapFlags::PRIVATE | MapFlags::NORESERVE,
-            )
-        }
-        .map_err(MapError::System)?;
-        let base = NonNull::new(base.cast::<u8>()).ok_or(MapError::System(Errno::NOMEM))?;
+        let base = reserve(total)?;
         // SAFETY: the reservation is page aligned, `total` bytes long, ours, and unmapped
         // only by our own Drop.
         let span = unsafe { Span::new(base, total, protection == Protection::ReadWrite) };
@@ -141,6 +133,37 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 shared_memory_over_span!(Mapping);
+
+/// Reserves `total` bytes of addresses, so that pieces can be placed side by side. Where
+/// there is room for a huge page the start is aligned to one: pieces of a file of huge
+/// pages cannot lie elsewhere.
+fn reserve(total: usize) -> Result<NonNull<u8>, MapError> {
+    let slack = if total < HUGE_PAGE { 0 } else { HUGE_PAGE };
+    let length = total
+        .checked_add(slack)
+        .ok_or(MapError::System(Errno::NOMEM))?;
+    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+    // SAFETY: a fresh private reservation at an address that the system chooses.
+    let whole = unsafe { mmap_anonymous(ptr::null_mut(), length, ProtFlags::empty(), flags) }
+        .map_err(MapError::System)?
+        .cast::<u8>();
+    let before = if slack == 0 {
+        0
+    } else {
+        whole.align_offset(HUGE_PAGE)
+    };
+    // What lies before and behind the aligned part goes back at once.
+    for (start, unused) in [(0, before), (before + total, slack - before)] {
+        if unused > 0 {
+            // SAFETY: start + unused <= length, so the address is inside the reservation.
+            let at = unsafe { whole.add(start) };
+            // SAFETY: these bytes belong to our own reservation, and nobody has them yet.
+            let _ = unsafe { munmap(at.cast(), unused) };
+        }
+    }
+    // SAFETY: before <= slack, so the address is inside the reservation.
+    NonNull::new(unsafe { whole.add(before) }).ok_or(MapError::System(Errno::NOMEM))
+}
 
 fn total_length(pieces: &[Piece]) -> Result<usize, MapError> {
     let mut total = 0_u64;
