@@ -4,6 +4,8 @@
 use std::fs;
 use std::io;
 
+use vmshm_link::fields::word_at;
+use vmshm_link::mix::mix;
 use vmshm_link::{Extent, GuestPhysical};
 use vmshm_shm::PAGE_SIZE;
 
@@ -48,6 +50,22 @@ pub(crate) fn boot_id() -> Result<[u8; 16], FactsError> {
         path: PATH,
         what: "a boot id",
     })
+}
+
+/// A random number, not zero. Not for secrets: a guest that has just booted may not
+/// have gathered entropy yet, and must not be waited for.
+pub(crate) fn random_word() -> Result<u64, FactsError> {
+    const PATH: &str = "/proc/sys/kernel/random/uuid";
+    let random = parse_uuid(read(PATH)?.trim()).ok_or(FactsError::Missing {
+        path: PATH,
+        what: "a random id",
+    })?;
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    let clock = now.as_secs() << 30 | u64::from(now.subsec_nanos());
+    let words = mix(word_at(&random, 0), word_at(&random, 8));
+    Ok(mix(words, clock).max(1))
 }
 
 /// Bytes of RAM that the kernel manages.
@@ -227,6 +245,12 @@ mod tests {
         assert_eq!(show_boot_id(&parse_uuid(text).expect("succeeds")), text);
         assert_eq!(parse_uuid("2c8f"), None);
         assert_eq!(parse_uuid("zc8f5066-ed79-4ae6-80db-e1bbba0426e3"), None);
+    }
+
+    #[test]
+    fn random_words_differ() {
+        let word = || random_word().expect("succeeds");
+        assert_ne!(word(), word());
     }
 
     #[test]

@@ -361,7 +361,11 @@ impl Seen {
                 }
                 Proof::Waiting(still) => waiting = still,
             }
-            self.check_time()?;
+            if let Err(error) = self.check_time() {
+                // The agent may yet answer; the slot must not stay held for nobody.
+                let _ = waiting.release();
+                return Err(error);
+            }
             pause(&mut backoff);
         }
     }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use vmshm_link::bench::{BENCH_SIZE, Mode, PING, PONG, STOP, rings};
+use vmshm_link::bench::{BENCH_SIZE, BULK, Mode, PING, PONG, STOP, rings};
 use vmshm_link::control::{RefusalCode, Request};
 use vmshm_link::directory::RegionKind;
 use vmshm_link::ring::{Consumer, Producer};
@@ -136,7 +136,7 @@ fn measure(
     let memory = &region.memory;
     let each = (rounds / TURNS).max(1);
     let (mut floor, mut message) = (Vec::new(), Vec::new());
-    let mut bulk = BulkCopies::new(memory)?;
+    let mut bulk = BulkCopies::new(memory);
     let clock = clock_cost();
     for turn in 0..TURNS {
         ping_pong(session, region, timeout, each, clock, &mut floor)?;
@@ -303,7 +303,6 @@ fn note(start: Instant, clock: f64, round: usize, rounds: usize, into: &mut Vec<
 
 /// Copies out of the region, and of private memory beside it.
 struct BulkCopies {
-    offset: u64,
     length: u64,
     source: Vec<u8>,
     target: Vec<u8>,
@@ -312,23 +311,22 @@ struct BulkCopies {
 }
 
 impl BulkCopies {
-    fn new(memory: &Arc<View>) -> Result<Self, RequestError> {
-        let (to_host, _) = rings(memory.size())?;
-        let length = usize::try_from(to_host.capacity).unwrap_or(usize::MAX);
-        Ok(Self {
-            offset: to_host.data,
-            length: to_host.capacity,
+    fn new(memory: &Arc<View>) -> Self {
+        let bulk = memory.size().saturating_sub(BULK);
+        let length = usize::try_from(bulk).unwrap_or(usize::MAX);
+        Self {
+            length: bulk,
             source: vec![1; length],
             target: vec![0; length],
             region: Vec::new(),
             private: Vec::new(),
-        })
+        }
     }
 
     fn turn(&mut self, memory: &Arc<View>) -> Result<(), RequestError> {
         for _ in 0..4 {
             let start = Instant::now();
-            memory.read(self.offset, &mut self.target).map_err(link)?;
+            memory.read(BULK, &mut self.target).map_err(link)?;
             self.region.push(rate(self.length, start));
             let start = Instant::now();
             self.target.copy_from_slice(&self.source);

@@ -4,14 +4,15 @@
 //! 0x000  stop: a count, written by the host; one more when it has measured enough
 //! 0x040  ping: a count, written by the host
 //! 0x0c0  pong: the same count, written by the guest
-//! 0x100… and from 0x1000 on: the rings of a pipe region (see `duplex`), whose
-//!        end words are not used
+//! 0x100  ring words, and from 0x1000 on two rings of 16 KiB
+//! 0x9000 bulk data, to the region's end
 //! ```
 //!
 //! The host starts its words, then asks; the agent starts the guest's words before it
 //! answers. The guest's side spins while it measures, and gives up when nothing
 //! has happened for [`PATIENCE_MILLIS`].
 
+use crate::beacon::PAGE;
 use crate::error::LinkError;
 use crate::ring::RingLayout;
 
@@ -23,8 +24,13 @@ pub const PONG: u64 = 0x0c0;
 pub const STOP: u64 = 0x000;
 /// After so long without a ping or record the guest's side ends by itself.
 pub const PATIENCE_MILLIS: u64 = 3000;
-/// Size of a bench region: room for 16 MiB of bulk data each way.
-pub const BENCH_SIZE: u64 = crate::beacon::PAGE + 2 * (16 << 20);
+/// Bytes of each ring: few, so that what is timed is the way between two caches and not
+/// the way to memory.
+const CAPACITY: u64 = 16 << 10;
+/// Where the bulk data starts; it goes on to the region's end.
+pub const BULK: u64 = PAGE + 2 * CAPACITY;
+/// Size of a bench region: room for 16 MiB of bulk data.
+pub const BENCH_SIZE: u64 = BULK + (16 << 20);
 
 /// What the guest's side does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +65,25 @@ impl Mode {
 /// The rings of a bench region: (to host, to guest).
 ///
 /// # Errors
-/// As [`crate::duplex::rings`].
-pub fn rings(size: u64) -> Result<(RingLayout, RingLayout), LinkError> {
-    crate::duplex::rings(size)
+/// [`LinkError::Violation`] when the region is too small for them.
+pub const fn rings(size: u64) -> Result<(RingLayout, RingLayout), LinkError> {
+    if size < BULK {
+        return Err(LinkError::Violation {
+            what: "the size of a bench region",
+            value: size,
+        });
+    }
+    let to_host = RingLayout {
+        tail: 0x100,
+        head: 0x300,
+        data: PAGE,
+        capacity: CAPACITY,
+    };
+    let to_guest = RingLayout {
+        tail: 0x280,
+        head: 0x180,
+        data: PAGE + CAPACITY,
+        capacity: CAPACITY,
+    };
+    Ok((to_host, to_guest))
 }

@@ -39,6 +39,7 @@ impl OwnWord {
 
     /// What this side wrote last.
     #[must_use]
+    #[inline]
     pub const fn get(&self) -> u64 {
         self.written
     }
@@ -47,6 +48,7 @@ impl OwnWord {
     ///
     /// # Errors
     /// As [`OwnWord::verify`]; nothing is written then.
+    #[inline]
     pub fn set<M: SharedMemory>(&mut self, memory: &M, value: u64) -> Result<(), LinkError> {
         self.verify(memory)?;
         memory.store_relaxed(self.offset, value)?;
@@ -59,6 +61,7 @@ impl OwnWord {
     ///
     /// # Errors
     /// As [`OwnWord::verify`]; nothing is written then.
+    #[inline]
     pub fn publish<M: SharedMemory>(&mut self, memory: &M, value: u64) -> Result<(), LinkError> {
         self.verify(memory)?;
         // The pairs of the words that are published this way:
@@ -75,6 +78,7 @@ impl OwnWord {
     /// # Errors
     /// [`LinkError::RolledBack`] when they differ, [`LinkError::Fault`] when the word
     /// cannot be reached.
+    #[inline]
     pub fn verify<M: SharedMemory>(&self, memory: &M) -> Result<(), LinkError> {
         let found = memory.load_relaxed(self.offset)?;
         if found == self.written {

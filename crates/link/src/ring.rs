@@ -13,8 +13,12 @@
 //! Records start at multiples of eight and never wrap: where one does not fit before
 //! the end, a record of kind [`PADDING`] fills the rest. No record takes more than half
 //! of the capacity, padding less than half, so that padding never follows padding.
-//! `tail - head` never exceeds the capacity; both only grow. Each side computes with its private copies and
-//! checks the shared ones against them at every look at the peer's word.
+//! `tail - head` never exceeds the capacity; both only grow.
+//!
+//! Each side computes with its private copies and checks the shared ones against them
+//! at every look at the peer's word and before it overwrites its own. The consumer
+//! checks both words once more after it has copied a payload, so that it hands out
+//! nothing that went back to an earlier state after the record had been seen.
 //!
 //! The pairs: the producer's store of `tail` (release) makes the records visible to
 //! the consumer's load of `tail` (acquire): `ring-tail`. The consumer's store of
@@ -32,6 +36,10 @@ pub const PADDING: u16 = u16::MAX;
 
 /// Bytes of a record's header.
 pub const HEADER: u64 = 8;
+
+/// What a waiting consumer has the processor fetch of the next record, so that its first
+/// lines travel together with the tail and not after it.
+const AHEAD: u64 = 128;
 
 /// Records up to this many bytes, header included, are written by one copy.
 const SMALL: usize = 128;
@@ -75,6 +83,7 @@ impl RingLayout {
     }
 
     /// Bytes from `position` to the end of the area, and where they start.
+    #[inline]
     const fn run_at(&self, position: u64) -> (u64, u64) {
         let at = position & (self.capacity - 1);
         (self.data + at, self.capacity - at)
@@ -82,6 +91,7 @@ impl RingLayout {
 }
 
 /// The bytes that a record of `length` payload bytes takes.
+#[inline]
 const fn footprint(length: u64) -> u64 {
     HEADER + ((length + 7) & !7)
 }
@@ -90,10 +100,12 @@ const fn footprint(length: u64) -> u64 {
     clippy::cast_possible_truncation,
     reason = "each field is masked to its width"
 )]
+#[inline]
 const fn split_header(header: u64) -> (u64, u16) {
     (header & 0xffff_ffff, (header >> 32) as u16)
 }
 
+#[inline]
 const fn join_header(length: u64, kind: u16) -> u64 {
     (length & 0xffff_ffff) | (kind as u64) << 32
 }
@@ -143,6 +155,7 @@ impl<M: SharedMemory> Producer<M> {
     /// # Errors
     /// [`LinkError::TooLong`] for a record that could never fit; else what the peer
     /// or the memory did.
+    #[inline]
     pub fn reserve(&mut self, length: u64) -> Result<Option<Reservation<'_, M>>, LinkError> {
         let limit = self.layout.longest_record();
         if length > limit {
@@ -166,6 +179,7 @@ impl<M: SharedMemory> Producer<M> {
         }))
     }
 
+    #[inline]
     fn has_room(&mut self, need: u64) -> Result<bool, LinkError> {
         if self.staged - self.head_seen + need <= self.layout.capacity {
             return Ok(true);
@@ -188,6 +202,7 @@ impl<M: SharedMemory> Producer<M> {
     ///
     /// # Errors
     /// As [`Producer::reserve`].
+    #[inline]
     pub fn try_stage(&mut self, kind: u16, payload: &[u8]) -> Result<bool, LinkError> {
         let Some(mut room) = self.reserve(payload.len() as u64)? else {
             return Ok(false);
@@ -201,6 +216,7 @@ impl<M: SharedMemory> Producer<M> {
     /// # Errors
     /// [`LinkError::Fault`] when the memory cannot be reached, and
     /// [`LinkError::RolledBack`], with nothing made visible.
+    #[inline]
     pub fn publish(&mut self) -> Result<(), LinkError> {
         if self.staged != self.tail.get() {
             // release: ring-tail
@@ -213,6 +229,7 @@ impl<M: SharedMemory> Producer<M> {
     ///
     /// # Errors
     /// As [`Producer::reserve`].
+    #[inline]
     pub fn try_push(&mut self, kind: u16, payload: &[u8]) -> Result<bool, LinkError> {
         let pushed = self.try_stage(kind, payload)?;
         self.publish()?;
@@ -232,6 +249,7 @@ impl<M: SharedMemory> Producer<M> {
     ///
     /// # Errors
     /// [`LinkError::RolledBack`] when it does not.
+    #[inline]
     pub fn verify(&self) -> Result<(), LinkError> {
         self.tail.verify(&self.memory)
     }
@@ -256,6 +274,7 @@ impl<M: SharedMemory> Reservation<'_, M> {
     ///
     /// # Errors
     /// [`LinkError::TooLong`] when they do not lie inside the reservation.
+    #[inline]
     pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), LinkError> {
         let length = bytes.len() as u64;
         match offset.checked_add(length) {
@@ -277,6 +296,7 @@ impl<M: SharedMemory> Reservation<'_, M> {
     /// # Errors
     /// [`LinkError::TooLong`] when more than reserved is committed,
     /// [`LinkError::Violation`] for the kind [`PADDING`].
+    #[inline]
     pub fn commit(self, kind: u16, length: u64) -> Result<(), LinkError> {
         check_kind(kind)?;
         if length > self.length {
@@ -295,6 +315,7 @@ impl<M: SharedMemory> Reservation<'_, M> {
     }
 
     /// Header and payload by one copy where they are short, by two otherwise.
+    #[inline]
     fn fill_and_commit(&mut self, kind: u16, payload: &[u8]) -> Result<(), LinkError> {
         check_kind(kind)?;
         let producer = &mut *self.producer;
@@ -354,11 +375,15 @@ impl<M: SharedMemory> Consumer<M> {
     ///
     /// # Errors
     /// What the peer or the memory did.
+    #[inline]
     pub fn peek(&mut self) -> Result<Option<Record>, LinkError> {
         loop {
             let head = self.head.get();
-            if self.tail_seen == head && !self.look_at_tail()? {
-                return Ok(None);
+            if self.tail_seen == head {
+                self.memory.prefetch(self.layout.run_at(head).0, AHEAD);
+                if !self.look_at_tail()? {
+                    return Ok(None);
+                }
             }
             let available = self.tail_seen - head;
             let (at, run) = self.layout.run_at(head);
@@ -389,6 +414,7 @@ impl<M: SharedMemory> Consumer<M> {
         }
     }
 
+    #[inline]
     fn look_at_tail(&mut self) -> Result<bool, LinkError> {
         self.head.verify(&self.memory)?;
         // acquire: ring-tail
@@ -408,8 +434,28 @@ impl<M: SharedMemory> Consumer<M> {
     /// says how many there were.
     ///
     /// # Errors
-    /// [`LinkError::Fault`] when the memory cannot be reached.
+    /// What the peer or the memory did; what `into` holds then is not the payload.
+    #[inline]
     pub fn read(&self, record: Record, offset: u64, into: &mut [u8]) -> Result<usize, LinkError> {
+        let count = self.copy_out(record, offset, into)?;
+        self.check_still_there()?;
+        Ok(count)
+    }
+
+    /// Checks that neither word has gone back since the record was seen.
+    fn check_still_there(&self) -> Result<(), LinkError> {
+        self.head.verify(&self.memory)?;
+        let tail = self.memory.load_relaxed(self.layout.tail)?;
+        if tail < self.tail_seen {
+            return Err(LinkError::Violation {
+                what: "the ring's tail",
+                value: tail,
+            });
+        }
+        Ok(())
+    }
+
+    fn copy_out(&self, record: Record, offset: u64, into: &mut [u8]) -> Result<usize, LinkError> {
         let left = record.length.saturating_sub(offset);
         let count = into.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         if count == 0 {
@@ -423,9 +469,11 @@ impl<M: SharedMemory> Consumer<M> {
     /// Gives the peeked `record`'s bytes back to the producer.
     ///
     /// # Errors
-    /// What the memory did; [`LinkError::Violation`] for a record that is not there
-    /// (any more).
+    /// What the peer or the memory did; [`LinkError::Violation`] for a record that is
+    /// not there (any more).
+    #[inline]
     pub fn release(&mut self, record: Record) -> Result<(), LinkError> {
+        self.check_still_there()?;
         let available = self.tail_seen - self.head.get();
         if record.length > available || footprint(record.length) > available {
             return Err(LinkError::Violation {
@@ -443,6 +491,7 @@ impl<M: SharedMemory> Consumer<M> {
     /// # Errors
     /// [`LinkError::TooLong`] when the payload is longer than `into`; the record
     /// stays then.
+    #[inline]
     pub fn try_pop(&mut self, into: &mut [u8]) -> Result<Option<(u16, usize)>, LinkError> {
         let Some(record) = self.peek()? else {
             return Ok(None);
@@ -453,7 +502,7 @@ impl<M: SharedMemory> Consumer<M> {
                 limit: into.len() as u64,
             });
         }
-        let count = self.read(record, 0, into)?;
+        let count = self.copy_out(record, 0, into)?;
         self.release(record)?;
         Ok(Some((record.kind, count)))
     }
@@ -462,6 +511,7 @@ impl<M: SharedMemory> Consumer<M> {
     ///
     /// # Errors
     /// [`LinkError::RolledBack`] when it does not.
+    #[inline]
     pub fn verify(&self) -> Result<(), LinkError> {
         self.head.verify(&self.memory)
     }

@@ -22,8 +22,9 @@ const BUFFER: usize = 1 << 18;
 /// Looks without a system call before yielding; few, since the peer may need this
 /// very processor (a guest with one CPU, an emulator's thread).
 const SPINS: u32 = 128;
-/// The longest sleep between two looks at the other end's words.
-const LONGEST_SLEEP_MICROS: u32 = 4000;
+/// The longest sleep between two looks at the other end's words: what an idle pipe costs
+/// (fifty looks a second each way), and the longest that a first byte waits.
+const LONGEST_SLEEP_MICROS: u32 = 20_000;
 
 /// How far a pipe has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

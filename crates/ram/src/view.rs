@@ -368,6 +368,13 @@ impl SharedMemory for View {
     }
 
     #[inline]
+    fn prefetch(&self, offset: u64, length: u64) {
+        if let Reach::Linear(mapping) = &self.reach {
+            mapping.prefetch(offset, length);
+        }
+    }
+
+    #[inline]
     fn is_costly(&self) -> bool {
         matches!(self.reach, Reach::Copied(_))
     }

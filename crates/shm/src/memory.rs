@@ -56,6 +56,12 @@ pub trait SharedMemory {
     /// [`Fault`] when the range is outside or cannot be reached.
     fn write(&self, offset: u64, from: &[u8]) -> Result<(), Fault>;
 
+    /// Asks the processor to fetch `length` bytes at `offset`, which will be read soon. A
+    /// hint: nothing happens where there are none or it means nothing.
+    fn prefetch(&self, offset: u64, length: u64) {
+        let _ = (offset, length);
+    }
+
     /// Whether every operation is a system call, so that few are better than many.
     fn is_costly(&self) -> bool {
         false
@@ -93,6 +99,10 @@ macro_rules! shared_memory_through_pointer {
             #[inline]
             fn write(&self, offset: u64, from: &[u8]) -> Result<(), Fault> {
                 (**self).write(offset, from)
+            }
+            #[inline]
+            fn prefetch(&self, offset: u64, length: u64) {
+                (**self).prefetch(offset, length);
             }
             #[inline]
             fn is_costly(&self) -> bool {

@@ -76,6 +76,22 @@ impl Span {
         Ok(unsafe { AtomicU64::from_ptr(at.as_ptr().cast()) })
     }
 
+    /// Asks the processor for the cache lines of `length` bytes at `offset`.
+    #[inline]
+    pub(crate) fn prefetch(&self, offset: u64, length: u64) {
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        for line in (0..length).step_by(64) {
+            use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            if let Ok(at) = self.bytes(offset.saturating_add(line), 1) {
+                // SAFETY: the address is inside the span; a prefetch faults never and writes
+                // nothing.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(at.as_ptr().cast_const().cast()) };
+            }
+        }
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+        let _ = (offset, length);
+    }
+
     #[inline]
     pub(crate) fn load(&self, offset: u64, order: Ordering) -> Result<u64, Fault> {
         Ok(self.word(offset)?.load(order))
@@ -123,6 +139,10 @@ macro_rules! shared_memory_over_span {
                 // SAFETY: `bytes` proved the source; `into` is private and exclusive.
                 unsafe { $crate::copy::from_shared(from.as_ptr(), into) };
                 Ok(())
+            }
+            #[inline]
+            fn prefetch(&self, offset: u64, length: u64) {
+                self.span.prefetch(offset, length);
             }
             #[inline]
             fn write(&self, offset: u64, from: &[u8]) -> Result<(), $crate::Fault> {

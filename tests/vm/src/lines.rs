@@ -52,6 +52,12 @@ impl Lines {
         });
     }
 
+    /// Whether nothing more can come.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.reader.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// Everything, once the stream has ended.
     #[must_use]
     pub fn all(&mut self) -> String {

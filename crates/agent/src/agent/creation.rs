@@ -15,6 +15,7 @@ use vmshm_shm::{Mapping, PAGE_SIZE, Protection};
 use super::pattern;
 use super::regions::{Description, Holder, LocalId, Region};
 use super::service::{Service, ServiceError};
+use crate::facts;
 use crate::keeper::protocol::{Allocation, Request};
 use crate::size::show;
 
@@ -182,7 +183,7 @@ impl Service {
         if !wanted {
             return Ok(self.client.send(&Request::Free { id })?);
         }
-        let key = getrandom::u64().map_err(std::io::Error::from)?;
+        let key = facts::random_word()?;
         let mut region = Region {
             id,
             size: creation.size,

@@ -27,6 +27,7 @@ use super::locals::Locals;
 use super::regions::{Description, LostEnd, Regions};
 use super::sessions::{self, Session};
 use crate::channel::{ChannelError, timespec};
+use crate::facts::FactsError;
 use crate::keeper::client::{Client, ClientError};
 use crate::keeper::protocol::{Reply, Request};
 
@@ -65,6 +66,9 @@ pub(crate) enum ServiceError {
     /// A region cannot be mapped.
     #[error("cannot map a region: {0}")]
     Map(#[from] MapError),
+    /// A fact about the guest is missing.
+    #[error(transparent)]
+    Facts(#[from] FactsError),
     /// The system failed.
     #[error("cannot wait for events: {0}")]
     System(#[from] io::Error),

@@ -26,7 +26,7 @@ use tracing::warn;
 use vmshm_link::directory::DIRECTORY_SIZE;
 use vmshm_shm::{MapError, Mapping, Protection};
 
-use crate::facts::FactsError;
+use crate::facts::{self, FactsError};
 use crate::pin::{Method, NoMethod, Pinner};
 use crate::run_directory::{self, KEEPER_LOCK, KEEPER_SOCKET, Lock, RunDirectoryError, Taken};
 use announcement::{Announcement, AnnouncementError};
@@ -169,19 +169,9 @@ fn start(only: Option<Method>) -> Result<(Keeper, Lock), KeeperError> {
         announcement,
         store,
         directory,
-        epoch: random_epoch().map_err(system("get a random number"))?,
+        epoch: facts::random_word()?,
     });
     Ok((keeper, lock))
-}
-
-/// Not zero.
-fn random_epoch() -> io::Result<u64> {
-    loop {
-        let number = getrandom::u64().map_err(io::Error::from)?;
-        if number != 0 {
-            return Ok(number);
-        }
-    }
 }
 
 /// Keeps the out-of-memory killer and the limit of locked memory away. In a container

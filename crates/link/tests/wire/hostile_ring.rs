@@ -10,8 +10,8 @@ use vmshm_link::ring::{Consumer, PADDING, Producer, RingLayout};
 use vmshm_link::stream::{Received, StreamReader};
 use vmshm_shm::{LocalMemory, SharedMemory};
 
-use crate::common::memories::{Access, Meddler, Watched};
-use crate::common::{assert_guards, capacities, layout, memory_for, nasty_word};
+use crate::material::memories::{Access, Meddler, Watched};
+use crate::material::{assert_guards, capacities, layout, memory_for, nasty_word};
 
 /// One word that the peer writes before one of this side's operations.
 type Change = (u8, u64, u64);

@@ -14,8 +14,8 @@ use vmshm_link::slot::{
 };
 use vmshm_shm::{LocalMemory, SharedMemory};
 
-use crate::common::memories::{Meddler, Watched};
-use crate::common::nasty_word;
+use crate::material::memories::{Meddler, Watched};
+use crate::material::nasty_word;
 
 const EPOCH: u64 = 77;
 const TOKEN: u64 = 0x1111;

@@ -2,9 +2,9 @@
 //! step, and two threads at full speed. What the model checker does is in `loom`.
 #![cfg(not(loom))]
 
-mod common;
 mod hostile_ring;
 mod hostile_session;
+mod material;
 mod one_writer;
 mod ring_model;
 mod rollback;

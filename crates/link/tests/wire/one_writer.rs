@@ -12,8 +12,8 @@ use vmshm_link::slot::{AgentSlot, Claim, HostIdentity, PendingClaim, Proof, Slot
 use vmshm_link::stream::Received;
 use vmshm_shm::LocalMemory;
 
-use crate::common::memories::{Notes, Watched};
-use crate::common::payload;
+use crate::material::memories::{Notes, Watched};
+use crate::material::payload;
 
 fn two_sides(size: u64) -> (Watched<Notes>, Watched<Notes>) {
     let size = usize::try_from(size).expect("small");

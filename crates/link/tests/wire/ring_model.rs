@@ -7,7 +7,8 @@ use proptest::prelude::*;
 use vmshm_link::LinkError;
 use vmshm_link::ring::{Consumer, PADDING, Producer};
 
-use crate::common::{assert_guards, capacities, layout, memory_for, payload};
+use crate::material::memories::{Notes, Watched};
+use crate::material::{assert_guards, capacities, layout, memory_for, payload};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -104,10 +105,11 @@ fn check_refusal(
     }
 }
 
-fn run(capacity: u64, steps: &[Step]) {
+fn run(capacity: u64, costly: bool, steps: &[Step]) {
     let memory = memory_for(capacity);
-    let mut producer = Producer::start(&*memory, layout(capacity)).expect("fits");
-    let mut consumer = Consumer::start(&*memory, layout(capacity)).expect("fits");
+    let watched = Watched::new(&memory, Notes::default()).costly(costly);
+    let mut producer = Producer::start(watched.clone(), layout(capacity)).expect("fits");
+    let mut consumer = Consumer::start(watched, layout(capacity)).expect("fits");
     let limit = usize::try_from(layout(capacity).longest_record()).expect("small");
     let mut model = Model::default();
     for step in steps {
@@ -229,9 +231,10 @@ proptest! {
     #[test]
     fn a_ring_is_a_queue(
         capacity in capacities(),
+        costly in any::<bool>(),
         steps in proptest::collection::vec(step(), 0..300),
     ) {
-        run(capacity, &steps);
+        run(capacity, costly, &steps);
     }
 }
 

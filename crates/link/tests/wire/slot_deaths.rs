@@ -12,7 +12,7 @@ use vmshm_link::slot::{
 };
 use vmshm_shm::LocalMemory;
 
-use crate::common::memories::{Failing, GONE, Meddler, Watched};
+use crate::material::memories::{Failing, GONE, Meddler, Watched};
 
 type Memory = Watched<Failing>;
 

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 use vmshm_link::stream::{Received, StreamReader, StreamWriter};
 
-use crate::common::{assert_guards, capacities, layout, memory_for, payload};
+use crate::material::{assert_guards, capacities, layout, memory_for, payload};
 
 #[derive(Debug, Clone, Copy)]
 enum Step {

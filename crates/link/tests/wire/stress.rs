@@ -12,7 +12,7 @@ use vmshm_link::ring::{Consumer, Producer};
 use vmshm_link::stream::{Received, StreamReader, StreamWriter};
 use vmshm_shm::LocalMemory;
 
-use crate::common::{assert_guards, layout, memory_for, payload};
+use crate::material::{assert_guards, layout, memory_for, payload};
 
 const RECORDS: u64 = 150_000;
 const BYTES: usize = 24 << 20;

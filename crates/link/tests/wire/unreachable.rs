@@ -15,8 +15,8 @@ use vmshm_link::ring::{Consumer, Producer};
 use vmshm_link::slot::{AgentSlot, Claim, HostIdentity, PendingClaim, Proof, SlotEvent, SlotView};
 use vmshm_shm::LocalMemory;
 
-use crate::common::memories::{Failing, GONE, Watched};
-use crate::common::{assert_guards, layout, memory_for, payload};
+use crate::material::memories::{Failing, GONE, Watched};
+use crate::material::{assert_guards, layout, memory_for, payload};
 
 /// Tries again after a failure that comes once.
 fn again<T>(mut call: impl FnMut() -> Result<T, LinkError>) -> T {
@@ -31,9 +31,9 @@ fn again<T>(mut call: impl FnMut() -> Result<T, LinkError>) -> T {
 
 /// Sends records of all lengths through a small ring, both ends over memory that fails
 /// at operation `at`; says how many operations there were.
-fn transfer(at: u64) -> u64 {
+fn transfer(at: u64, costly: bool) -> u64 {
     let memory = memory_for(128);
-    let shaky = Watched::new(&memory, Failing::once(at));
+    let shaky = Watched::new(&memory, Failing::once(at)).costly(costly);
     let mut producer = again(|| Producer::start(shaky.clone(), layout(128)));
     let mut consumer = again(|| Consumer::start(shaky.clone(), layout(128)));
     let mut expected = 0;
@@ -64,10 +64,12 @@ fn transfer(at: u64) -> u64 {
 
 #[test]
 fn a_ring_loses_and_doubles_nothing_when_any_one_operation_fails() {
-    let operations = transfer(u64::MAX);
-    assert!(operations > 500);
-    for at in 1..=operations {
-        transfer(at);
+    for costly in [false, true] {
+        let operations = transfer(u64::MAX, costly);
+        assert!(operations > 500);
+        for at in 1..=operations {
+            transfer(at, costly);
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use vmshm_link::control::{
 use vmshm_link::directory::{MAX_NAME, RegionKind, is_valid_size};
 use vmshm_link::fields::{Text, put_word};
 
-use crate::common::nasty_word;
+use crate::material::nasty_word;
 
 fn text<const N: usize>() -> impl Strategy<Value = Text<N>> {
     ".{0,300}".prop_map(|text| Text::new(&text))

@@ -16,7 +16,7 @@ use vmshm_link::fields::{Text, put_word, word_at};
 use vmshm_link::mix::checksum;
 use vmshm_shm::{LocalMemory, SharedMemory};
 
-use crate::common::nasty_word;
+use crate::material::nasty_word;
 
 const PAGE_BYTES: usize = 4096;
 const CHECKSUM_AT: usize = 0x30;

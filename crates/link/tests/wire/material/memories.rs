@@ -26,6 +26,8 @@ pub enum Access {
 pub struct Watched<W> {
     pub memory: Arc<LocalMemory>,
     pub watcher: Rc<W>,
+    /// What it says of itself, as a memory behind system calls does.
+    pub costly: bool,
 }
 
 impl<W> Clone for Watched<W> {
@@ -33,6 +35,7 @@ impl<W> Clone for Watched<W> {
         Self {
             memory: Arc::clone(&self.memory),
             watcher: Rc::clone(&self.watcher),
+            costly: self.costly,
         }
     }
 }
@@ -42,7 +45,12 @@ impl<W> Watched<W> {
         Self {
             memory: Arc::clone(memory),
             watcher: Rc::new(watcher),
+            costly: false,
         }
+    }
+
+    pub fn costly(self, costly: bool) -> Self {
+        Self { costly, ..self }
     }
 }
 
@@ -61,6 +69,9 @@ impl<W: Watcher> Watched<W> {
 impl<W: Watcher> SharedMemory for Watched<W> {
     fn size(&self) -> u64 {
         self.memory.size()
+    }
+    fn is_costly(&self) -> bool {
+        self.costly
     }
     fn load_relaxed(&self, offset: u64) -> Result<u64, Fault> {
         self.load(offset)?;

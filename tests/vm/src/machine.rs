@@ -1,0 +1,255 @@
+//! A virtual machine that was booted for the tests, by the same command that users have.
+
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::io::FdFlags;
+use rustix::process::Signal;
+
+use crate::environment::{self, report};
+use crate::guest::{Guest, SCRIPT};
+use crate::lines::Lines;
+use crate::patience::{LATER, SOON, wait_for};
+use crate::processes;
+
+/// Boots the machine, and ends it when standard input ends: that also happens when the tests are killed.
+const KEEPER: &str =
+    r#""$@" </dev/null & vm=$!; exec >&-; read -r end; kill -TERM $vm 2>/dev/null; wait $vm"#;
+
+/// Under this number the booter and the VMM inherit the guest shell's line. It is high enough to be free.
+const LINE: i32 = 90;
+
+/// What kind of machine to boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// User-mode Linux.
+    Uml,
+    /// QEMU with plain `-m`, and so many processors.
+    QemuPrivate(u32),
+    /// QEMU with a shared memfd, and so many processors.
+    QemuMemfd(u32),
+    /// QEMU with a shared memfd of huge pages.
+    QemuHugetlb,
+}
+
+impl Kind {
+    /// What `vmshm list` calls the VMM.
+    #[must_use]
+    pub const fn vmm(self) -> &'static str {
+        match self {
+            Self::Uml => "uml",
+            _ => "qemu",
+        }
+    }
+
+    /// How many bytes of RAM the machine gets: different numbers, so that none is taken for another.
+    #[must_use]
+    pub const fn ram_bytes(self) -> u64 {
+        match self {
+            Self::Uml => 384 << 20,
+            Self::QemuPrivate(_) => 512 << 20,
+            Self::QemuMemfd(_) => 640 << 20,
+            Self::QemuHugetlb => 448 << 20,
+        }
+    }
+
+    /// Whether the host can map its RAM.
+    #[must_use]
+    pub const fn is_shared(self) -> bool {
+        !matches!(self, Self::QemuPrivate(_))
+    }
+
+    fn label(self) -> String {
+        match self {
+            Self::Uml => "uml".to_owned(),
+            Self::QemuPrivate(processors) => format!("private{processors}"),
+            Self::QemuMemfd(processors) => format!("memfd{processors}"),
+            Self::QemuHugetlb => "hugetlb".to_owned(),
+        }
+    }
+
+    fn options(self) -> Vec<String> {
+        let mut options = vec![self.vmm().to_owned()];
+        let mut option = |name: &str, value: &str| {
+            options.extend([name.to_owned(), value.to_owned()]);
+        };
+        option("--ram", &self.ram_bytes().to_string());
+        let (backing, processors) = match self {
+            Self::Uml => return options,
+            Self::QemuPrivate(processors) => ("private", processors),
+            Self::QemuMemfd(processors) => ("memfd", processors),
+            Self::QemuHugetlb => ("hugetlb", 1),
+        };
+        option("--backing", backing);
+        option("--smp", &processors.to_string());
+        options
+    }
+
+    /// The VMM's arguments that connect the guest shell's line.
+    fn line(self) -> Vec<String> {
+        if self == Self::Uml {
+            return vec![format!("ssl1=fd:{LINE}")];
+        }
+        [
+            "-chardev",
+            &format!("socket,id=tests,fd={LINE}"),
+            "-device",
+            "virtserialport,chardev=tests,name=vm-tests",
+        ]
+        .map(str::to_owned)
+        .to_vec()
+    }
+}
+
+/// A running machine with a shell in its guest; it is ended when this is dropped.
+#[derive(Debug)]
+pub struct Machine {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name.
+    pub name: String,
+    /// The VMM's process.
+    pub pid: u32,
+    /// The guest's shell.
+    pub guest: Guest,
+    keeper: Child,
+    lifeline: Option<ChildStdin>,
+    console: Lines,
+}
+
+impl Machine {
+    /// Boots a machine with its agent running.
+    ///
+    /// # Panics
+    /// When it does not boot.
+    #[must_use]
+    pub fn boot(kind: Kind) -> Self {
+        Self::boot_as(kind, &kind.label(), &[])
+    }
+
+    /// Boots a machine under a name of its own and with more options of `cargo xtask vm`.
+    ///
+    /// # Panics
+    /// When it does not boot.
+    #[must_use]
+    pub fn boot_as(kind: Kind, label: &str, options: &[&str]) -> Self {
+        let start = Instant::now();
+        let name = format!("vm-tests-{}-{label}", std::process::id());
+        let (ours, theirs) = UnixStream::pair().expect("there are sockets");
+        let inherited =
+            rustix::io::fcntl_dupfd_cloexec(theirs.as_fd(), LINE).expect("there are descriptors");
+        drop(theirs);
+        let package = std::env::var_os("CARGO_MANIFEST_DIR")
+            .unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", KEEPER, "sh"])
+            .arg(environment::booter())
+            .arg("vm")
+            .args(kind.options())
+            .args(["--name", &name])
+            .args(options)
+            .arg("--run")
+            .arg(Path::new(&package).join(SCRIPT))
+            .arg("--")
+            .args(kind.line())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let number = std::os::fd::AsRawFd::as_raw_fd(&inherited);
+        assert_eq!(number, LINE, "the line's number is free");
+        rustix::io::fcntl_setfd(&inherited, FdFlags::empty()).expect("the line is there");
+        let mut keeper = command.spawn().expect("there is a shell");
+        drop(inherited);
+
+        let said = Lines::collect(keeper.stdout.take().expect("it is piped"));
+        let console = Lines::collect(keeper.stderr.take().expect("it is piped"));
+        let mut machine = Self {
+            kind,
+            name,
+            pid: 0,
+            guest: Guest::new(ours),
+            lifeline: keeper.stdin.take(),
+            keeper,
+            console,
+        };
+        wait_for("machine that is up", LATER, || {
+            said.so_far().ends_with('\n') || said.has_ended()
+        });
+        let line = said.so_far();
+        let up: serde_json::Value = serde_json::from_str(&line)
+            .unwrap_or_else(|_| panic!("no machine: {line}{}", machine.console.so_far()));
+        assert_eq!(up["name"], machine.name.as_str());
+        machine.pid = u32::try_from(up["pid"].as_u64().expect("a number")).expect("a process");
+        machine.guest.check("true");
+        report(&format_args!(
+            "{} is up after {:.1} s",
+            machine.name,
+            start.elapsed().as_secs_f64()
+        ));
+        machine
+    }
+
+    /// What the guest's console and the booter have said.
+    #[must_use]
+    pub fn console(&self) -> String {
+        self.console.so_far()
+    }
+
+    /// A region or pipe of this machine, as commands name it.
+    #[must_use]
+    pub fn path(&self, name: &str) -> String {
+        format!("{}/{name}", self.name)
+    }
+
+    /// Whether its process runs.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        processes::is_alive(self.pid)
+    }
+
+    /// Kills the VMM.
+    pub fn kill(&self) {
+        processes::signal(self.pid, Signal::KILL);
+    }
+
+    /// Stops the VMM's process until the value is dropped.
+    #[must_use]
+    pub fn pause(&self) -> Paused {
+        processes::signal(self.pid, Signal::STOP);
+        Paused { pid: self.pid }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("console of {}:\n{}", self.name, self.console.so_far());
+        }
+        drop(self.lifeline.take());
+        let deadline = Instant::now() + SOON;
+        while matches!(self.keeper.try_wait(), Ok(None)) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        // Only where the booter hangs; its own guard then ends the machine.
+        let _ = self.keeper.kill();
+        let _ = self.keeper.wait();
+    }
+}
+
+/// A VMM that is stopped.
+#[derive(Debug)]
+pub struct Paused {
+    pid: u32,
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        if processes::is_alive(self.pid) {
+            processes::signal(self.pid, Signal::CONT);
+        }
+    }
+}
