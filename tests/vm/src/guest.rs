@@ -55,24 +55,16 @@ impl Guest {
         line.get_mut()
             .write_all(request.as_bytes())
             .expect("the guest's line is open");
-        let deadline = Instant::now() + LATER;
-        let end = format!("end {number} ");
-        let mut text = String::new();
-        loop {
-            let answer = next_line(&mut line, deadline, command);
-            if let Some(part) = answer.strip_prefix('.') {
-                text.push_str(part);
-                text.push('\n');
-            } else if let Some(status) = answer.strip_prefix(&end) {
-                let status = status.parse().expect("the status is a number");
-                // The shell adds a newline.
-                text.pop();
-                return Answer { status, text };
-            } else {
-                // The rest of an answer that nobody waited for.
-                text.clear();
-            }
-        }
+        answer(&mut line, number, command)
+    }
+
+    /// Waits until the shell is ready.
+    ///
+    /// # Panics
+    /// When it is not.
+    pub fn wait_until_ready(&self) {
+        let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        answer(&mut line, 0, "the start");
     }
 
     /// Runs a command that must succeed, and gives what it said.
@@ -103,6 +95,28 @@ impl Guest {
             number,
             pid,
             ended: false,
+        }
+    }
+}
+
+/// Reads the answer to the command of this number.
+fn answer(line: &mut BufReader<UnixStream>, number: u32, command: &str) -> Answer {
+    let deadline = Instant::now() + LATER;
+    let end = format!("end {number} ");
+    let mut text = String::new();
+    loop {
+        let answer = next_line(line, deadline, command);
+        if let Some(part) = answer.strip_prefix('.') {
+            text.push_str(part);
+            text.push('\n');
+        } else if let Some(status) = answer.strip_prefix(&end) {
+            let status = status.parse().expect("the status is a number");
+            // The shell adds a newline.
+            text.pop();
+            return Answer { status, text };
+        } else {
+            // The rest of an answer that nobody waited for.
+            text.clear();
         }
     }
 }

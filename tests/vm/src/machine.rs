@@ -184,7 +184,7 @@ impl Machine {
             .unwrap_or_else(|_| panic!("no machine: {line}{}", machine.console.so_far()));
         assert_eq!(up["name"], machine.name.as_str());
         machine.pid = u32::try_from(up["pid"].as_u64().expect("a number")).expect("a process");
-        machine.guest.check("true");
+        machine.guest.wait_until_ready();
         report(&format_args!(
             "{} is up after {:.1} s",
             machine.name,

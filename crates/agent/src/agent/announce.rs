@@ -9,13 +9,13 @@ use vmshm_link::beacon::{AGENT_GENERATION, AGENT_PULSE, Beacon, BeaconError, KEE
 use vmshm_link::directory::{self, Budget, DIRECTORY_SIZE, Header, REGIONS, RegionEntry};
 use vmshm_link::fields::Text;
 use vmshm_link::own_word::OwnWord;
-use vmshm_shm::{MapError, Mapping, Piece, Protection, SharedMemory};
+use vmshm_shm::{MapError, Protection, SharedMemory};
 
 use super::regions::{Region, Regions};
 use crate::facts::{self, FactsError};
 use crate::keeper::client::{ClientError, Inventory};
 use crate::keeper::protocol::Purpose;
-use crate::pin::prefault;
+use crate::window::Window;
 
 /// Time between two looks at the slots while nothing happens, in microseconds.
 pub(crate) const IDLE_POLL_MICROS: u64 = 100_000;
@@ -57,8 +57,8 @@ pub(crate) enum AnnounceError {
 /// The beacon and the directory, as the agent writes them.
 #[derive(Debug)]
 pub(crate) struct Announcement {
-    page: Mapping,
-    directory: Arc<Mapping>,
+    page: Window,
+    directory: Arc<Window>,
     beacon: Beacon,
     pulse: OwnWord,
     /// What each entry of the table says, to write only what changes.
@@ -72,12 +72,8 @@ impl Announcement {
     pub(crate) fn take_over(inventory: &Inventory) -> Result<Self, AnnounceError> {
         let map = |what| move |error| AnnounceError::Map { what, error };
         let beacon = inventory.find(Purpose::Beacon)?;
-        let piece = Piece {
-            offset: beacon.allocation.offset,
-            length: PAGE,
-        };
         let page =
-            Mapping::new(&beacon.file, &[piece], Protection::ReadWrite).map_err(map("beacon"))?;
+            Window::open(&beacon.file, beacon.allocation.offset, PAGE, Protection::ReadWrite).map_err(map("beacon"))?;
         let own = beacon
             .allocation
             .extents()
@@ -86,9 +82,9 @@ impl Announcement {
             .unwrap_or_default();
         let holding = inventory.find(Purpose::Directory)?;
         let extents = holding.allocation.extents();
-        let directory = Mapping::whole(&holding.file, DIRECTORY_SIZE, Protection::ReadWrite)
+        let directory = Window::open(&holding.file, 0, DIRECTORY_SIZE, Protection::ReadWrite)
             .map_err(map("directory"))?;
-        prefault(&directory, 0, DIRECTORY_SIZE);
+        directory.prefault(0, DIRECTORY_SIZE);
 
         let summary = &inventory.summary;
         let beacon = Beacon::new(own.start, facts::boot_id()?, summary.epoch, &extents)?;
@@ -120,7 +116,7 @@ impl Announcement {
     }
 
     /// The directory.
-    pub(crate) fn directory(&self) -> &Arc<Mapping> {
+    pub(crate) fn directory(&self) -> &Arc<Window> {
         &self.directory
     }
 

@@ -11,7 +11,9 @@ use vmshm_link::LinkError;
 use vmshm_link::bench::{self, Mode, PATIENCE_MILLIS, PING, PONG, STOP};
 use vmshm_link::own_word::OwnWord;
 use vmshm_link::ring::{Consumer, Producer};
-use vmshm_shm::{Mapping, SharedMemory};
+use vmshm_shm::SharedMemory;
+
+use crate::window::Window;
 
 /// Looks between two glances at the clock, which under user-mode Linux is a system
 /// call.
@@ -26,7 +28,7 @@ pub(crate) struct Bench {
 
 impl Bench {
     /// Starts answering in `memory`. When this returns, the host may begin.
-    pub(crate) fn start(memory: Arc<Mapping>, mode: Mode) -> Result<Self, LinkError> {
+    pub(crate) fn start(memory: Arc<Window>, mode: Mode) -> Result<Self, LinkError> {
         let stop = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&stop);
         let patience = Patience::new(flag, memory.load_relaxed(STOP)?);
@@ -130,9 +132,9 @@ fn answer_pings<M: SharedMemory>(
 }
 
 fn echo_records(
-    memory: &Arc<Mapping>,
-    mut producer: Producer<Arc<Mapping>>,
-    mut consumer: Consumer<Arc<Mapping>>,
+    memory: &Arc<Window>,
+    mut producer: Producer<Arc<Window>>,
+    mut consumer: Consumer<Arc<Window>>,
     mut patience: Patience,
 ) -> Result<(), LinkError> {
     let mut buffer = Vec::new();

@@ -10,7 +10,7 @@ use vmshm_link::control::{RefusalCode, RegionReply, Reply};
 use vmshm_link::directory::RegionKind;
 use vmshm_link::duplex;
 use vmshm_link::fields::Text;
-use vmshm_shm::{Mapping, PAGE_SIZE, Protection};
+use vmshm_shm::{PAGE_SIZE, Protection};
 
 use super::pattern;
 use super::regions::{Description, Holder, LocalId, Region};
@@ -18,6 +18,7 @@ use super::service::{Service, ServiceError};
 use crate::facts;
 use crate::keeper::protocol::{Allocation, Request};
 use crate::size::show;
+use crate::window::Window;
 
 /// The largest region in bytes: what the wire can say.
 const SIZE_LIMIT: u64 = 1 << 46;
@@ -264,7 +265,7 @@ impl Service {
         let (Some(region), Some(file)) = (self.regions.get(id), self.files.get(&id)) else {
             return Ok(());
         };
-        let memory = Mapping::whole(file, region.size, Protection::ReadWrite)?;
+        let memory = Window::open(file, 0, region.size, Protection::ReadWrite)?;
         let announcement = &mut self.announcement;
         pattern::write(&memory, region.description.key, id, &mut || {
             announcement.beat()

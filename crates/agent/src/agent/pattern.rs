@@ -4,15 +4,15 @@
 
 use vmshm_link::LinkError;
 use vmshm_link::proof::{PATTERN_BYTES, page_pattern};
-use vmshm_shm::{Mapping, PAGE_SIZE, SharedMemory};
+use vmshm_shm::{PAGE_SIZE, SharedMemory};
 
-use crate::pin::prefault;
+use crate::window::Window;
 
 const SLICE: u64 = 8 << 20;
 
 /// Writes the pattern of `key` into every page.
 pub(crate) fn write(
-    memory: &Mapping,
+    memory: &Window,
     key: u64,
     region: u64,
     progress: &mut dyn FnMut() -> Result<(), LinkError>,
@@ -22,21 +22,21 @@ pub(crate) fn write(
 
 /// Removes it; the pages are all zero then.
 pub(crate) fn clear(
-    memory: &Mapping,
+    memory: &Window,
     progress: &mut dyn FnMut() -> Result<(), LinkError>,
 ) -> Result<(), LinkError> {
     each_page(memory, progress, |_| [0; PATTERN_BYTES])
 }
 
 fn each_page(
-    memory: &Mapping,
+    memory: &Window,
     progress: &mut dyn FnMut() -> Result<(), LinkError>,
     bytes: impl Fn(u64) -> [u8; PATTERN_BYTES],
 ) -> Result<(), LinkError> {
     let mut at = 0;
     while at < memory.size() {
         let end = (at + SLICE).min(memory.size());
-        prefault(memory, at, end - at);
+        memory.prefault(at, end - at);
         while at < end {
             memory.write(at, &bytes(at / PAGE_SIZE))?;
             at += PAGE_SIZE;
@@ -59,7 +59,7 @@ mod tests {
         let length = SLICE + 2 * PAGE_SIZE;
         let file = rustix::fs::memfd_create("test", MemfdFlags::CLOEXEC).expect("succeeds");
         rustix::fs::ftruncate(&file, length).expect("succeeds");
-        let memory = Mapping::whole(&file, length, Protection::ReadWrite).expect("succeeds");
+        let memory = Window::open(&file, 0, length, Protection::ReadWrite).expect("succeeds");
         let mut beats = 0;
         let mut progress = || {
             beats += 1;

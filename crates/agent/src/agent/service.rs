@@ -18,7 +18,7 @@ use vmshm_link::LinkError;
 use vmshm_link::directory::Budget;
 use vmshm_link::duplex::mark_lost;
 use vmshm_link::slot::SlotEvent;
-use vmshm_shm::{MapError, Mapping, PAGE_SIZE, Protection};
+use vmshm_shm::{MapError, PAGE_SIZE, Protection};
 
 use super::announce::{AnnounceError, Announcement, IDLE_POLL_MICROS};
 use super::bench::Bench;
@@ -30,6 +30,7 @@ use crate::channel::{ChannelError, timespec};
 use crate::facts::FactsError;
 use crate::keeper::client::{Client, ClientError};
 use crate::keeper::protocol::{Reply, Request};
+use crate::window::Window;
 
 /// Time between two looks while nothing happens.
 const IDLE: Duration = Duration::from_micros(IDLE_POLL_MICROS);
@@ -92,7 +93,7 @@ pub(crate) struct Service {
     pub(super) regions: Regions,
     pub(super) files: BTreeMap<u64, OwnedFd>,
     /// Regions that carry the pattern, mapped to clear it.
-    pub(super) unproved: BTreeMap<u64, Mapping>,
+    pub(super) unproved: BTreeMap<u64, Window>,
     pub(super) benches: BTreeMap<u64, Bench>,
     /// Regions to be made; the first one is in the keeper's hands.
     pub(super) creations: VecDeque<Creation>,
@@ -228,7 +229,7 @@ impl Service {
     pub(super) fn tell_lost(&self, lost: &[LostEnd]) -> Result<(), ServiceError> {
         for end in lost {
             if let Some(file) = self.files.get(&end.region) {
-                let words = Mapping::whole(file, PAGE_SIZE, Protection::ReadWrite)?;
+                let words = Window::open(file, 0, PAGE_SIZE, Protection::ReadWrite)?;
                 mark_lost(&words, end.side)?;
             }
         }
@@ -313,11 +314,11 @@ impl Service {
     }
 
     /// A region's memory, all of it.
-    pub(super) fn map(&self, id: u64) -> Result<Option<Arc<Mapping>>, ServiceError> {
+    pub(super) fn map(&self, id: u64) -> Result<Option<Arc<Window>>, ServiceError> {
         let (Some(region), Some(file)) = (self.regions.get(id), self.files.get(&id)) else {
             return Ok(None);
         };
-        let mapping = Mapping::whole(file, region.size, Protection::ReadWrite)?;
+        let mapping = Window::open(file, 0, region.size, Protection::ReadWrite)?;
         Ok(Some(Arc::new(mapping)))
     }
 }

@@ -10,10 +10,10 @@ use vmshm_link::LinkError;
 use vmshm_link::control::{MAX_MESSAGE, Message, Request};
 use vmshm_link::directory::{SLOTS, slot_offset};
 use vmshm_link::slot::{AgentSlot, SlotEvent, SlotState};
-use vmshm_shm::Mapping;
 
 use super::local_protocol::SessionInfo;
 use super::regions::Holder;
+use crate::window::Window;
 
 /// Looks per second at which silence is counted.
 pub(crate) const LOOKS_PER_SECOND: u32 = 10;
@@ -26,7 +26,7 @@ const UNPROVED: u32 = 10 * LOOKS_PER_SECOND;
 /// One slot.
 #[derive(Debug)]
 pub(crate) struct Session {
-    slot: AgentSlot<Arc<Mapping>>,
+    slot: AgentSlot<Arc<Window>>,
     index: usize,
     /// A reply that the ring had no room for.
     outgoing: Option<Message>,
@@ -177,7 +177,7 @@ pub(crate) struct Incoming {
 }
 
 /// Takes all slots over as they lie in memory.
-pub(crate) fn adopt(directory: &Arc<Mapping>, epoch: u64) -> Result<Vec<Session>, LinkError> {
+pub(crate) fn adopt(directory: &Arc<Window>, epoch: u64) -> Result<Vec<Session>, LinkError> {
     (0..SLOTS)
         .map(|index| {
             let slot = AgentSlot::adopt(Arc::clone(directory), slot_offset(index), epoch)?;

@@ -12,12 +12,12 @@ use rustix::event::{PollFd, PollFlags};
 use vmshm_link::LinkError;
 use vmshm_link::duplex::Side;
 use vmshm_pipe::{Progress, Pump, PumpError};
-use vmshm_shm::{MapError, Mapping, Protection};
+use vmshm_shm::{MapError, Protection};
 
 use super::ask::{self, AskError};
 use crate::agent::local_protocol::{Answer, Wish};
 use crate::channel::{Channel, ChannelError, timespec};
-use crate::pin::prefault;
+use crate::window::Window;
 
 /// Time between two looks at the other end and at the agent.
 const LOOK: Duration = Duration::from_millis(100);
@@ -86,8 +86,8 @@ pub(crate) fn run(name: &str) -> Result<(), PipeError> {
         },
     )?;
     let (size, file) = wait_until_ready(&mut agent, &signals, name)?;
-    let memory = Mapping::whole(file, size, Protection::ReadWrite)?;
-    prefault(&memory, 0, size);
+    let memory = Window::open(file, 0, size, Protection::ReadWrite)?;
+    memory.prefault(0, size);
     let pump = Pump::start(Arc::new(memory), Side::Guest, input, output)?;
     let mut watch = Watch {
         pump,
@@ -166,7 +166,7 @@ fn interrupted(signals: &UnixStream) -> bool {
 
 /// A running pipe, and everybody it depends on.
 struct Watch {
-    pump: Pump<Arc<Mapping>>,
+    pump: Pump<Arc<Window>>,
     agent: Channel,
     signals: UnixStream,
     said_waiting: bool,

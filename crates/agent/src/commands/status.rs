@@ -8,7 +8,7 @@ use serde::Serialize;
 use vmshm_link::directory::{Budget, DIRECTORY_SIZE, RegionKind, SLOTS, slot_offset};
 use vmshm_link::slot::{SlotState, SlotView};
 use vmshm_link::{Extent, LinkError, VERSION};
-use vmshm_shm::{MapError, Mapping, Protection};
+use vmshm_shm::{MapError, Protection};
 
 use super::ask::{self, AskError};
 use crate::agent::local_protocol::{Answer, SessionInfo, Wish};
@@ -17,6 +17,7 @@ use crate::facts::{self, FactsError};
 use crate::keeper::client::{Client, ClientError, Inventory};
 use crate::keeper::protocol::{Allocation, Purpose, State};
 use crate::size::show;
+use crate::window::Window;
 
 /// Why there is no status.
 #[derive(Debug, thiserror::Error)]
@@ -141,7 +142,7 @@ fn collect(inventory: &Inventory, heard: Option<Vec<SessionInfo>>) -> Result<Sta
     let summary = &inventory.summary;
     let beacon = &inventory.find(Purpose::Beacon)?.allocation;
     let directory = inventory.find(Purpose::Directory)?;
-    let map = Mapping::whole(&directory.file, DIRECTORY_SIZE, Protection::Read)?;
+    let map = Window::open(&directory.file, 0, DIRECTORY_SIZE, Protection::Read)?;
     let allocations = inventory.holdings.iter().map(|holding| &holding.allocation);
     let regions = allocations
         .clone()
@@ -203,7 +204,7 @@ fn region(allocation: &Allocation, keeper: u32) -> Option<RegionStatus> {
 }
 
 fn sessions(
-    directory: &Mapping,
+    directory: &Window,
     heard: Option<&[SessionInfo]>,
 ) -> Result<Vec<SessionStatus>, StatusError> {
     let mut sessions = Vec::new();

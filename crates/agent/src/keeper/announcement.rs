@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use vmshm_link::LinkError;
 use vmshm_link::beacon::{KEEPER_PULSE, KEEPER_STATE, KeeperState, PAGE};
 use vmshm_link::own_word::OwnWord;
-use vmshm_shm::{MapError, Mapping, Piece, Protection, SharedMemory};
+use vmshm_shm::{MapError, Protection, SharedMemory};
 
 use crate::pin::Pinned;
+use crate::window::Window;
 
 /// Time between two heartbeats.
 pub(crate) const BEAT: Duration = Duration::from_millis(250);
@@ -18,7 +19,7 @@ const BRAND_BYTES: usize = 16;
 /// The beacon as the keeper writes it.
 #[derive(Debug)]
 pub(crate) struct Announcement {
-    page: Mapping,
+    page: Window,
     pulse: OwnWord,
     state: OwnWord,
     next_beat: Instant,
@@ -38,11 +39,7 @@ pub(crate) enum AnnouncementError {
 impl Announcement {
     /// Starts the keeper's words in a fresh page.
     pub(crate) fn start(beacon: &Pinned) -> Result<Self, AnnouncementError> {
-        let piece = Piece {
-            offset: beacon.offset(),
-            length: PAGE,
-        };
-        let page = Mapping::new(beacon, &[piece], Protection::ReadWrite)?;
+        let page = Window::open(beacon, beacon.offset(), PAGE, Protection::ReadWrite)?;
         let state = KeeperState::Starting.to_word();
         Ok(Self {
             pulse: OwnWord::start(&page, KEEPER_PULSE, 1, "keeper's pulse")?,

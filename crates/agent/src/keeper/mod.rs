@@ -24,11 +24,12 @@ use rustix::process::{Resource, Rlimit};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 use vmshm_link::directory::DIRECTORY_SIZE;
-use vmshm_shm::{MapError, Mapping, Protection};
+use vmshm_shm::{MapError, Protection};
 
 use crate::facts::{self, FactsError};
 use crate::pin::{Method, NoMethod, Pinner};
 use crate::run_directory::{self, KEEPER_LOCK, KEEPER_SOCKET, Lock, RunDirectoryError, Taken};
+use crate::window::Window;
 use announcement::{Announcement, AnnouncementError};
 use protocol::Purpose;
 use serve::{Keeper, Parts, ServeError};
@@ -162,7 +163,7 @@ fn start(only: Option<Method>) -> Result<(Keeper, Lock), KeeperError> {
         return Err(memory("beacon")(StoreError::Unknown(0)));
     };
     let announcement = Announcement::start(beacon)?;
-    let directory = Mapping::whole(directory, DIRECTORY_SIZE, Protection::Read)?;
+    let directory = Window::open(directory, 0, DIRECTORY_SIZE, Protection::Read)?;
     let keeper = Keeper::new(Parts {
         listener: run_directory::listen(KEEPER_SOCKET)?,
         termination: receiver,

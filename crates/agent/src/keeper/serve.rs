@@ -14,13 +14,13 @@ use tracing::{debug, warn};
 use vmshm_link::beacon::KeeperState;
 use vmshm_link::directory::{SLOTS, slot_offset};
 use vmshm_link::slot::SlotView;
-use vmshm_shm::Mapping;
 
 use super::announcement::{Announcement, AnnouncementError};
 use super::protocol::{PROTOCOL, Purpose, Reply, Request, Summary};
 use super::roster::{ConnectionId, Roster};
 use super::store::{Store, StoreError};
 use crate::channel::{Channel, ChannelError, timespec};
+use crate::window::Window;
 
 /// Time between two checks of where pages lie.
 const CHECK: Duration = Duration::from_secs(2);
@@ -47,7 +47,7 @@ pub(super) struct Keeper {
     pub(super) announcement: Announcement,
     pub(super) store: Store,
     /// The directory, for looking at its slots.
-    pub(super) directory: Mapping,
+    pub(super) directory: Window,
     pub(super) epoch: u64,
     pub(super) unit: u64,
     connections: Vec<Connection>,
@@ -74,7 +74,7 @@ pub(super) struct Parts {
     pub(super) termination: UnixStream,
     pub(super) announcement: Announcement,
     pub(super) store: Store,
-    pub(super) directory: Mapping,
+    pub(super) directory: Window,
     pub(super) epoch: u64,
 }
 

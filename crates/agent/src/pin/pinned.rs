@@ -29,6 +29,7 @@ pub(crate) struct Pinned {
     reservation: Reservation,
     file: MemoryFile,
     offset: u64,
+    length: u64,
     extents: ExtentList,
 }
 
@@ -87,7 +88,7 @@ impl Pinned {
         Self::part(file, 0, length, by_ring, progress)
     }
 
-    /// Allocates a part of `file` and holds it.
+    /// Allocates a part of `file` and holds it. Huge pages are held whole.
     pub(crate) fn part(
         file: MemoryFile,
         offset: u64,
@@ -96,11 +97,15 @@ impl Pinned {
         progress: &mut dyn FnMut(),
     ) -> Result<Self, PinFault> {
         let system = |what| move |error| PinFault::System { what, error };
+        let (start, end) = (offset, offset.saturating_add(length));
+        let unit = file.pages().unit();
+        let offset = start - start % unit;
+        let held = end.next_multiple_of(unit) - offset;
         let reservation =
-            Reservation::new(&file, offset, length).map_err(system("cannot map the memory"))?;
+            Reservation::new(&file, offset, held).map_err(system("cannot map the memory"))?;
         let mut done = 0;
-        while done < length {
-            let slice = SLICE.min(length - done);
+        while done < held {
+            let slice = SLICE.min(held - done);
             file.allocate(offset + done, slice)
                 .map_err(system("cannot allocate the memory"))?;
             reservation
@@ -111,8 +116,8 @@ impl Pinned {
         }
         let mut rings = Vec::new();
         let mut done = 0;
-        while by_ring && done < length {
-            let slice = ring::LIMIT.min(length - done);
+        while by_ring && done < held {
+            let slice = ring::LIMIT.min(held - done);
             rings.push(Ring::pin(&reservation, done, slice)?);
             done += slice;
             progress();
