@@ -379,11 +379,9 @@ impl<M: SharedMemory> Consumer<M> {
     pub fn peek(&mut self) -> Result<Option<Record>, LinkError> {
         loop {
             let head = self.head.get();
-            if self.tail_seen == head {
+            if self.tail_seen == head && !self.look_at_tail()? {
                 self.memory.prefetch(self.layout.run_at(head).0, AHEAD);
-                if !self.look_at_tail()? {
-                    return Ok(None);
-                }
+                return Ok(None);
             }
             let available = self.tail_seen - head;
             let (at, run) = self.layout.run_at(head);
@@ -438,13 +436,14 @@ impl<M: SharedMemory> Consumer<M> {
     #[inline]
     pub fn read(&self, record: Record, offset: u64, into: &mut [u8]) -> Result<usize, LinkError> {
         let count = self.copy_out(record, offset, into)?;
-        self.check_still_there()?;
+        self.head.verify(&self.memory)?;
+        self.check_tail()?;
         Ok(count)
     }
 
-    /// Checks that neither word has gone back since the record was seen.
-    fn check_still_there(&self) -> Result<(), LinkError> {
-        self.head.verify(&self.memory)?;
+    /// Checks that the tail has not gone back since the record was seen.
+    #[inline]
+    fn check_tail(&self) -> Result<(), LinkError> {
         let tail = self.memory.load_relaxed(self.layout.tail)?;
         if tail < self.tail_seen {
             return Err(LinkError::Violation {
@@ -455,6 +454,7 @@ impl<M: SharedMemory> Consumer<M> {
         Ok(())
     }
 
+    #[inline]
     fn copy_out(&self, record: Record, offset: u64, into: &mut [u8]) -> Result<usize, LinkError> {
         let left = record.length.saturating_sub(offset);
         let count = into.len().min(usize::try_from(left).unwrap_or(usize::MAX));
@@ -473,7 +473,8 @@ impl<M: SharedMemory> Consumer<M> {
     /// not there (any more).
     #[inline]
     pub fn release(&mut self, record: Record) -> Result<(), LinkError> {
-        self.check_still_there()?;
+        self.head.verify(&self.memory)?;
+        self.check_tail()?;
         let available = self.tail_seen - self.head.get();
         if record.length > available || footprint(record.length) > available {
             return Err(LinkError::Violation {

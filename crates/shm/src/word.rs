@@ -80,11 +80,15 @@ impl Span {
     #[inline]
     pub(crate) fn prefetch(&self, offset: u64, length: u64) {
         #[cfg(all(target_arch = "x86_64", not(miri)))]
-        for line in (0..length).step_by(64) {
+        if let Ok(length) = usize::try_from(length)
+            && let Ok(start) = self.bytes(offset, length)
+        {
             use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            if let Ok(at) = self.bytes(offset.saturating_add(line), 1) {
-                // SAFETY: the address is inside the span; a prefetch faults never and writes
-                // nothing.
+            for line in (0..length).step_by(64) {
+                // SAFETY: line < length, so the address is inside the span; a prefetch never
+                // faults and writes nothing.
+                let at = unsafe { start.add(line) };
+                // SAFETY: as above.
                 unsafe { _mm_prefetch::<_MM_HINT_T0>(at.as_ptr().cast_const().cast()) };
             }
         }

@@ -111,10 +111,8 @@ fn answer(line: &mut BufReader<UnixStream>, number: u32, command: &str) -> Answe
             text.push('\n');
         } else if let Some(status) = answer.strip_prefix(&end) {
             let status = status.parse().expect("the status is a number");
-            // The shell adds a newline.
-            text.pop();
             return Answer { status, text };
-        } else {
+        } else if !answer.is_empty() {
             // The rest of an answer that nobody waited for.
             text.clear();
         }

@@ -16,8 +16,11 @@ echo "end 0 0" >&5
 while IFS= read -r request <&5; do
     number=${request%% *}
     printf '%b' "${request#* }" >command
-    sh -c 'echo 500 >/proc/self/oom_score_adj; . ./command' >output 2>&1 </dev/null 5>&-
+    (
+        echo 500 >/proc/self/oom_score_adj
+        . ./command
+    ) >output 2>&1 </dev/null 5>&-
     status=$?
-    { cat output && echo; } | sed 's/^/./' >&5
-    echo "end $number $status" >&5
+    [ ! -s output ] || sed 's/^/./' output >&5
+    printf '\nend %s %s\n' "$number" "$status" >&5
 done

@@ -72,8 +72,13 @@ impl Announcement {
     pub(crate) fn take_over(inventory: &Inventory) -> Result<Self, AnnounceError> {
         let map = |what| move |error| AnnounceError::Map { what, error };
         let beacon = inventory.find(Purpose::Beacon)?;
-        let page =
-            Window::open(&beacon.file, beacon.allocation.offset, PAGE, Protection::ReadWrite).map_err(map("beacon"))?;
+        let page = Window::open(
+            &beacon.file,
+            beacon.allocation.offset,
+            PAGE,
+            Protection::ReadWrite,
+        )
+        .map_err(map("beacon"))?;
         let own = beacon
             .allocation
             .extents()

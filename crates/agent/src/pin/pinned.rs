@@ -13,7 +13,7 @@ use vmshm_link::Extent;
 use vmshm_shm::PAGE_SIZE;
 
 use super::extents::{BadFrame, ExtentList};
-use super::memory_file::{MemoryFile, Pages};
+use super::memory_file::MemoryFile;
 use super::pagemap::{Page, Pagemap};
 use super::reservation::Reservation;
 use super::ring::{self, Ring, RingError};
@@ -97,10 +97,7 @@ impl Pinned {
         progress: &mut dyn FnMut(),
     ) -> Result<Self, PinFault> {
         let system = |what| move |error| PinFault::System { what, error };
-        let (start, end) = (offset, offset.saturating_add(length));
-        let unit = file.pages().unit();
-        let offset = start - start % unit;
-        let held = end.next_multiple_of(unit) - offset;
+        let held = length.next_multiple_of(file.pages().unit());
         let reservation =
             Reservation::new(&file, offset, held).map_err(system("cannot map the memory"))?;
         let mut done = 0;
@@ -122,12 +119,13 @@ impl Pinned {
             done += slice;
             progress();
         }
-        let extents = locate(&Pagemap::of_self()?, &reservation)?;
+        let extents = locate(&Pagemap::of_self()?, &reservation, length / PAGE_SIZE)?;
         Ok(Self {
             rings,
             reservation,
             file,
             offset,
+            length,
             extents,
         })
     }
@@ -139,15 +137,12 @@ impl Pinned {
 
     /// Size in bytes, whole pages.
     pub(crate) fn length(&self) -> u64 {
-        self.reservation.length()
+        self.length
     }
 
     /// How many bytes of guest RAM this takes away.
     pub(crate) fn cost(&self) -> u64 {
-        match self.file.pages() {
-            Pages::Ordinary => self.length(),
-            Pages::Huge => self.file.length(),
-        }
+        self.reservation.length()
     }
 
     /// Where its pages lie, in order.
@@ -162,7 +157,10 @@ impl Pinned {
 
     /// Gives back every page of the file outside this memory.
     pub(super) fn give_back_the_rest(&self) {
-        keep_only_range(&self.file, self.offset, self.length());
+        let end = self.offset + self.length;
+        // A page that stays because the kernel refuses is a waste, not a fault.
+        let _ = self.file.punch(0, self.offset);
+        let _ = self.file.punch(end, self.file.length() - end);
     }
 
     /// Unpins and unmaps; the file stays.
@@ -197,34 +195,41 @@ impl Pinned {
         first: u64,
         count: u64,
     ) -> io::Result<Result<(), Moved>> {
-        let count = count.min(self.pages().saturating_sub(first));
-        let mut expected = self.extents.frames_from(first);
+        let end = first.saturating_add(count).min(self.pages());
         let mut index = first;
-        let mut suspect = None;
-        let address = self.reservation.address() + first * PAGE_SIZE;
-        pagemap.for_each(address, count, |page| {
-            let was = expected.next();
-            if was.map(Page::Frame) == Some(page) {
+        while index < end {
+            let mut expected = self.extents.frames_from(index);
+            let mut suspect = None;
+            let address = self.reservation.address() + index * PAGE_SIZE;
+            pagemap.for_each(address, end - index, |page| {
+                let was = expected.next();
+                if was.map(Page::Frame) != Some(page) {
+                    suspect = was;
+                    return false;
+                }
                 index += 1;
-                return true;
-            }
-            suspect = was;
-            false
-        })?;
-        let Some(was) = suspect else {
-            return Ok(Ok(()));
-        };
-        // The kernel may have dropped a mapping of a page that is still in its place.
-        let again = self
-            .reservation
-            .populate(index * PAGE_SIZE, PAGE_SIZE)
-            .map_or(Ok(Page::Absent), |()| {
-                pagemap.page(self.reservation.address() + index * PAGE_SIZE)
+                true
             })?;
-        let is = match again {
-            Page::Frame(frame) if frame == was => {
-                return self.verify(pagemap, index + 1, count - (index + 1 - first));
+            if let Some(was) = suspect {
+                if let Err(moved) = self.look_again(pagemap, index, was)? {
+                    return Ok(Err(moved));
+                }
+                index += 1;
             }
+        }
+        Ok(Ok(()))
+    }
+
+    /// The kernel may have dropped a mapping of a page that is still in its place.
+    fn look_again(&self, pagemap: &Pagemap, index: u64, was: u64) -> io::Result<Result<(), Moved>> {
+        let offset = index * PAGE_SIZE;
+        let unit = self.file.pages().unit();
+        let page = match self.reservation.populate(offset - offset % unit, unit) {
+            Ok(()) => pagemap.page(self.reservation.address() + offset)?,
+            Err(_) => Page::Absent,
+        };
+        let is = match page {
+            Page::Frame(frame) if frame == was => return Ok(Ok(())),
             Page::Frame(frame) => Some(frame * PAGE_SIZE),
             Page::Absent | Page::Swapped | Page::Hidden => None,
         };
@@ -242,31 +247,24 @@ impl AsFd for Pinned {
     }
 }
 
-/// A page that stays because the kernel refuses is a waste, not a fault.
-fn keep_only_range(file: &MemoryFile, offset: u64, length: u64) {
-    let _ = file.punch(0, offset);
-    let end = offset + length;
-    let _ = file.punch(end, file.length() - end);
-}
-
-/// The extents of a populated reservation.
-fn locate(pagemap: &Pagemap, reservation: &Reservation) -> Result<ExtentList, PinFault> {
+/// The extents of the first pages of a populated reservation.
+fn locate(
+    pagemap: &Pagemap,
+    reservation: &Reservation,
+    pages: u64,
+) -> Result<ExtentList, PinFault> {
     let mut extents = ExtentList::default();
     let mut fault = None;
-    pagemap.for_each(
-        reservation.address(),
-        reservation.length() / PAGE_SIZE,
-        |page| {
-            let result = match page {
-                Page::Frame(frame) => extents.push(frame).map_err(PinFault::from),
-                Page::Hidden => Err(PinFault::Hidden),
-                Page::Absent | Page::Swapped => Err(PinFault::NotPresent {
-                    index: extents.pages(),
-                }),
-            };
-            result.map_err(|found| fault = Some(found)).is_ok()
-        },
-    )?;
+    pagemap.for_each(reservation.address(), pages, |page| {
+        let result = match page {
+            Page::Frame(frame) => extents.push(frame).map_err(PinFault::from),
+            Page::Hidden => Err(PinFault::Hidden),
+            Page::Absent | Page::Swapped => Err(PinFault::NotPresent {
+                index: extents.pages(),
+            }),
+        };
+        result.map_err(|found| fault = Some(found)).is_ok()
+    })?;
     match fault {
         None => Ok(extents),
         Some(fault) => Err(fault),
