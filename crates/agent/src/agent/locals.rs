@@ -154,7 +154,6 @@ impl Service {
                 }
             }
         }
-        self.serve_pipes()?;
         Ok(active)
     }
 
@@ -183,7 +182,7 @@ impl Service {
     }
 
     /// Gives out the ends of pipes that can be had now.
-    fn serve_pipes(&mut self) -> Result<(), ServiceError> {
+    pub(super) fn serve_pipes(&mut self) -> Result<(), ServiceError> {
         for index in 0..self.locals.locals.len() {
             let id = self.locals.locals[index].id;
             if let Some(name) = self.locals.locals[index].wants.take()

@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
@@ -36,8 +36,13 @@ use crate::window::Window;
 const IDLE: Duration = Duration::from_micros(IDLE_POLL_MICROS);
 /// Time between two looks while something does.
 const BUSY: Duration = Duration::from_micros(500);
-/// For how long after the last event looks stay frequent.
-const STAY_BUSY: Duration = Duration::from_millis(100);
+/// Busy rounds between two counts of silence, and after the last event: 100 ms.
+const ROUNDS_PER_LOOK: u32 = 200;
+
+const _: () = assert!(
+    ROUNDS_PER_LOOK as u128 * BUSY.as_micros() * sessions::LOOKS_PER_SECOND as u128 == 1_000_000
+);
+const _: () = assert!(IDLE_POLL_MICROS * sessions::LOOKS_PER_SECOND as u64 == 1_000_000);
 /// The most requests of one host that are served before the others get their turn.
 const REQUESTS_PER_TURN: usize = 16;
 
@@ -108,31 +113,41 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// Serves until a signal arrives.
+    /// Serves until a signal arrives. Time is counted in rounds: reading the clock is a
+    /// system call under user-mode Linux, and a paused guest's hosts must not age.
     pub(crate) fn serve(&mut self, signals: &UnixStream) -> Result<(), ServiceError> {
-        let look_every = Duration::from_secs(1) / sessions::LOOKS_PER_SECOND;
-        let mut now = Instant::now();
-        let mut busy_until = now;
-        let mut next_look = now + look_every;
+        let mut busy_rounds = 0;
+        let mut rounds_to_look = 0;
+        // Something may have been sent before the first sleep.
+        let mut woken = true;
         loop {
             self.announcement.beat()?;
             let mut active = self.poll_slots()?;
-            active |= self.poll_keeper()?;
-            active |= self.poll_locals()?;
-            if io::Read::read(&mut &*signals, &mut [0; 16]).is_ok_and(|count| count > 0) {
-                return Ok(());
+            if woken {
+                if io::Read::read(&mut &*signals, &mut [0; 16]).is_ok_and(|count| count > 0) {
+                    return Ok(());
+                }
+                active |= self.poll_keeper()?;
+                active |= self.poll_locals()?;
             }
+            self.serve_pipes()?;
             if active {
-                busy_until = now + STAY_BUSY;
+                busy_rounds = ROUNDS_PER_LOOK;
             }
-            if now >= next_look {
-                next_look = now + look_every;
+            if rounds_to_look == 0 {
                 sessions::look_at_all(&mut self.sessions)?;
                 self.reap_benches()?;
             }
-            let pause = if now < busy_until { BUSY } else { IDLE };
-            self.sleep(signals, pause)?;
-            now = Instant::now();
+            let is_busy = busy_rounds > 0;
+            woken = self.sleep(signals, if is_busy { BUSY } else { IDLE })?;
+            busy_rounds = busy_rounds.saturating_sub(1);
+            // An idle round that was cut short does not count.
+            rounds_to_look = match (is_busy, woken) {
+                (false, false) => 0,
+                (true, false) if rounds_to_look == 0 => ROUNDS_PER_LOOK,
+                (true, false) => rounds_to_look - 1,
+                (_, true) => rounds_to_look.max(1),
+            };
         }
     }
 
@@ -154,14 +169,16 @@ impl Service {
         Ok(self.client.withdraw()?)
     }
 
-    fn sleep(&self, signals: &UnixStream, pause: Duration) -> Result<(), ServiceError> {
+    /// Whether a message or a signal has cut the pause short.
+    fn sleep(&self, signals: &UnixStream, pause: Duration) -> Result<bool, ServiceError> {
         let mut fds = vec![
             PollFd::new(signals, PollFlags::IN),
             PollFd::new(&self.client, self.client.interest()),
         ];
         self.locals.add_to_poll(&mut fds);
         match rustix::event::poll(&mut fds, Some(&timespec(pause))) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Ok(count) => Ok(count > 0),
+            Err(Errno::INTR) => Ok(true),
             Err(error) => Err(ServiceError::System(error.into())),
         }
     }

@@ -270,11 +270,16 @@ fn describe(text: &mut String, status: &Status) -> std::fmt::Result {
     for region in &status.regions {
         write!(
             text,
-            "  {}  {}, {}, {} extents",
+            "  {}  {}, {}, {} {}",
             region.name,
             region.kind,
             show(region.size),
-            region.memory.extents.len()
+            region.memory.extents.len(),
+            if region.memory.extents.len() == 1 {
+                "extent"
+            } else {
+                "extents"
+            }
         )?;
         if !region.listed {
             write!(text, ", removed")?;

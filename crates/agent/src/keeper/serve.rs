@@ -125,8 +125,9 @@ impl Keeper {
             } else {
                 idle_since = None;
             }
-            self.wait(now)?;
-            self.work()?;
+            if self.wait(now)? {
+                self.work()?;
+            }
         }
     }
 
@@ -137,7 +138,8 @@ impl Keeper {
         })
     }
 
-    fn wait(&self, now: Instant) -> Result<(), ServeError> {
+    /// Waits for a message until the next heartbeat; whether there is one.
+    fn wait(&self, now: Instant) -> Result<bool, ServeError> {
         let mut fds = vec![
             PollFd::new(&self.listener, PollFlags::IN),
             PollFd::new(&self.termination, PollFlags::IN),
@@ -149,7 +151,8 @@ impl Keeper {
         );
         let timeout = self.announcement.next_beat().saturating_duration_since(now);
         match rustix::event::poll(&mut fds, Some(&timespec(timeout))) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Ok(count) => Ok(count > 0),
+            Err(Errno::INTR) => Ok(true),
             Err(error) => Err(error.into()),
         }
     }
