@@ -13,7 +13,7 @@ use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 const BLOCK: usize = 64;
 /// Below this many bytes single words are as fast.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
-const BLOCKS_FROM: usize = 2 * BLOCK;
+const BLOCKS_FROM: usize = BLOCK;
 
 /// Copies `into.len()` bytes of shared memory into a private buffer.
 ///
@@ -31,6 +31,9 @@ pub(crate) unsafe fn from_shared(from: *const u8, into: &mut [u8]) {
     } else {
         (from, into)
     };
+    if into.is_empty() {
+        return;
+    }
     let mut done = 0;
     if from.align_offset(8) == 0 {
         for chunk in into.chunks_exact_mut(8) {
@@ -67,6 +70,9 @@ pub(crate) unsafe fn to_shared(from: &[u8], to: *mut u8) {
     } else {
         (from, to)
     };
+    if from.is_empty() {
+        return;
+    }
     let mut done = 0;
     if to.align_offset(8) == 0 {
         for chunk in from.chunks_exact(8) {
