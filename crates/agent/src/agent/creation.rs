@@ -10,7 +10,7 @@ use vmshm_link::control::{RefusalCode, RegionReply, Reply};
 use vmshm_link::directory::RegionKind;
 use vmshm_link::duplex;
 use vmshm_link::fields::Text;
-use vmshm_shm::{PAGE_SIZE, Protection};
+use vmshm_shm::PAGE_SIZE;
 
 use super::pattern;
 use super::regions::{Description, Holder, LocalId, Region};
@@ -18,7 +18,6 @@ use super::service::{Service, ServiceError};
 use crate::facts;
 use crate::keeper::protocol::{Allocation, Request};
 use crate::size::show;
-use crate::window::Window;
 
 /// The largest region in bytes: what the wire can say.
 const SIZE_LIMIT: u64 = 1 << 46;
@@ -220,7 +219,7 @@ impl Service {
         let reply = Self::describe(&region);
         self.regions.insert(region);
         self.files.insert(id, file);
-        self.write_pattern(id)?;
+        self.set_pattern(id, true)?;
         self.settle()?;
         if let Origin::Host { holder, tag } = creation.origin {
             let session = &mut self.sessions[holder.slot];
@@ -260,17 +259,19 @@ impl Service {
         Ok(())
     }
 
-    /// Puts the pattern into a region's pages, and keeps them mapped until it goes.
-    pub(super) fn write_pattern(&mut self, id: u64) -> Result<(), ServiceError> {
+    /// Puts the pattern into a region's pages, or removes it.
+    pub(super) fn set_pattern(&mut self, id: u64, present: bool) -> Result<(), ServiceError> {
         let (Some(region), Some(file)) = (self.regions.get(id), self.files.get(&id)) else {
             return Ok(());
         };
-        let memory = Window::open(file, 0, region.size, Protection::ReadWrite)?;
         let announcement = &mut self.announcement;
-        pattern::write(&memory, region.description.key, id, &mut || {
-            announcement.beat()
-        })?;
-        self.unproved.insert(id, memory);
+        let mut beat = || announcement.beat();
+        if present {
+            let key = region.description.key;
+            pattern::write(file, region.size, key, id, &mut beat)?;
+        } else {
+            pattern::clear(file, region.size, &mut beat)?;
+        }
         Ok(())
     }
 

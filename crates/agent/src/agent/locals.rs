@@ -93,18 +93,21 @@ impl Locals {
                 continue;
             };
             match channel.peer() {
-                Ok((_, 0)) if self.locals.len() < LIMIT => {
-                    self.last_id += 1;
-                    self.locals.push(Local {
-                        id: self.last_id,
-                        channel,
-                        wants: None,
-                        waits_for: None,
-                    });
-                }
+                Ok((_, 0)) if self.locals.len() < LIMIT => self.add(channel),
                 other => debug!(?other, "a connection is refused"),
             }
         }
+    }
+
+    /// Takes a process in.
+    pub(super) fn add(&mut self, channel: Channel) {
+        self.last_id += 1;
+        self.locals.push(Local {
+            id: self.last_id,
+            channel,
+            wants: None,
+            waits_for: None,
+        });
     }
 
     /// The next question of the process at `index`.

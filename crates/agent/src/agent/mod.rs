@@ -13,7 +13,11 @@ mod pattern;
 pub(crate) mod regions;
 mod requests;
 mod service;
+#[cfg(test)]
+mod service_tests;
 mod sessions;
+#[cfg(test)]
+mod simulation;
 mod takeover;
 
 use std::fs;
@@ -25,8 +29,8 @@ use vmshm_link::Extent;
 use vmshm_link::beacon::PAGE;
 
 use crate::facts::{self, FactsError};
-use crate::keeper::client::{Client, ClientError, Inventory};
-use crate::keeper::launch::{self, LaunchError};
+use crate::keeper::client::{ClientError, Inventory};
+use crate::keeper::launch::{self, LaunchError, Otherwise};
 use crate::keeper::protocol::Summary;
 use crate::pin::{Method, is_aligned};
 use crate::run_directory::{self, AGENT_LOCK, AGENT_SOCKET, Lock, RunDirectoryError, Taken};
@@ -85,6 +89,7 @@ impl From<LaunchError> for AgentError {
     fn from(error: LaunchError) -> Self {
         match error {
             LaunchError::Client(ClientError::Busy(pid)) => Self::AlreadyRunning(Some(pid)),
+            LaunchError::NoKeeper => Self::NotRunning,
             other => Self::Launch(other),
         }
     }
@@ -120,7 +125,7 @@ pub(crate) fn run(options: Options) -> Result<(), AgentError> {
         Some(limit) => limit,
         None => facts::total_memory()? / 4,
     };
-    let (client, inventory) = launch::become_agent(options.pin_by)?;
+    let (client, inventory) = launch::become_agent(Otherwise::Start(options.pin_by))?;
     let ready = describe(&inventory, limit);
     let notes = notes(&inventory.summary, options.pin_by);
     let locals = Locals::new(Some(run_directory::listen(AGENT_SOCKET)?));
@@ -144,11 +149,7 @@ pub(crate) fn run(options: Options) -> Result<(), AgentError> {
 /// force, what silent ones hold; the keeper leaves when that is all.
 pub(crate) fn release_without_agent(force: bool) -> Result<ReleaseInfo, AgentError> {
     let _lock = lock()?;
-    let none = |error| AgentError::from(LaunchError::Client(error));
-    let mut client = Client::connect()
-        .map_err(none)?
-        .ok_or(AgentError::NotRunning)?;
-    let inventory = client.become_agent().map_err(none)?;
+    let (client, inventory) = launch::become_agent(Otherwise::GiveUp)?;
     let mut service = Service::take_over(client, inventory, Locals::new(None), 0)?;
     let deadline = Instant::now() + LISTEN;
     let mut info = service.release(false)?;

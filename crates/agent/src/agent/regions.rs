@@ -2,8 +2,8 @@
 //! touches no shared memory and talks to nobody, so that its rules can be tested.
 //!
 //! A region's memory goes when it is off the list, no session holds it and no process
-//! of this guest uses it. Plain regions are on the list until they are removed; pipes
-//! until one of their ends leaves.
+//! of this guest uses it. Plain regions are on the list until they are removed, or
+//! until nobody is left who could prove them; pipes until one of their ends leaves.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -177,6 +177,13 @@ impl Regions {
             .description
             .holders
             .retain(|holder| holder.slot != slot);
+        // Nobody has ever used it, and who made it has given up.
+        if !region.description.ready
+            && region.description.holders.is_empty()
+            && region.kind() != RegionKind::Pipe
+        {
+            region.description.listed = false;
+        }
         if region.host_end.is_some_and(|holder| holder.slot == slot) {
             region.host_end = None;
             return leave(region, Side::Host);
@@ -267,6 +274,7 @@ mod tests {
     fn a_plain_region_stays_until_removed_and_released() {
         let mut regions = Regions::default();
         let mut plain = region(1, RegionKind::Raw, "data");
+        plain.description.ready = true;
         plain.description.holders.insert(HOST);
         regions.insert(plain);
         assert_eq!(regions.session_ended(HOST.slot), []);
@@ -276,6 +284,16 @@ mod tests {
         plain.description.listed = false;
         assert!(regions.garbage().is_empty(), "a session holds it");
         assert!(regions.find("data").is_none(), "its name is free");
+        regions.session_ended(HOST.slot);
+        assert_eq!(regions.garbage(), [1]);
+    }
+
+    #[test]
+    fn a_region_whose_maker_gave_up_before_proving_it_goes() {
+        let mut regions = Regions::default();
+        let mut plain = region(1, RegionKind::Raw, "data");
+        plain.description.holders.insert(HOST);
+        regions.insert(plain);
         regions.session_ended(HOST.slot);
         assert_eq!(regions.garbage(), [1]);
     }

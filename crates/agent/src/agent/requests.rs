@@ -8,7 +8,6 @@ use vmshm_link::duplex::DEFAULT_PIPE_SIZE;
 
 use super::bench::Bench;
 use super::creation::{Origin, Refusal};
-use super::pattern;
 use super::regions::{Holder, Region};
 use super::service::{Service, ServiceError};
 
@@ -169,15 +168,15 @@ impl Service {
     }
 
     fn proved(&mut self, holder: Holder, id: u64, placement: u64) -> Answered {
-        if let Err(refusal) = self.held(holder, id) {
-            return Ok(Err(refusal));
-        }
-        if let Some(memory) = self.unproved.remove(&id) {
-            let announcement = &mut self.announcement;
-            pattern::clear(&memory, &mut || announcement.beat())?;
-            if let Some(region) = self.regions.get_mut(id) {
-                region.description.ready = true;
-                region.description.placement = placement;
+        match self.held(holder, id) {
+            Err(refusal) => return Ok(Err(refusal)),
+            Ok(region) if region.description.ready => {}
+            Ok(_) => {
+                self.set_pattern(id, false)?;
+                if let Some(region) = self.regions.get_mut(id) {
+                    region.description.ready = true;
+                    region.description.placement = placement;
+                }
             }
         }
         answered(Reply::Done)

@@ -24,6 +24,7 @@ use super::announce::{AnnounceError, Announcement, IDLE_POLL_MICROS};
 use super::bench::Bench;
 use super::creation::Creation;
 use super::locals::Locals;
+use super::pattern::PatternError;
 use super::regions::{Description, LostEnd, Regions};
 use super::sessions::{self, Session};
 use crate::channel::{ChannelError, timespec};
@@ -69,6 +70,9 @@ pub(crate) enum ServiceError {
     /// Shared memory is not as it was left.
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// A region's pages cannot be prepared.
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
     /// A region cannot be mapped.
     #[error("cannot map a region: {0}")]
     Map(#[from] MapError),
@@ -97,8 +101,6 @@ pub(crate) struct Service {
     pub(super) sessions: Vec<Session>,
     pub(super) regions: Regions,
     pub(super) files: BTreeMap<u64, OwnedFd>,
-    /// Regions that carry the pattern, mapped to clear it.
-    pub(super) unproved: BTreeMap<u64, Window>,
     pub(super) benches: BTreeMap<u64, Bench>,
     /// Regions to be made; the first one is in the keeper's hands.
     pub(super) creations: VecDeque<Creation>,
@@ -277,7 +279,7 @@ impl Service {
         Ok(())
     }
 
-    fn poll_keeper(&mut self) -> Result<bool, ServiceError> {
+    pub(super) fn poll_keeper(&mut self) -> Result<bool, ServiceError> {
         let mut active = false;
         while let Some((reply, file)) = self.client.poll()? {
             active = true;
@@ -306,7 +308,6 @@ impl Service {
         let mut told = false;
         for id in self.regions.garbage() {
             self.regions.remove(id);
-            self.unproved.remove(&id);
             self.files.remove(&id);
             self.described.remove(&id);
             self.client.send(&Request::Free { id })?;

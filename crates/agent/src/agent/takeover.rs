@@ -2,8 +2,9 @@
 //! earlier agent has left behind.
 //!
 //! Sessions with the earlier agent are over, but their hosts may still write: what
-//! they held stays until they let go. Regions that were on the list stay on it; pipes
-//! do not, since their guest ends have lost their agent.
+//! they held stays until they let go. Regions that were on the list stay on it, unless
+//! no host has proved them yet; pipes do not, since their guest ends have lost their
+//! agent.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -62,7 +63,6 @@ impl Service {
             sessions,
             regions,
             files,
-            unproved: BTreeMap::new(),
             benches: BTreeMap::new(),
             creations: VecDeque::new(),
             locals,
@@ -73,7 +73,6 @@ impl Service {
             unit: summary.unit,
         };
         service.settle()?;
-        service.renew_patterns()?;
         Ok(service)
     }
 
@@ -83,21 +82,6 @@ impl Service {
         self.announcement.publish().map_err(AnnounceError::from)?;
         Ok(self.client.send(&Request::Serving)?)
     }
-
-    /// The earlier agent may have died while it wrote or cleared a pattern. No host
-    /// uses such a region yet: none was told that it is ready.
-    fn renew_patterns(&mut self) -> Result<(), ServiceError> {
-        let unready: Vec<u64> = self
-            .regions
-            .iter()
-            .filter(|region| region.description.listed && !region.description.ready)
-            .map(|region| region.id)
-            .collect();
-        for id in unready {
-            self.write_pattern(id)?;
-        }
-        Ok(())
-    }
 }
 
 /// A region as an earlier agent described it.
@@ -105,7 +89,9 @@ fn restore(allocation: Allocation, orphans: &BTreeSet<Holder>) -> Option<Region>
     let text = allocation.description.as_deref()?;
     let mut description: Description = serde_json::from_str(text).ok()?;
     description.holders = &description.holders & orphans;
-    description.listed &= RegionKind::from_word(description.kind) != RegionKind::Pipe;
+    let is_pipe = RegionKind::from_word(description.kind) == RegionKind::Pipe;
+    // A pattern may be half written or half cleared: such a region serves nobody.
+    description.listed &= description.ready && !is_pipe;
     Some(Region {
         id: allocation.id,
         size: allocation.length,
@@ -172,6 +158,15 @@ mod tests {
                 session: 20
             }]
         );
+    }
+
+    #[test]
+    fn a_region_that_no_host_has_proved_goes() {
+        let mut unready = allocation(RegionKind::Raw);
+        let text = unready.description.expect("a description");
+        unready.description = Some(text.replace("\"ready\":true", "\"ready\":false"));
+        let region = restore(unready, &BTreeSet::new()).expect("succeeds");
+        assert!(region.is_garbage());
     }
 
     #[test]

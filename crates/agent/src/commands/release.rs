@@ -43,7 +43,10 @@ pub(crate) fn run(force: bool) -> Result<String, ReleaseError> {
 }
 
 fn show(info: &ReleaseInfo) -> String {
-    let mut text = format!("{} slots freed", info.freed.len());
+    let mut text = match info.freed.len() {
+        1 => "1 slot freed".to_owned(),
+        count => format!("{count} slots freed"),
+    };
     if !info.silent.is_empty() {
         // Writing into a String cannot fail.
         let _ = write!(
@@ -71,7 +74,7 @@ mod tests {
         };
         let text = show(&info);
         assert!(
-            text.contains("1 slots freed") && text.contains("--force"),
+            text.contains("1 slot freed") && text.contains("--force"),
             "{text}"
         );
         assert_eq!(show(&ReleaseInfo::default()), "0 slots freed");

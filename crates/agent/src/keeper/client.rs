@@ -77,9 +77,7 @@ impl Client {
     /// Connects; nothing where no keeper runs.
     pub(crate) fn connect() -> Result<Option<Self>, ClientError> {
         match UnixStream::connect(KEEPER_SOCKET) {
-            Ok(socket) => Ok(Some(Self {
-                channel: Channel::new(socket).map_err(ClientError::Connect)?,
-            })),
+            Ok(socket) => Ok(Some(Self::over(socket)?)),
             Err(error)
                 if matches!(
                     error.kind(),
@@ -90,6 +88,12 @@ impl Client {
             }
             Err(error) => Err(ClientError::Connect(error)),
         }
+    }
+
+    /// Talks over a connected socket.
+    pub(crate) fn over(socket: UnixStream) -> Result<Self, ClientError> {
+        let channel = Channel::new(socket).map_err(ClientError::Connect)?;
+        Ok(Self { channel })
     }
 
     /// Everything that the keeper holds.

@@ -32,32 +32,47 @@ pub(crate) enum LaunchError {
         /// What the user can do.
         hint: Option<String>,
     },
+    /// None runs, and none was to be started.
+    #[error("no keeper is running in this guest")]
+    NoKeeper,
     /// It ended without a word.
     #[error("the keeper ended while it started")]
     Silent,
 }
 
-/// Becomes the agent of the keeper that runs, or of a new one.
-pub(crate) fn become_agent(only: Option<Method>) -> Result<(Client, Inventory), LaunchError> {
+/// What to do where no keeper runs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Otherwise {
+    /// Start one, pinning by this way only.
+    Start(Option<Method>),
+    /// Give up.
+    GiveUp,
+}
+
+/// Becomes the agent of the keeper that runs, or else of a new one. The caller holds
+/// the agents' lock.
+pub(crate) fn become_agent(otherwise: Otherwise) -> Result<(Client, Inventory), LaunchError> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        match attempt(only) {
-            // It was about to leave, or left no place for its successor yet.
+        match attempt(otherwise) {
+            // The keeper was about to leave, or has left no place for its successor yet;
+            // or it has not noticed yet that the last agent, who has lost the lock, died.
             Err(
-                LaunchError::Client(ClientError::Channel(ChannelError::Closed))
+                LaunchError::Client(
+                    ClientError::Channel(ChannelError::Closed) | ClientError::Busy(_),
+                )
                 | LaunchError::Silent,
-            ) if Instant::now() < deadline => {
-                std::thread::sleep(RETRY);
-            }
+            ) if Instant::now() < deadline => std::thread::sleep(RETRY),
             result => return result,
         }
     }
 }
 
-fn attempt(only: Option<Method>) -> Result<(Client, Inventory), LaunchError> {
-    let mut client = match Client::connect()? {
-        Some(client) => client,
-        None => {
+fn attempt(otherwise: Otherwise) -> Result<(Client, Inventory), LaunchError> {
+    let mut client = match (Client::connect()?, otherwise) {
+        (Some(client), _) => client,
+        (None, Otherwise::GiveUp) => return Err(LaunchError::NoKeeper),
+        (None, Otherwise::Start(only)) => {
             start(only)?;
             Client::connect()?.ok_or(LaunchError::Silent)?
         }

@@ -103,7 +103,11 @@ impl AllocateError {
     /// What the user can do.
     pub(crate) fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Short { .. } => Some("end programs in the guest, or ask for less"),
+            Self::Short { .. }
+            | Self::Fault(PinFault::System {
+                error: Errno::NOMEM | Errno::NOSPC,
+                ..
+            }) => Some("end programs in the guest, or ask for less"),
             Self::NoHugePages { .. } => Some(
                 "the guest's memory is too fragmented: ask for less, run `sysctl vm.compact_memory=1`, or allow io_uring",
             ),
@@ -124,7 +128,13 @@ pub(crate) struct Pinner {
     method: Method,
     notes: Vec<String>,
     huge_pages: Option<HugePages>,
+    /// Whether huge pages are registered with a ring, too: old kernels register those,
+    /// but no other files.
+    huge_by_ring: bool,
 }
+
+/// What is left to the guest when a region is allocated.
+const RESERVE: u64 = 16 << 20;
 
 impl Pinner {
     /// Finds out what this system can do; `only` leaves out the other way.
@@ -134,9 +144,13 @@ impl Pinner {
             _ => HugePages::find().map_err(|error| error.to_string()),
         };
         let io_uring = match only {
-            Some(Method::Hugetlb) => Err("io_uring is not wanted".to_owned()),
+            Some(Method::Hugetlb) => Err(NoRing {
+                reason: "io_uring is not wanted".to_owned(),
+                for_huge_pages: false,
+            }),
             _ => probe_ring(),
         };
+        let mut huge_by_ring = false;
         let mut notes = Vec::new();
         let (method, huge_pages) = match (io_uring, huge_pages) {
             (Ok(()), huge_pages) => {
@@ -149,15 +163,17 @@ impl Pinner {
                 }
                 (Method::IoUring, huge_pages.ok())
             }
-            (Err(reason), Ok(pool)) => {
+            (Err(missing), Ok(pool)) => {
+                huge_by_ring = missing.for_huge_pages;
                 notes.push(format!(
-                    "{reason}: memory is taken in huge pages, so the beacon, the directory and each region take up multiples of 2 MiB, and a fragmented guest may have none left"
+                    "{}: memory is taken in huge pages, so the beacon, the directory and each region take up multiples of 2 MiB, and a fragmented guest may have none left",
+                    missing.reason
                 ));
                 (Method::Hugetlb, Some(pool))
             }
             (Err(io_uring), Err(huge_pages)) => {
                 return Err(NoMethod {
-                    io_uring,
+                    io_uring: io_uring.reason,
                     huge_pages,
                 });
             }
@@ -166,6 +182,7 @@ impl Pinner {
             method,
             notes,
             huge_pages,
+            huge_by_ring,
         })
     }
 
@@ -197,7 +214,7 @@ impl Pinner {
     ) -> Result<Pinned, AllocateError> {
         let wanted = self.cost(size.max(1));
         if self.method == Method::IoUring || self.huge_pages.is_none() {
-            let available = facts::available_memory()?;
+            let available = facts::available_memory()?.saturating_sub(RESERVE);
             if wanted > available {
                 return Err(AllocateError::Short { wanted, available });
             }
@@ -236,7 +253,7 @@ impl Pinner {
         let used = size.checked_next_multiple_of(PAGE_SIZE).unwrap_or(size);
         pool.with_surplus(pages, || {
             let file = MemoryFile::new(name, size, Pages::Huge).map_err(none)?;
-            match Pinned::part(file, 0, used, false, progress) {
+            match Pinned::part(file, 0, used, self.huge_by_ring, progress) {
                 Err(PinFault::System {
                     error: error @ (Errno::NOMEM | Errno::NOSPC),
                     ..
@@ -254,8 +271,15 @@ fn ordinary(name: &str, length: u64) -> Result<MemoryFile, PinFault> {
     })
 }
 
+/// Why io_uring does not pin ordinary shared memory.
+struct NoRing {
+    reason: String,
+    /// Whether it may pin huge pages.
+    for_huge_pages: bool,
+}
+
 /// Pins one page for a moment.
-fn probe_ring() -> Result<(), String> {
+fn probe_ring() -> Result<(), NoRing> {
     let attempt = || -> Result<Ring, PinFault> {
         let file = ordinary("probe", PAGE_SIZE)?;
         let system = |error| PinFault::System {
@@ -266,21 +290,31 @@ fn probe_ring() -> Result<(), String> {
         let reservation = reservation::Reservation::new(&file, 0, PAGE_SIZE).map_err(system)?;
         Ok(Ring::pin(&reservation, 0, PAGE_SIZE)?)
     };
-    attempt().map(drop).map_err(|fault| match fault {
+    let Err(fault) = attempt() else {
+        return Ok(());
+    };
+    let reason = match &fault {
         PinFault::Ring(RingError::Unavailable(Errno::NOSYS)) => {
             "this kernel has no io_uring, or a filter hides it".to_owned()
         }
-        PinFault::Ring(RingError::Unavailable(Errno::PERM)) => {
-            match fs::read_to_string("/proc/sys/kernel/io_uring_disabled") {
-                Ok(level) if level.trim() != "0" => {
-                    format!(
-                        "io_uring is disabled (kernel.io_uring_disabled={})",
-                        level.trim()
-                    )
-                }
-                _ => "io_uring is forbidden to this process".to_owned(),
-            }
+        PinFault::Ring(RingError::Unavailable(Errno::PERM)) => why_forbidden(),
+        PinFault::Ring(RingError::Refused(Errno::OPNOTSUPP)) => {
+            "this kernel's io_uring pins no shared memory but huge pages".to_owned()
         }
         other => other.to_string(),
+    };
+    Err(NoRing {
+        reason,
+        for_huge_pages: matches!(fault, PinFault::Ring(RingError::Refused(Errno::OPNOTSUPP))),
     })
+}
+
+fn why_forbidden() -> String {
+    match fs::read_to_string("/proc/sys/kernel/io_uring_disabled") {
+        Ok(level) if level.trim() != "0" => {
+            let level = level.trim();
+            format!("io_uring is disabled (kernel.io_uring_disabled={level})")
+        }
+        _ => "io_uring is forbidden to this process".to_owned(),
+    }
 }
