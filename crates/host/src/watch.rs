@@ -25,7 +25,6 @@ pub struct Watch {
     generation: u64,
     last: Signs,
     last_moved: Instant,
-    withdrawn: bool,
 }
 
 impl Watch {
@@ -46,7 +45,6 @@ impl Watch {
             generation: signs.generation,
             last: signs,
             last_moved: Instant::now(),
-            withdrawn: false,
         }
     }
 
@@ -68,7 +66,9 @@ impl Watch {
         match Beacon::from_page(&page) {
             Ok(there) if there == self.beacon => {}
             Ok(_) | Err(BeaconError::NoBrand | BeaconError::Checksum | BeaconError::Field(_)) => {
-                return Err(if self.withdrawn {
+                // The keeper says that the agent left before it wipes the brand.
+                let state = Signs::from_page(&page).map(|signs| signs.state);
+                return Err(if state == Ok(KeeperState::Withdrawn) {
                     SessionEnd::AgentLeft
                 } else {
                     SessionEnd::GuestRestarted
@@ -109,10 +109,7 @@ impl Watch {
         match signs.state {
             KeeperState::AgentAlive | KeeperState::Starting => Ok(()),
             KeeperState::AgentDead => Err(SessionEnd::AgentDied),
-            KeeperState::Withdrawn => {
-                self.withdrawn = true;
-                Err(SessionEnd::AgentLeft)
-            }
+            KeeperState::Withdrawn => Err(SessionEnd::AgentLeft),
         }
     }
 

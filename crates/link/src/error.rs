@@ -42,6 +42,9 @@ pub enum LinkError {
         /// The other side's version.
         theirs: Version,
     },
+    /// The guest gave this session's slot away: its user released it by force.
+    #[error("the guest has ended this session (vmshm-agent release --force)")]
+    Revoked,
     /// A record or message does not fit the ring that it was meant for.
     #[error("{length} bytes do not fit one record of this ring (at most {limit})")]
     TooLong {

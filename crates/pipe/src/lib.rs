@@ -7,6 +7,8 @@
 
 mod pause;
 mod pump;
+mod streams;
 
 pub use pause::pause;
 pub use pump::{Progress, Pump, PumpError};
+pub use streams::take_standard_streams;

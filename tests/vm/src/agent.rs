@@ -1,5 +1,7 @@
 //! The agent's life in a guest: ended in several ways, and started again.
 
+use std::time::Instant;
+
 use crate::guest::Guest;
 use crate::patience::{SOON, wait_for};
 use crate::status::Status;
@@ -12,23 +14,25 @@ pub fn kill(guest: &Guest) {
     end(guest, "KILL");
 }
 
-/// Asks the agent to leave, and waits until it is gone.
+/// Asks the agent to leave, and waits until it and its keeper are gone.
 ///
 /// # Panics
-/// When none runs, or it stays.
+/// When none runs, or they stay.
 pub fn stop(guest: &Guest) {
+    let keeper = Status::of(guest).keeper_pid;
     end(guest, "TERM");
+    wait_for("end of the keeper", SOON, || !is_alive(guest, keeper));
 }
 
 fn end(guest: &Guest, signal: &str) {
     let agent = Status::of(guest).agent_pid.expect("an agent runs");
     guest.check(&format!("kill -{signal} {agent}"));
-    wait_for("end of the agent", SOON, || {
-        guest
-            .run(&format!("grep -q '^State:\\s[^ZX]' /proc/{agent}/status"))
-            .status
-            != 0
-    });
+    wait_for("end of the agent", SOON, || !is_alive(guest, agent));
+}
+
+fn is_alive(guest: &Guest, pid: u32) -> bool {
+    let state = guest.run(&format!("grep '^State:' /proc/{pid}/status"));
+    state.status == 0 && !state.text.contains('Z')
 }
 
 /// Starts an agent and waits until it serves. It runs on without anybody watching.
@@ -47,11 +51,18 @@ pub fn start_with(guest: &Guest, options: &str) {
     guest.check(&format!(
         "setsid vmshm-agent run {options} >agent.log 2>&1 </dev/null &"
     ));
-    wait_for("agent that serves", SOON, || {
-        let status = guest.run("vmshm-agent status --json 2>/dev/null").text;
-        let status: Option<Status> = serde_json::from_str(&status).ok();
-        status.is_some_and(|status| status.state == "alive")
-    });
+    let deadline = Instant::now() + SOON;
+    while !serves(guest) {
+        let log = guest.run("cat agent.log").text;
+        assert!(!log.contains("error: "), "the agent does not serve: {log}");
+        assert!(Instant::now() < deadline, "the agent hangs: {log}");
+    }
+}
+
+fn serves(guest: &Guest) -> bool {
+    let status = guest.run("vmshm-agent status --json 2>/dev/null").text;
+    let status: Option<Status> = serde_json::from_str(&status).ok();
+    status.is_some_and(|status| status.state == "alive")
 }
 
 /// Waits until the guest has pinned so many bytes.

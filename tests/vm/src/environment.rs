@@ -38,6 +38,22 @@ pub fn program(name: &str) -> PathBuf {
     path(PROGRAMS).join(name)
 }
 
+/// A program of this package that runs in a guest, where it lies at the same path.
+///
+/// # Panics
+/// When it was not built.
+#[must_use]
+pub fn guest_program(name: &str) -> String {
+    let tests = std::env::current_exe().expect("a program knows its path");
+    // target/release/deps/machines-…, beside which target/release/NAME lies.
+    let found = tests
+        .ancestors()
+        .map(|directory| directory.join(name))
+        .find(|path| path.is_file());
+    let found = found.unwrap_or_else(|| panic!("{name} was not built"));
+    format!("'{}'", found.display())
+}
+
 /// The program that boots VMs.
 #[must_use]
 pub fn booter() -> PathBuf {

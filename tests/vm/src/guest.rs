@@ -87,6 +87,7 @@ impl Guest {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let pid = self.check(&format!(
             "cat >{number}.sh <<'END OF JOB'\n{command}\nEND OF JOB\n\
+             : >{number}.out; : >{number}.err\n\
              setsid sh -c 'sh {number}.sh >{number}.out 2>{number}.err </dev/null; \
              echo $? >{number}.part; mv {number}.part {number}.status' >/dev/null 2>&1 &\necho $!"
         ));

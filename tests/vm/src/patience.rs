@@ -7,6 +7,9 @@ pub const SOON: Duration = Duration::from_secs(30);
 /// For what takes its time: transfers, boots, filling memory.
 pub const LATER: Duration = Duration::from_secs(180);
 
+/// For what must be said soon after a death: three times what is promised, for machines with other things to do.
+pub const SURVIVORS: Duration = Duration::from_secs(6);
+
 /// Time between two looks.
 const LOOK: Duration = Duration::from_millis(20);
 

@@ -233,6 +233,16 @@ impl Outcome {
     /// When it did not.
     #[track_caller]
     pub fn refused(&self, words: &[&str]) -> &Self {
+        assert!(self.output.is_empty(), "{}: data on stdout", self.line);
+        self.ended_with(words)
+    }
+
+    /// The same for a command that may have given data before it failed.
+    ///
+    /// # Panics
+    /// When it did not fail so.
+    #[track_caller]
+    pub fn ended_with(&self, words: &[&str]) -> &Self {
         assert_eq!(self.code, Some(2), "{}: {}", self.line, self.errors);
         let errors: Vec<&str> = self
             .errors
@@ -248,7 +258,6 @@ impl Outcome {
                 errors[0]
             );
         }
-        assert!(self.output.is_empty(), "{}: data on stdout", self.line);
         self
     }
 

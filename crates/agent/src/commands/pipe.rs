@@ -1,9 +1,8 @@
 //! `vmshm-agent pipe NAME`: standard input to the host, and what the host sends to
 //! standard output. Either end may come first; waiting is said on standard error.
 
-use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -76,7 +75,8 @@ impl From<LinkError> for PipeError {
 pub(crate) fn run(name: &str) -> Result<(), PipeError> {
     let system = |what| move |error| PipeError::System { what, error };
     let signals = catch_signals().map_err(system("handle signals"))?;
-    let (input, output) = take_streams().map_err(system("take the standard streams"))?;
+    let (input, output) =
+        vmshm_pipe::take_standard_streams().map_err(system("take the standard streams"))?;
 
     let mut agent = ask::connect()?;
     ask::send(
@@ -108,17 +108,6 @@ pub(crate) fn run(name: &str) -> Result<(), PipeError> {
         watch.pump.abort();
     }
     result
-}
-
-/// The standard streams as files of our own, unbuffered. The streams' own numbers lead
-/// nowhere from then on: closing a file ends its direction for whoever is behind it.
-fn take_streams() -> io::Result<(File, File)> {
-    let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-    let null = File::options().read(true).write(true).open("/dev/null")?;
-    rustix::stdio::dup2_stdin(&null)?;
-    rustix::stdio::dup2_stdout(&null)?;
-    Ok((input, output))
 }
 
 fn catch_signals() -> io::Result<UnixStream> {

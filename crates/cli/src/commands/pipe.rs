@@ -18,6 +18,9 @@ pub(crate) fn run(pipe: &Pipe, global: &Global) -> Result<(), Failure> {
         signal_hook::flag::register(signal, Arc::clone(&interrupted))
             .map_err(|error| Failure::from_error(&error, None))?;
     }
+    let (input, output) = vmshm_pipe::take_standard_streams().map_err(|error| {
+        Failure::from_error(&error, None).because("cannot take the standard streams")
+    })?;
     let (session, _reaper) = attach(&pipe.target.vm, global)?;
     let name = pipe.target.region.clone();
     let mut tell = |event| {
@@ -29,8 +32,8 @@ pub(crate) fn run(pipe: &Pipe, global: &Global) -> Result<(), Failure> {
         session,
         &pipe.target.region,
         global.patience(),
-        std::io::stdin(),
-        std::io::stdout(),
+        input,
+        output,
         &|| interrupted.load(Ordering::Relaxed),
         &mut tell,
     )?;

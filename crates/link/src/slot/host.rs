@@ -209,10 +209,7 @@ impl<M: SharedMemory + Clone> HostSlot<M> {
         self.replies.verify()?;
         let echo = self.directory.load_relaxed(self.base + ECHO)?;
         if echo != self.token {
-            return Err(LinkError::Violation {
-                what: "the owner of this session's slot",
-                value: echo,
-            });
+            return Err(LinkError::Revoked);
         }
         Ok(())
     }

@@ -7,4 +7,13 @@
     reason = "a test that cannot go on says so by panicking"
 )]
 
+mod agent_faults;
+mod bad_input;
+mod compaction;
+mod extents;
+mod host_faults;
+mod listing;
+mod machine_faults;
+mod pinning;
 mod pipes;
+mod quarantine;

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use vmshm_vm_tests::bytes::{RandomBytes, sha256};
-use vmshm_vm_tests::environment::report;
+use vmshm_vm_tests::environment::{is_root, report};
 use vmshm_vm_tests::fleet;
 use vmshm_vm_tests::guest_pipe::GuestPipe;
 use vmshm_vm_tests::host_pipe::HostPipe;
@@ -43,6 +43,14 @@ fn qemu_with_private_ram_and_one_processor_sends_back_100_mib() {
 #[ignore = "long: boots another machine"]
 fn qemu_with_a_memfd_and_two_processors_sends_back_100_mib() {
     send_there_and_back(Kind::QemuMemfd(2), 100 * MIB);
+}
+
+#[test]
+#[ignore = "long: boots another machine"]
+fn qemu_with_huge_pages_sends_back_100_mib() {
+    if is_root() {
+        send_there_and_back(Kind::QemuHugetlb, 100 * MIB);
+    }
 }
 
 /// Random bytes go to the guest and come back, while two other host processes list and read all the time.
