@@ -141,7 +141,7 @@ fn a_clean_exit_takes_the_brand_away() {
         let asked = Instant::now();
         agent::stop(&machine.guest);
         let transfer = host.finish(SOON);
-        transfer.outcome.ended_with(&[]);
+        transfer.outcome.ended_with(&["agent stopped"]);
         report(&format_args!(
             "{}: the host's end says that the agent has left after {:.2} s",
             machine.name,
