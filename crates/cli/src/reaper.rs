@@ -2,19 +2,18 @@
 //! is killed, it frees the session's slot in the guest at once, so that the guest's
 //! side hears of it, and nothing stays pinned.
 //!
-//! It is this same program, waiting for the end of its standard input: a farewell
-//! byte means that all is well; an end without one means that its parent was killed.
-//! It then does what every attach does, frees the slots of dead owners, and no more.
+//! It is this same program, waiting for the end of its standard input, which comes when
+//! its parent was killed: a parent that ends in good order ends it first. It then does
+//! what every attach does, frees the slots of dead owners, and no more.
 
-use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use vmshm_host::AttachOptions;
-use vmshm_host::attach;
+use vmshm_host::attach::{self, Seen};
 use vmshm_ram::Vmm;
 
-/// The watching process; dropping it says farewell.
+/// The watching process; dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct Reaper {
     child: Option<Child>,
@@ -45,9 +44,8 @@ impl Reaper {
 impl Drop for Reaper {
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
-            if let Some(mut stdin) = child.stdin.take() {
-                let _ = stdin.write_all(b".");
-            }
+            // Both fail only where it has ended already.
+            let _ = child.kill();
             let _ = child.wait();
         }
     }
@@ -55,18 +53,21 @@ impl Drop for Reaper {
 
 /// The reaper's whole life.
 pub(crate) fn wait_and_reap(pid: u32) {
-    let mut farewell = Vec::new();
-    let read = std::io::stdin().take(1).read_to_end(&mut farewell);
-    if read.is_ok() && !farewell.is_empty() {
-        return;
-    }
-    let options = AttachOptions {
-        timeout: Duration::from_secs(30),
-        ..AttachOptions::default()
+    let vmm = vmshm_ram::find_by_pid(pid);
+    // Seen beforehand, so that nothing has to be found when it is urgent.
+    let see = || {
+        let options = AttachOptions {
+            timeout: Duration::from_secs(30),
+            ..AttachOptions::default()
+        };
+        vmm.as_ref()
+            .ok()
+            .and_then(|vmm| attach::see(vmm, &options).ok())
     };
-    let reaped = vmshm_ram::find_by_pid(pid)
-        .ok()
-        .and_then(|vmm| attach::see(&vmm, &options).ok())
-        .and_then(|mut seen| seen.release_slots_of_the_dead().ok());
+    let seen = see();
+    // Nothing is ever written there; whatever ends it, its parent is gone.
+    let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+    let reap = |mut seen: Seen| seen.release_slots_of_the_dead().ok();
+    let reaped = seen.and_then(reap).or_else(|| see().and_then(reap));
     tracing::debug!(?reaped, "parent was killed");
 }

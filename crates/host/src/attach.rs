@@ -297,6 +297,8 @@ impl Seen {
     /// # Errors
     /// [`AttachError`].
     pub fn release_slots_of_the_dead(&mut self) -> Result<(), AttachError> {
+        // The guest may have restarted since it was seen; its pages are another's then.
+        self.watch.look()?;
         for index in 0..SLOTS {
             let base = directory::slot_offset(index);
             let memory = Arc::clone(&self.directory.memory);

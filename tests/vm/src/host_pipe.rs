@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::process::{ChildStdin, ChildStdout};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::program::{Outcome, Running, vmshm};
 /// How many bytes are written and read at once.
 const CHUNK: usize = 1 << 16;
 
-/// More bytes than any test lasts.
+/// Bytes until the pipe is asked to finish, or ends.
 pub const ENDLESS: u64 = u64::MAX;
 
 /// A host's end that runs.
@@ -28,7 +28,7 @@ pub struct HostPipe {
     received: Arc<AtomicU64>,
     sender: JoinHandle<String>,
     receiver: JoinHandle<(String, Option<u64>)>,
-    open: Sender<()>,
+    open: Option<Sender<()>>,
 }
 
 /// What a pipe's end has moved, and how it ended.
@@ -73,7 +73,7 @@ impl HostPipe {
             received,
             sender,
             receiver,
-            open,
+            open: Some(open),
         }
     }
 
@@ -117,14 +117,24 @@ impl HostPipe {
         wait_for("bytes into the pipe", LATER, || self.sent() >= bytes);
     }
 
-    /// Closes the input, and waits for the end.
+    /// Sends no more, closes the input, and waits for the end.
     ///
     /// # Panics
     /// When it does not end within `limit`.
     #[must_use]
-    pub fn finish(self, limit: Duration) -> Transfer {
-        drop(self.open);
+    pub fn finish(mut self, limit: Duration) -> Transfer {
+        drop(self.open.take());
+        self.end(limit)
+    }
+
+    /// Waits for the end, and sends until then.
+    ///
+    /// # Panics
+    /// When it does not end within `limit`.
+    #[must_use]
+    pub fn end(mut self, limit: Duration) -> Transfer {
         let outcome = self.running.wait(limit);
+        drop(self.open.take());
         let sent_hash = self.sender.join().expect("the sender does not panic");
         let (received_hash, first_difference) =
             self.receiver.join().expect("the receiver does not panic");
@@ -148,7 +158,7 @@ fn send(
 ) -> String {
     let mut hash = Sha256::new();
     let mut left = bytes;
-    while left > 0 {
+    while left > 0 && closed.try_recv() == Err(TryRecvError::Empty) {
         let count = usize::try_from(left).map_or(CHUNK, |left| left.min(CHUNK));
         let chunk = source.take(count);
         // A pipe that has ended takes nothing more.

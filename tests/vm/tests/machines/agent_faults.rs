@@ -40,7 +40,7 @@ fn kill_in_mid_transfer(kind: Kind) {
     let agent = Status::of(&machine.guest).agent_pid.expect("it runs");
     let killed = Instant::now();
     machine.guest.check(&format!("kill -9 {agent}"));
-    let transfer = host.finish(SOON);
+    let transfer = host.end(SOON);
     let told = killed.elapsed();
     report(&format_args!(
         "{}: the host's end says that the agent is dead {:.2} s after its death",
@@ -138,15 +138,9 @@ fn a_clean_exit_takes_the_brand_away() {
         let host = HostPipe::start(&machine.path("left"), ENDLESS);
         host.wait_for_received(1 << 20);
 
-        let asked = Instant::now();
         agent::stop(&machine.guest);
-        let transfer = host.finish(SOON);
+        let transfer = host.end(SOON);
         transfer.outcome.ended_with(&["agent stopped"]);
-        report(&format_args!(
-            "{}: the host's end says that the agent has left after {:.2} s",
-            machine.name,
-            asked.elapsed().as_secs_f64()
-        ));
         assert_eq!(guest.wait(SOON).status, 2);
         assert_eq!(listed_agent(&machine), json!(null));
         assert_ne!(look(), branded, "the brand is still there");

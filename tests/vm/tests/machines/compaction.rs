@@ -4,7 +4,7 @@ use vmshm_vm_tests::environment::{guest_program, report};
 use vmshm_vm_tests::fleet;
 use vmshm_vm_tests::guest::Guest;
 use vmshm_vm_tests::guest_pipe::GuestPipe;
-use vmshm_vm_tests::host_pipe::HostPipe;
+use vmshm_vm_tests::host_pipe::{ENDLESS, HostPipe};
 use vmshm_vm_tests::machine::Kind;
 use vmshm_vm_tests::patience::{LATER, SOON, wait_for};
 use vmshm_vm_tests::program::vmshm;
@@ -47,14 +47,14 @@ fn compact_during_a_transfer(kind: Kind) {
         .success();
     let before = (extents(guest), moved_pages(guest));
 
-    let bytes = 48 << 20;
     let echo = GuestPipe::echo(guest, "moving");
-    let host = HostPipe::start(&machine.path("moving"), bytes);
-    host.wait_for_received(bytes);
+    let host = HostPipe::start(&machine.path("moving"), ENDLESS);
+    host.wait_for_received(48 << 20);
     wait_for("pages that the guest moves", LATER, || {
         moved_pages(guest) > before.1 + 1000
     });
-    host.finish(LATER).came_back(bytes);
+    let transfer = host.finish(LATER);
+    transfer.came_back(transfer.sent);
     assert_eq!(echo.wait(SOON).status, 0);
 
     report(&format_args!(

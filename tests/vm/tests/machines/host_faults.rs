@@ -162,7 +162,7 @@ fn what_a_silent_host_holds_is_freed_by_force_only() {
         assert_eq!(Status::of(&machine.guest).sessions.len(), 0);
 
         host.process().signal(Signal::CONT);
-        let transfer = host.finish(SOON);
+        let transfer = host.end(SOON);
         transfer.outcome.ended_with(&["session ended"]);
         transfer.is_right_so_far();
         it_goes_on(&machine);

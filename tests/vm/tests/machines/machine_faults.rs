@@ -36,7 +36,7 @@ fn kill_in_mid_transfer(kind: Kind) {
 
     let killed = Instant::now();
     machine.kill();
-    let transfer = host.finish(SOON);
+    let transfer = host.end(SOON);
     let told = killed.elapsed();
     report(&format_args!(
         "{}: the host's end says that the VM is gone {:.2} s after its death",
@@ -75,9 +75,8 @@ fn a_paused_vm_is_waited_for() {
         let Some(machine) = fleet::borrow(kind) else {
             return;
         };
-        let bytes = 64 << 20;
         let guest = GuestPipe::echo(&machine.guest, "paused");
-        let mut host = HostPipe::start(&machine.path("paused"), bytes);
+        let mut host = HostPipe::start(&machine.path("paused"), ENDLESS);
         host.wait_for_received(1 << 20);
 
         let paused = machine.pause();
@@ -85,7 +84,6 @@ fn a_paused_vm_is_waited_for() {
         host.process().errors.wait_for("VM paused", SOON);
         let told = since.elapsed();
         let stuck = host.received();
-        assert!(stuck < bytes, "the pause came too late to tell anything");
         // Who is not there cannot answer, and that is said in bounded time, too.
         let create = vmshm(["region", "create", &machine.path("x"), "--size", "4K"]).run();
         create
@@ -97,7 +95,7 @@ fn a_paused_vm_is_waited_for() {
         assert!(host.is_running(), "a stopped VM is no reason to give up");
         drop(paused);
 
-        host.wait_for_received(bytes);
+        host.wait_for_received(stuck + (8 << 20));
         assert!(told < SURVIVORS, "the host's end took {told:?}");
         report(&format_args!(
             "{}: the host's end says that the VM is paused after {:.2} s",
@@ -105,7 +103,7 @@ fn a_paused_vm_is_waited_for() {
             told.as_secs_f64()
         ));
         let transfer = host.finish(LATER);
-        transfer.came_back(bytes);
+        transfer.came_back(transfer.sent);
         let errors = &transfer.outcome.errors;
         assert!(errors.contains("the guest runs again"), "{errors}");
         assert_eq!(guest.wait(SOON).status, 0);

@@ -54,7 +54,7 @@ fn kill_agent_under_load(kind: Kind) {
     let checker = machine
         .guest
         .start(&format!("kill -9 {agent}; exec {filler} 5"));
-    fast.finish(SOON).outcome.ended_with(&["agent dead"]);
+    fast.end(SOON).outcome.ended_with(&["agent dead"]);
     writer
         .join()
         .expect("the writer does not panic")
@@ -63,7 +63,7 @@ fn kill_agent_under_load(kind: Kind) {
         checker.output().contains("filled")
     });
     stopped.process().signal(Signal::CONT);
-    stopped.finish(SOON).outcome.ended_with(&["agent dead"]);
+    stopped.end(SOON).outcome.ended_with(&["agent dead"]);
     let checked = checker.wait(LATER);
     report(&format_args!(
         "{}: {}",
