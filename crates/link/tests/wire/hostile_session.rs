@@ -80,7 +80,7 @@ fn identity() -> HostIdentity {
 
 fn expected(error: LinkError) -> Result<(), TestCaseError> {
     match error {
-        LinkError::Violation { .. } | LinkError::TooLong { .. } => Ok(()),
+        LinkError::Violation { .. } | LinkError::TooLong { .. } | LinkError::Revoked => Ok(()),
         other => Err(TestCaseError::fail(format!("{other}"))),
     }
 }
