@@ -117,7 +117,7 @@ impl HostPipe {
         wait_for("bytes into the pipe", LATER, || self.sent() >= bytes);
     }
 
-    /// Sends no more, closes the input, and waits for the end.
+    /// Closes the input when all is sent (at once if it is endless), and waits for the end.
     ///
     /// # Panics
     /// When it does not end within `limit`.
@@ -158,7 +158,10 @@ fn send(
 ) -> String {
     let mut hash = Sha256::new();
     let mut left = bytes;
-    while left > 0 && closed.try_recv() == Err(TryRecvError::Empty) {
+    while left > 0 {
+        if bytes == ENDLESS && closed.try_recv() != Err(TryRecvError::Empty) {
+            break;
+        }
         let count = usize::try_from(left).map_or(CHUNK, |left| left.min(CHUNK));
         let chunk = source.take(count);
         // A pipe that has ended takes nothing more.
