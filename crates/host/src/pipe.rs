@@ -76,7 +76,8 @@ pub fn run_pipe(
     tell: &mut dyn FnMut(PipeEvent),
 ) -> Result<(), PipeError> {
     let region = session.open_region(name, RegionKind::Pipe, DEFAULT_PIPE_SIZE, timeout)?;
-    let mut pump = Pump::start(Arc::clone(&region.memory), Side::Host, input, output)
+    let memory = Arc::clone(&region.memory);
+    let mut pump = Pump::start(memory, Side::Host, session.tenure(), input, output)
         .map_err(PumpError::from)?;
     match drive(&mut session, &mut pump, interrupted, tell) {
         Ok(()) => {

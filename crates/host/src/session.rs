@@ -161,6 +161,13 @@ impl Session {
         Budget::read(&self.directory.memory)
     }
 
+    /// For threads that write beside the session's own: whether it still may. After the
+    /// session's end it always says no.
+    pub(crate) fn tenure(&self) -> impl Fn() -> Result<(), LinkError> + Clone + Send + 'static {
+        let tenure = self.slot.as_ref().map(HostSlot::tenure);
+        move || tenure.as_ref().ok_or(LinkError::Revoked)?.verify()
+    }
+
     /// Keeps the session alive and looks whether it is. Call it several times a second;
     /// calls in between cost nothing.
     ///

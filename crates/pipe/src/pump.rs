@@ -86,11 +86,15 @@ impl<M: SharedMemory + Clone + Send + 'static> Pump<M> {
     /// Opens `side`'s end of the pipe in `memory`, and moves bytes from `input` to the
     /// other end and from the other end to `output` until both directions end.
     ///
+    /// `tenure` is asked before each piece, an eighth of a direction's ring at most, and
+    /// ends the pipe where the memory is not this side's any more.
+    ///
     /// # Errors
     /// What the memory did.
     pub fn start(
         memory: M,
         side: Side,
+        tenure: impl Fn() -> Result<(), LinkError> + Clone + Send + 'static,
         input: impl Read + Send + 'static,
         output: impl Write + Send + 'static,
     ) -> Result<Self, LinkError> {
@@ -100,10 +104,12 @@ impl<M: SharedMemory + Clone + Send + 'static> Pump<M> {
             memory,
             peer: side.other(),
             writer: end.writer,
+            tenure: tenure.clone(),
             flags: Arc::clone(&flags),
         };
         let receiver = Receiver {
             reader: end.reader,
+            tenure,
             flags: Arc::clone(&flags),
         };
         Ok(Self {
@@ -185,14 +191,19 @@ fn finish(direction: &mut Option<Direction>) -> Result<(), PumpError> {
     Ok(())
 }
 
-struct Sender<M> {
+struct Sender<M, T> {
     memory: M,
     peer: Side,
     writer: StreamWriter<M>,
+    tenure: T,
     flags: Arc<Flags>,
 }
 
-impl<M: SharedMemory + Clone> Sender<M> {
+impl<M, T> Sender<M, T>
+where
+    M: SharedMemory + Clone,
+    T: Fn() -> Result<(), LinkError>,
+{
     fn run(mut self, mut input: impl Read) -> Result<(), PumpError> {
         if !self.wait_for_peer()? {
             return Ok(());
@@ -216,10 +227,13 @@ impl<M: SharedMemory + Clone> Sender<M> {
         }
         let mut backoff = Backoff::new(SPINS, LONGEST_SLEEP_MICROS);
         // An end that has stopped reading still empties the ring, to see this end record.
-        while !self.writer.try_end()? && !self.peer_has_left()? {
+        loop {
+            (self.tenure)()?;
+            if self.writer.try_end()? || self.peer_has_left()? {
+                return Ok(());
+            }
             pause(&mut backoff);
         }
-        Ok(())
     }
 
     /// Sends all of `bytes`; `false` when nobody takes them any more.
@@ -227,7 +241,11 @@ impl<M: SharedMemory + Clone> Sender<M> {
         let mut left = bytes;
         let mut backoff = Backoff::new(SPINS, LONGEST_SLEEP_MICROS);
         while !left.is_empty() {
-            let count = self.writer.try_write(left)?;
+            let piece = left.len().min(self.writer.chunk());
+            (self.tenure)()?;
+            let count = self
+                .writer
+                .try_write(left.get(..piece).unwrap_or_default())?;
             left = left.get(count..).unwrap_or_default();
             if count > 0 {
                 backoff.reset();
@@ -264,12 +282,17 @@ impl<M: SharedMemory + Clone> Sender<M> {
     }
 }
 
-struct Receiver<M> {
+struct Receiver<M, T> {
     reader: StreamReader<M>,
+    tenure: T,
     flags: Arc<Flags>,
 }
 
-impl<M: SharedMemory + Clone> Receiver<M> {
+impl<M, T> Receiver<M, T>
+where
+    M: SharedMemory + Clone,
+    T: Fn() -> Result<(), LinkError>,
+{
     fn run(mut self, mut output: impl Write) -> Result<(), PumpError> {
         let mut buffer = vec![0; BUFFER];
         let mut backoff = Backoff::new(SPINS, LONGEST_SLEEP_MICROS);
@@ -278,6 +301,7 @@ impl<M: SharedMemory + Clone> Receiver<M> {
             if self.flags.stop.load(Ordering::Relaxed) {
                 return Ok(());
             }
+            (self.tenure)()?;
             match self.reader.try_read(&mut buffer)? {
                 Received::Bytes(count) => {
                     backoff.reset();
@@ -354,6 +378,11 @@ mod tests {
         }
     }
 
+    #[allow(clippy::unnecessary_wraps, reason = "a tenure's shape")]
+    fn always() -> Result<(), LinkError> {
+        Ok(())
+    }
+
     fn memory() -> Arc<LocalMemory> {
         Arc::new(LocalMemory::new(4096 + 2 * 65536))
     }
@@ -383,6 +412,7 @@ mod tests {
         let mut host = Pump::start(
             Arc::clone(&memory),
             Side::Host,
+            always,
             io::Cursor::new(down.clone()),
             host_out.clone(),
         )
@@ -391,6 +421,7 @@ mod tests {
         let mut guest = Pump::start(
             memory,
             Side::Guest,
+            always,
             io::Cursor::new(up.clone()),
             guest_out.clone(),
         )
@@ -406,12 +437,65 @@ mod tests {
         let mut host = Pump::start(
             Arc::clone(&memory),
             Side::Host,
+            always,
             io::repeat(1),
             Sink::default(),
         )
         .expect("starts");
-        let mut guest = Pump::start(memory, Side::Guest, io::empty(), ClosedSink).expect("starts");
+        let mut guest =
+            Pump::start(memory, Side::Guest, always, io::empty(), ClosedSink).expect("starts");
         until_done(&mut [&mut host, &mut guest]);
+    }
+
+    #[test]
+    fn nothing_is_written_once_the_memory_is_not_ours() {
+        let memory = memory();
+        let ours = Arc::new(AtomicBool::new(true));
+        let asked = Arc::clone(&ours);
+        let tenure = move || match asked.load(Ordering::SeqCst) {
+            true => Ok(()),
+            false => Err(LinkError::Revoked),
+        };
+        let guest_out = Sink::default();
+        let _guest = Pump::start(
+            Arc::clone(&memory),
+            Side::Guest,
+            always,
+            io::empty(),
+            guest_out.clone(),
+        )
+        .expect("starts");
+        // The input takes the memory away, and gives bytes after that.
+        let (mut given, taken) = (0, Arc::clone(&ours));
+        let input = ReadFrom(move |into: &mut [u8]| {
+            given += 1;
+            if given == 2 {
+                taken.store(false, Ordering::SeqCst);
+            }
+            into.fill(given);
+            into.len()
+        });
+        let mut host =
+            Pump::start(memory, Side::Host, tenure, input, Sink::default()).expect("starts");
+        let ended = loop {
+            match host.poll() {
+                Ok(_) => thread::sleep(Duration::from_millis(1)),
+                Err(error) => break error,
+            }
+        };
+        assert!(
+            matches!(ended, PumpError::Link(LinkError::Revoked)),
+            "{ended}"
+        );
+        assert!(!guest_out.0.lock().expect("not poisoned").contains(&2));
+    }
+
+    struct ReadFrom<F>(F);
+
+    impl<F: FnMut(&mut [u8]) -> usize> Read for ReadFrom<F> {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            Ok((self.0)(into))
+        }
     }
 
     #[test]
@@ -420,6 +504,7 @@ mod tests {
         let guest = Pump::start(
             Arc::clone(&memory),
             Side::Guest,
+            always,
             io::empty(),
             Sink::default(),
         )
@@ -427,6 +512,7 @@ mod tests {
         let mut host = Pump::start(
             Arc::clone(&memory),
             Side::Host,
+            always,
             io::repeat(1),
             Sink::default(),
         )
@@ -438,6 +524,7 @@ mod tests {
         let mut host = Pump::start(
             Arc::clone(&memory),
             Side::Host,
+            always,
             io::repeat(1),
             Sink::default(),
         )

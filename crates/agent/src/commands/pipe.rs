@@ -88,7 +88,8 @@ pub(crate) fn run(name: &str) -> Result<(), PipeError> {
     let (size, file) = wait_until_ready(&mut agent, &signals, name)?;
     let memory = Window::open(file, 0, size, Protection::ReadWrite)?;
     memory.prefault(0, size);
-    let pump = Pump::start(Arc::new(memory), Side::Guest, input, output)?;
+    // The region's own file is held here: it stays ours whatever the agent does.
+    let pump = Pump::start(Arc::new(memory), Side::Guest, || Ok(()), input, output)?;
     let mut watch = Watch {
         pump,
         agent,

@@ -51,7 +51,8 @@ fn show(info: &ReleaseInfo) -> String {
         // Writing into a String cannot fail.
         let _ = write!(
             text,
-            ", {} held by silent hosts (`vmshm-agent release --force` frees them)",
+            ", {} held by silent hosts (`vmshm-agent release --force` frees them; a host that is only stopped may then \
+             finish the one copy it was in, into memory that is no longer shared)",
             info.silent.len()
         );
     }

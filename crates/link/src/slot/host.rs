@@ -197,21 +197,20 @@ impl<M: SharedMemory + Clone> HostSlot<M> {
     /// [`LinkError::Violation`] when the slot is not ours any more.
     pub fn verify(&self) -> Result<(), LinkError> {
         self.pulse.verify(&self.directory)?;
-        let nonce = self.directory.load_relaxed(self.base + NONCE)?;
-        if nonce != self.nonce {
-            return Err(LinkError::RolledBack {
-                what: "session's nonce",
-                written: self.nonce,
-                found: nonce,
-            });
-        }
         self.requests.verify()?;
         self.replies.verify()?;
-        let echo = self.directory.load_relaxed(self.base + ECHO)?;
-        if echo != self.token {
-            return Err(LinkError::Revoked);
+        self.tenure().verify()
+    }
+
+    /// What a thread needs to tell, before each write, whether the slot is still ours.
+    #[must_use]
+    pub fn tenure(&self) -> Tenure<M> {
+        Tenure {
+            directory: self.directory.clone(),
+            base: self.base,
+            token: self.token,
+            nonce: self.nonce,
         }
-        Ok(())
     }
 
     /// Moves this side's pulse on, so that the guest sees the host alive.
@@ -229,5 +228,39 @@ impl<M: SharedMemory + Clone> HostSlot<M> {
     /// [`LinkError::Fault`] when the memory cannot be reached.
     pub fn release(self) -> Result<(), LinkError> {
         release_for_dead_owner(&self.directory, self.base, self.token)
+    }
+}
+
+/// The right to touch what a slot holds, as a thread beside the owner checks it: two
+/// words, cheap enough for every copy. A host that was stopped, and whose memory the
+/// guest's user has taken back by force meanwhile, finds out here before it writes on.
+#[derive(Debug, Clone)]
+pub struct Tenure<M> {
+    directory: M,
+    base: u64,
+    token: u64,
+    nonce: u64,
+}
+
+impl<M: SharedMemory> Tenure<M> {
+    /// Looks whether the slot is still its owner's.
+    ///
+    /// # Errors
+    /// [`LinkError::RolledBack`] when the owner's nonce changed, [`LinkError::Revoked`]
+    /// when the agent has given the slot away.
+    pub fn verify(&self) -> Result<(), LinkError> {
+        let nonce = self.directory.load_relaxed(self.base + NONCE)?;
+        if nonce != self.nonce {
+            return Err(LinkError::RolledBack {
+                what: "session's nonce",
+                written: self.nonce,
+                found: nonce,
+            });
+        }
+        let echo = self.directory.load_relaxed(self.base + ECHO)?;
+        if echo != self.token {
+            return Err(LinkError::Revoked);
+        }
+        Ok(())
     }
 }

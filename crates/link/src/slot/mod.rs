@@ -48,7 +48,7 @@ pub mod agent;
 pub mod host;
 
 pub use agent::{AgentRings, AgentSlot, SlotEvent};
-pub use host::{Claim, HostSlot, PendingClaim, Proof, UnprovedSlot};
+pub use host::{Claim, HostSlot, PendingClaim, Proof, Tenure, UnprovedSlot};
 
 const STATE: u64 = 0x000;
 const ECHO: u64 = 0x008;

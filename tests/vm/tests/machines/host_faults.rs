@@ -126,8 +126,11 @@ fn what_a_silent_host_holds_is_freed_by_force_only() {
         };
         let base = Status::of(&machine.guest).pinned_bytes;
         let guest = GuestPipe::echo(&machine.guest, "silent");
-        let host = HostPipe::start(&machine.path("silent"), ENDLESS);
-        host.wait_for_received(1 << 20);
+        let bytes = 1 << 20;
+        let host = HostPipe::start(&machine.path("silent"), bytes);
+        // All has come back, so that it is not stopped in the middle of a copy: that one copy it would finish when it
+        // goes on, into pages that are other programs' by then. Nothing can prevent this, and the hint says so.
+        host.wait_for_received(bytes);
         let process = u64::from(host.process().pid());
         host.process().signal(Signal::STOP);
 
@@ -153,6 +156,7 @@ fn what_a_silent_host_holds_is_freed_by_force_only() {
         let gentle = machine.guest.check("vmshm-agent release");
         assert!(gentle.contains("0 slots freed"), "{gentle}");
         assert!(gentle.contains("1 held by silent hosts"), "{gentle}");
+        assert!(gentle.contains("only stopped"), "{gentle}");
         assert!(Status::of(&machine.guest).pinned_bytes > base, "it is kept");
         let forced = machine.guest.check("vmshm-agent release --force");
         assert!(forced.contains("1 slot freed"), "{forced}");
