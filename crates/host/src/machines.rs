@@ -1,11 +1,13 @@
 //! The VMs of this host, as users see and name them.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use vmshm_link::beacon::KeeperState;
 use vmshm_link::directory::{self, RegionEntry};
 use vmshm_ram::{
-    Access, FindError, Method, Protection, RunState, Step, Vmm, find_all, find_by_pid, guest_os,
+    Access, DumpError, FindError, Method, Protection, RunState, Step, StoredDump, Vmm, find_all,
+    find_by_pid, guest_os,
 };
 
 use crate::sighting::{self, Candidate, Directory, Findings, Target, Where};
@@ -88,6 +90,12 @@ pub enum SelectError {
     /// No VM is called so.
     #[error("no VM is called {0:?}")]
     Unknown(String),
+    /// A stored dump was named where a running VM is needed.
+    #[error("{0} is a stored dump, not a running VM")]
+    OnlyStored(String),
+    /// The stored dump cannot be read.
+    #[error(transparent)]
+    Dump(#[from] DumpError),
     /// Several are.
     #[error("{name:?} names several VMs: processes {}", comma_separated(.pids))]
     Ambiguous {
@@ -109,6 +117,11 @@ impl SelectError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Find(error) => error.hint(),
+            Self::Dump(error) => error.hint(),
+            Self::OnlyStored(_) => Some(
+                "`read`, `search`, `translate`, `inspect` and `dump` work on stored dumps"
+                    .to_owned(),
+            ),
             Self::Unknown(_) => Some("`vmshm list` shows the VMs that are running".to_owned()),
             Self::Ambiguous { .. } => {
                 Some("name it by its process number, or as vmm:name".to_owned())
@@ -117,11 +130,48 @@ impl SelectError {
     }
 }
 
+/// What can be read: a running VM or a stored dump.
+#[derive(Debug, Clone)]
+pub enum Subject {
+    /// A VM that runs.
+    Running(Vmm),
+    /// `dump:FILE`.
+    Stored(StoredDump),
+}
+
+impl Subject {
+    /// What it is called.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::Running(vmm) => vmm.name.clone(),
+            Self::Stored(dump) => format!("{DUMP}{}", dump.path().display()),
+        }
+    }
+}
+
+/// What a selector of a stored dump starts with.
+const DUMP: &str = "dump:";
+
+/// Finds what `selector` names, for looking only: as [`find`], or `dump:FILE`.
+///
+/// # Errors
+/// [`SelectError`].
+pub fn find_subject(selector: &str) -> Result<Subject, SelectError> {
+    match selector.strip_prefix(DUMP) {
+        Some(path) => Ok(Subject::Stored(StoredDump::open(Path::new(path))?)),
+        None => Ok(Subject::Running(find(selector)?)),
+    }
+}
+
 /// Finds the VM that `selector` names: a process number, a name, or `vmm:name`.
 ///
 /// # Errors
 /// [`SelectError`].
 pub fn find(selector: &str) -> Result<Vmm, SelectError> {
+    if selector.starts_with(DUMP) {
+        return Err(SelectError::OnlyStored(selector.to_owned()));
+    }
     if let Ok(pid) = selector.parse() {
         return Ok(find_by_pid(pid)?);
     }

@@ -9,6 +9,7 @@ use vmshm_link::{Extent, GuestPhysical};
 use vmshm_ram::{BlockPiece, GuestRam, Layout, LayoutError, OpenError, RamError, Source, Vmm};
 
 use crate::attach::{self, AttachError, AttachOptions};
+use crate::machines::Subject;
 use crate::session::Session;
 
 /// How much is copied at once.
@@ -88,6 +89,21 @@ pub struct Physical {
 }
 
 impl Physical {
+    /// Opens a running VM or a stored dump for looking.
+    ///
+    /// # Errors
+    /// [`PhysicalError`].
+    pub fn for_looking(subject: &Subject, options: &AttachOptions) -> Result<Self, PhysicalError> {
+        match subject {
+            Subject::Running(vmm) => Self::for_reading(vmm, options),
+            Subject::Stored(dump) => Ok(Self {
+                ram: Arc::new(GuestRam::stored(dump)),
+                layout: dump.layout().clone(),
+                _session: None,
+            }),
+        }
+    }
+
     /// Opens a VM for looking: by its agent's layout where one lives, else by its
     /// machine's rule.
     ///
@@ -132,6 +148,18 @@ impl Physical {
             layout: vmm.rule_layout()?,
             _session: None,
         })
+    }
+
+    /// The memory itself.
+    #[must_use]
+    pub const fn ram(&self) -> &Arc<GuestRam> {
+        &self.ram
+    }
+
+    /// Where each guest-physical address lies, with how each range is known.
+    #[must_use]
+    pub const fn layout(&self) -> &Layout {
+        &self.layout
     }
 
     fn pieces(

@@ -10,6 +10,7 @@ use vmshm_shm::Protection;
 use crate::access::{Access, Method, Obstacle};
 use crate::address::{BlockOffset, BlockPiece, merge_pieces};
 use crate::block::{self, RamBlock};
+use crate::dump::StoredDump;
 use crate::open_block::{OpenBlock, write_file};
 use crate::os::{BackingFile, Liveness, MemoryRead, ProcessMemory, Residency, code};
 use crate::ram_error::{OpenError, RamError};
@@ -70,7 +71,7 @@ impl GuestRam {
             let file = match (block.backing.is_shared(), block.file, block.listed) {
                 (true, Some(file), Some((start, end))) => {
                     match BackingFile::open(&process, &file, &block.name, start, end) {
-                        Ok(file) => Some(file),
+                        Ok(file) => Some(Arc::new(file)),
                         Err(_) if liveness.is_gone() => return Err(gone()),
                         // A process that is not recognised may drop what is no RAM.
                         Err(code) if !copying && vmm.kind != VmmKind::Unknown => {
@@ -87,7 +88,7 @@ impl GuestRam {
                 }
                 _ => None,
             };
-            let residency = Residency::choose(&process, file.as_ref());
+            let residency = Residency::choose(&process, file.as_deref());
             blocks.push(OpenBlock {
                 block: block.clone(),
                 file,
@@ -136,6 +137,22 @@ impl GuestRam {
             memory,
             copying,
         })
+    }
+
+    /// The memory in a stored dump, as if it were a VM's; it can only be read.
+    #[must_use]
+    pub fn stored(dump: &StoredDump) -> Self {
+        let open = |block: &RamBlock| OpenBlock {
+            block: block.clone(),
+            file: Some(Arc::clone(dump.file())),
+            residency: Residency::FileHoles,
+        };
+        Self {
+            blocks: dump.blocks().iter().map(open).collect(),
+            liveness: Arc::new(Liveness::stored()),
+            memory: None,
+            copying: false,
+        }
     }
 
     /// How the RAM is reached.
@@ -298,7 +315,7 @@ impl GuestRam {
             if protection == Protection::ReadWrite && !file.writable {
                 return Err(OpenError::ReadOnly);
             }
-            located.push((file, block.file_offset() + piece.at.offset, piece.length));
+            located.push((&**file, block.file_offset() + piece.at.offset, piece.length));
         }
         View::mapped(&located, protection).map_err(|cause| OpenError::Map {
             pieces: merged.len(),
@@ -325,7 +342,7 @@ impl GuestRam {
         let open = self.checked(at, length)?;
         open.residency
             .runs(
-                open.file.as_ref(),
+                open.file.as_deref(),
                 open.block.file_offset(),
                 open.block.start,
                 range,
@@ -355,7 +372,7 @@ impl GuestRam {
         let exists = |offset: &u64| {
             let file_offset = open.block.file_offset();
             open.residency
-                .exists(open.file.as_ref(), file_offset, open.block.start, *offset)
+                .exists(open.file.as_deref(), file_offset, open.block.start, *offset)
         };
         offsets.into_iter().filter(exists).collect()
     }

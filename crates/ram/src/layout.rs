@@ -18,8 +18,12 @@ pub enum Source {
     Qmp,
     /// By firmware tables whose pointers lead to what they describe.
     FirmwareTables,
+    /// By the headers of a stored dump.
+    DumpHeaders,
     /// By the rule of the machine that the VMM plays.
     MachineRule,
+    /// By counting from a file's start, for want of anything better.
+    FileOrder,
 }
 
 impl fmt::Display for Source {
@@ -28,7 +32,9 @@ impl fmt::Display for Source {
             Self::Proved => "proved by the agent's pages",
             Self::Qmp => "told by QMP",
             Self::FirmwareTables => "shown by firmware tables",
+            Self::DumpHeaders => "stated by the dump's headers",
             Self::MachineRule => "by the machine's rule, not proved",
+            Self::FileOrder => "by place in the raw file",
         })
     }
 }

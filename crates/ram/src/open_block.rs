@@ -1,6 +1,8 @@
 //! One RAM block and the means to reach it: its file, and the way to tell which of its
 //! pages exist. It checks no bounds; whoever asks has.
 
+use std::sync::Arc;
+
 use vmshm_shm::{MapError, Protection, SharedMemory};
 
 use crate::address::{BlockOffset, VmmVirtual};
@@ -12,7 +14,7 @@ use crate::view::View;
 #[derive(Debug)]
 pub(crate) struct OpenBlock {
     pub(crate) block: RamBlock,
-    pub(crate) file: Option<BackingFile>,
+    pub(crate) file: Option<Arc<BackingFile>>,
     pub(crate) residency: Residency,
 }
 

@@ -12,8 +12,8 @@ use crate::reaper::Reaper;
 
 /// Reads.
 pub(crate) fn read(read: &Read, global: &Global) -> Result<(), Failure> {
-    let vmm = machines::find(&read.vm)?;
-    let physical = Physical::for_reading(&vmm, &global.attach()?)?;
+    let subject = machines::find_subject(&read.vm)?;
+    let physical = Physical::for_looking(&subject, &global.attach()?)?;
     let start = GuestPhysical(read.address);
     let mut sink = ByteSink::open(read.output.as_deref(), read.address)?;
     match physical.read(start, read.length, &mut |bytes| sink.put(bytes)) {

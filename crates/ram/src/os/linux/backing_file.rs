@@ -27,6 +27,7 @@ pub(crate) struct BackingFile {
     pub(crate) writable: bool,
     /// Whether it lies in huge pages of their own kind (hugetlb).
     pub(crate) hugetlb: bool,
+    identity: FileIdentity,
 }
 
 impl AsFd for BackingFile {
@@ -99,6 +100,30 @@ impl BackingFile {
         Err(refusal.raw_os_error())
     }
 
+    /// A file that is no VMM's: a stored dump, for reading only. The error is the
+    /// system's code.
+    pub(crate) fn stored(descriptor: OwnedFd) -> Result<Self, i32> {
+        let stat = fstat(&descriptor).map_err(Errno::raw_os_error)?;
+        Ok(Self {
+            descriptor,
+            writable: false,
+            hugetlb: false,
+            identity: FileIdentity {
+                device: (
+                    rustix::fs::major(stat.st_dev),
+                    rustix::fs::minor(stat.st_dev),
+                ),
+                inode: stat.st_ino,
+                offset: 0,
+            },
+        })
+    }
+
+    /// Which file it is.
+    pub(crate) const fn identity(&self) -> FileIdentity {
+        self.identity
+    }
+
     /// Keeps the descriptor if it is the file that was looked for and can be read.
     fn checked(descriptor: OwnedFd, identity: &FileIdentity) -> Option<Self> {
         let stat = fstat(&descriptor).ok()?;
@@ -117,6 +142,7 @@ impl BackingFile {
             descriptor,
             writable: mode == OFlags::RDWR,
             hugetlb,
+            identity: *identity,
         })
     }
 

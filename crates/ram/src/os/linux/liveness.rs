@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fd::OwnedFd;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::process::{Process, ProcessError, stat_state};
@@ -24,6 +24,12 @@ pub enum RunState {
 /// The hold on one process, for asking whether it still lives.
 #[derive(Debug)]
 pub struct Liveness {
+    /// Nothing for a stored dump, which neither runs nor ends.
+    process: Option<Hold>,
+}
+
+#[derive(Debug)]
+struct Hold {
     pid: u32,
     pidfd: OwnedFd,
     tasks: PathBuf,
@@ -47,22 +53,32 @@ impl Liveness {
             return Err(ProcessError::Gone);
         }
         Ok(Self {
-            pid: process.pid(),
-            pidfd,
-            tasks: process.path("task"),
+            process: Some(Hold {
+                pid: process.pid(),
+                pidfd,
+                tasks: process.path("task"),
+            }),
         })
     }
 
-    /// The process id.
+    /// What is no process: a stored dump. It is always there, and never stopped.
+    pub(crate) const fn stored() -> Self {
+        Self { process: None }
+    }
+
+    /// The process id; nothing for a stored dump.
     #[must_use]
-    pub fn pid(&self) -> u32 {
-        self.pid
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(|hold| hold.pid)
     }
 
     /// Whether the process has ended.
     #[must_use]
     pub fn is_gone(&self) -> bool {
-        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        let Some(hold) = &self.process else {
+            return false;
+        };
+        let mut fds = [PollFd::new(&hold.pidfd, PollFlags::IN)];
         let now = Timespec {
             tv_sec: 0,
             tv_nsec: 0,
@@ -80,12 +96,15 @@ impl Liveness {
     /// Whether the process runs, is stopped, or has ended.
     #[must_use]
     pub fn run_state(&self) -> RunState {
+        let Some(hold) = &self.process else {
+            return RunState::Running;
+        };
         if self.is_gone() {
             return RunState::Gone;
         }
         let mut seen = 0_usize;
         let mut stopped = true;
-        if let Ok(tasks) = fs::read_dir(&self.tasks) {
+        if let Ok(tasks) = fs::read_dir(&hold.tasks) {
             for task in tasks.filter_map(Result::ok) {
                 let Ok(line) = fs::read(task.path().join("stat")) else {
                     continue;
@@ -105,13 +124,6 @@ impl Liveness {
         } else {
             RunState::Running
         }
-    }
-
-    /// The pidfd, for waiting on it along with other things: readable once the
-    /// process has ended.
-    #[must_use]
-    pub fn descriptor(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
     }
 }
 

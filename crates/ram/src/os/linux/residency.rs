@@ -104,6 +104,8 @@ fn file_runs(
 ) -> Result<(), Errno> {
     let mut at = file_offset.saturating_add(range.start);
     let end = file_offset.saturating_add(range.end);
+    // A dump's ranges may start anywhere in its file; runs are whole pages of the block.
+    let mut visited = range.start;
     while at < end {
         let data = match seek(file.as_fd(), SeekFrom::Data(at)) {
             Ok(data) => data,
@@ -124,7 +126,11 @@ fn file_runs(
             at = data.saturating_add(PAGE);
             continue;
         }
-        if !visit(data - file_offset..hole - file_offset) {
+        let first = (data - file_offset) / PAGE * PAGE;
+        let last = (hole - file_offset).next_multiple_of(PAGE).min(range.end);
+        let run = first.max(visited)..last;
+        visited = last.max(visited);
+        if !run.is_empty() && !visit(run) {
             return Ok(());
         }
         at = hole;

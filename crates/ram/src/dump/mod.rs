@@ -1,0 +1,15 @@
+//! Stored dumps of guest RAM: reading one as if it were a VM. Which file is which is
+//! told by its first bytes; what is neither ELF nor LiME is taken for raw memory, unless
+//! it is known to be something else. Nothing that a file states is believed before it
+//! is checked against the file's length.
+
+mod elf;
+mod format;
+mod lime;
+mod stored;
+
+pub use format::DumpFormat;
+pub use stored::{DumpError, StoredDump};
+
+#[cfg(test)]
+mod tests;

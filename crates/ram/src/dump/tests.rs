@@ -1,0 +1,101 @@
+//! Tests of reading stored dumps, with small files made by hand.
+
+use super::*;
+use crate::{GuestRam, Source};
+use std::io::Write;
+use vmshm_link::GuestPhysical;
+
+fn file(bytes: &[u8]) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    file.write_all(bytes).expect("written");
+    file
+}
+
+fn lime_range(start: u64, bytes: &[u8]) -> Vec<u8> {
+    let mut all = lime::header(&(start..start + bytes.len() as u64)).to_vec();
+    all.extend_from_slice(bytes);
+    all
+}
+
+fn byte_at(dump: &StoredDump, address: u64) -> u8 {
+    let location = dump
+        .layout()
+        .translate(GuestPhysical(address))
+        .expect("in the layout");
+    let mut byte = [0];
+    GuestRam::stored(dump)
+        .read_at(location.at, &mut byte)
+        .expect("read");
+    byte[0]
+}
+
+#[test]
+fn a_lime_dump_reads_at_the_addresses_that_its_headers_state() {
+    let mut bytes = lime_range(0x1000, &[1; 4096]);
+    bytes.extend(lime_range(0x1_0000_0000, &[2; 8192]));
+    let file = file(&bytes);
+    let dump = StoredDump::open(file.path()).expect("a dump");
+    assert_eq!(dump.format(), DumpFormat::Lime);
+    assert_eq!(dump.ram_bytes(), 12288);
+    assert_eq!(byte_at(&dump, 0x1fff), 1);
+    assert_eq!(byte_at(&dump, 0x1_0000_1fff), 2);
+    assert!(dump.layout().translate(GuestPhysical(0x2000)).is_err());
+    assert_eq!(dump.layout().ranges()[0].source, Source::DumpHeaders);
+}
+
+#[test]
+fn a_raw_dump_is_memory_from_address_zero() {
+    let file = file(b"memory");
+    let dump = StoredDump::open(file.path()).expect("a dump");
+    assert_eq!(dump.format(), DumpFormat::Raw);
+    assert_eq!(byte_at(&dump, 2), b'm');
+    assert_eq!(dump.layout().ranges()[0].source, Source::FileOrder);
+}
+
+#[test]
+fn what_is_cut_short_or_damaged_is_refused_with_the_reason() {
+    let whole = lime_range(0x1000, &[1; 4096]);
+    for length in [17, 31, 32, 40, 4127] {
+        let file = file(&whole[..length]);
+        let error = StoredDump::open(file.path()).expect_err("cut short");
+        assert!(matches!(error, DumpError::Truncated { .. }), "{error}");
+    }
+    let mut overlapping = whole.clone();
+    overlapping.extend(lime_range(0x1800, &[1; 4096]));
+    let mut backwards = whole.clone();
+    backwards[8..16].copy_from_slice(&0x9000_u64.to_le_bytes());
+    let mut endless = whole.clone();
+    endless[8..24].fill(0);
+    endless[16..24].fill(0xff);
+    let mut strange = whole.clone();
+    strange.extend([7; 40]);
+    for bytes in [overlapping, backwards, endless, strange] {
+        let file = file(&bytes);
+        StoredDump::open(file.path()).expect_err("damaged");
+    }
+    for bytes in [
+        &b""[..],
+        b"\x7fELF",
+        b"\x7fELF\x02\x01\x01",
+        b"\x1f\x8b\x08\0",
+    ] {
+        let file = file(bytes);
+        StoredDump::open(file.path()).expect_err("no dump");
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let error = StoredDump::open(directory.path()).expect_err("no file");
+    assert!(matches!(error, DumpError::NoFile(_)), "{error}");
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_bytes_at_all_make_it_panic(
+        head in proptest::sample::select(vec![&b"\x7fELF\x02\x01\x01"[..], b"\x7fELF\x01\x02\x01", b"EMiL\x01\0\0\0", b""]),
+        rest in proptest::collection::vec(proptest::num::u8::ANY, 0..300),
+    ) {
+        let mut bytes = head.to_vec();
+        bytes.extend(rest);
+        let file = file(&bytes);
+        let _ = StoredDump::open(file.path());
+    }
+}
