@@ -114,6 +114,10 @@ fn drive(
             Err(error) => return Err(error.into()),
         };
         if step == Progress::Done {
+            // A guest that has ended its side has run since it was last looked at.
+            if condition != Condition::Running {
+                tell(PipeEvent::Guest(Condition::Running));
+            }
             return Ok(());
         }
         if progress != Some(step) {
