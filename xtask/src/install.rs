@@ -25,6 +25,12 @@ pub fn program(program: &str, package: &str) -> Result<PathBuf> {
         .ok_or_else(|| anyhow!("{program} is still missing after installing the package {package}"))
 }
 
+/// Installs `package` for the sake of what is missing, which is no program.
+pub fn package(missing: &str, package: &str) -> Result<()> {
+    let _lock = Lock::take("install")?;
+    install(missing, package)
+}
+
 /// Installs `package`, with fresh package lists if the host's are empty or stale.
 fn install(program: &str, package: &str) -> Result<()> {
     let by_hand = format!(
@@ -33,7 +39,7 @@ fn install(program: &str, package: &str) -> Result<()> {
     let root = rustix::process::geteuid().is_root();
     if command::find("apt-get").is_none() {
         bail!(
-            "{program} is missing, and this host has no apt-get to install it with\nhint: install QEMU for x86-64 guests"
+            "{program} is missing, and this host has no apt-get to install it with\nhint: install what your system calls Debian's package {package}"
         );
     }
     let can_ask = std::io::stdin().is_terminal() && command::find("sudo").is_some();

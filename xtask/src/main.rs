@@ -19,6 +19,7 @@ mod progress;
 mod testing;
 mod tidy;
 mod vm;
+mod volatility;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

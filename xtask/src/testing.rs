@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::vm::options::Vmm;
-use crate::{artifacts, checkout, command, tidy, vm};
+use crate::{artifacts, checkout, command, tidy, vm, volatility};
 
 /// The package whose tests boot VMs.
 const VM_TESTS: &str = "vmshm-vm-tests";
@@ -161,8 +161,12 @@ fn model_checks(counts: &mut Counts) -> Result<()> {
     tests(&mut loom, counts)
 }
 
-/// Fetches kernels, QEMU and busybox now, so that no test waits for a download.
+/// Fetches kernels, QEMU and busybox now, so that no test waits for a download; and Volatility, whose tests are skipped
+/// where it cannot be had.
 fn fetch() -> Result<()> {
+    if let Err(error) = volatility::python() {
+        eprintln!("warning: the tests that need Volatility 3 will be skipped: {error:#}");
+    }
     let uml = vm::fetch(Vmm::Uml);
     vm::fetch(Vmm::Qemu)?;
     uml
@@ -188,6 +192,9 @@ fn vm_tests(all: bool, counts: &mut Counts) -> Result<()> {
         "VMSHM_XTASK",
         std::env::current_exe().context("xtask does not know its own path")?,
     );
+    if let Some(python) = volatility::present() {
+        command.env("VMSHM_VOLATILITY", python);
+    }
     tests(&mut command, counts)
 }
 

@@ -111,6 +111,9 @@ pub(crate) enum Command {
     /// Write guest RAM, where its place is proved
     #[command(after_help = "Example:\n  vmshm write web 0x7f400000 --hex 'de ad be ef'")]
     Write(Write),
+    /// Write all guest RAM into a file: an ELF core, LiME's format, or raw
+    #[command(after_help = crate::commands::dump::AFTER_HELP)]
+    Dump(crate::commands::dump::Dump),
     /// Connect stdin and stdout to `vmshm-agent pipe NAME` in the guest
     #[command(
         after_help = "Either end may come first and makes the pipe; the end of the input half-closes it;\nthe command ends when both directions have ended.\n\nExample:\n  tar c . | vmshm pipe web/files      (in the guest: vmshm-agent pipe files | tar x)"

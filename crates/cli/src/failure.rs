@@ -9,7 +9,7 @@ use vmshm_host::physical::PhysicalError;
 use vmshm_host::pipe::PipeError;
 use vmshm_host::{RequestError, SessionEnd};
 use vmshm_link::LinkError;
-use vmshm_ram::{FindError, OpenError};
+use vmshm_ram::{DumpWriteError, FindError, OpenError};
 
 /// Why a command failed, for the user.
 #[derive(Debug)]
@@ -75,6 +75,7 @@ macro_rules! failure_with_hint {
 
 failure_with_hint!(
     AttachError,
+    DumpWriteError,
     FindError,
     OpenError,
     PhysicalError,

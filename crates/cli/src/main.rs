@@ -4,7 +4,9 @@
 mod arguments;
 mod commands;
 mod failure;
+mod interruption;
 mod output;
+mod output_file;
 mod reaper;
 
 use std::process::ExitCode;
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         },
         Command::Read(read) => commands::memory::read(read, global),
         Command::Write(write) => commands::memory::write(write, global),
+        Command::Dump(dump) => commands::dump::run(dump, global),
         Command::Pipe(pipe) => commands::pipe::run(pipe, global),
         Command::Bench(bench) => commands::bench::run(bench, global),
         Command::Doctor(doctor) => commands::doctor::run(doctor),

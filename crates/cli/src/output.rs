@@ -2,14 +2,14 @@
 //! on a terminal.
 
 use std::fmt::Write as _;
-use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::failure::Failure;
+use crate::output_file::{OutputFile, Readers};
 
 /// Whether stderr may be coloured: a terminal, and no NO_COLOR (no-color.org).
 pub(crate) fn colour_on_stderr() -> bool {
@@ -68,15 +68,10 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// Where a command's bytes go: a file, written beside its place and renamed at the
-/// end; raw stdout; or a hexdump on a terminal.
+/// Where a command's bytes go: a file; raw stdout; or a hexdump on a terminal.
 pub(crate) enum ByteSink {
-    /// A file under construction.
-    File {
-        file: File,
-        path: PathBuf,
-        partial: PathBuf,
-    },
+    /// A file, which appears only when it is whole.
+    File(OutputFile),
     /// Standard output, raw.
     Raw,
     /// Standard output, a terminal: the address of the next line, and what is left
@@ -87,33 +82,23 @@ pub(crate) enum ByteSink {
 impl ByteSink {
     /// Opens the sink; `address` is shown beside the first byte of a hexdump.
     pub(crate) fn open(path: Option<&Path>, address: u64) -> Result<Self, Failure> {
-        let Some(path) = path else {
-            return Ok(if io::stdout().is_terminal() {
-                Self::Hexdump {
-                    address,
-                    rest: Vec::new(),
-                }
-            } else {
-                Self::Raw
-            });
-        };
-        let mut name = path.as_os_str().to_owned();
-        name.push(format!(".partial-{}", std::process::id()));
-        let partial = PathBuf::from(name);
-        let file = File::create_new(&partial).map_err(|error| {
-            Failure::from_error(&error, None).because(&format!("cannot create {}", path.display()))
-        })?;
-        Ok(Self::File {
-            file,
-            path: path.to_owned(),
-            partial,
+        if let Some(path) = path {
+            return Ok(Self::File(OutputFile::open(path, Readers::AsUsual)?));
+        }
+        Ok(if io::stdout().is_terminal() {
+            Self::Hexdump {
+                address,
+                rest: Vec::new(),
+            }
+        } else {
+            Self::Raw
         })
     }
 
     /// Takes some bytes.
     pub(crate) fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
-            Self::File { file, .. } => file.write_all(bytes),
+            Self::File(file) => file.put(bytes),
             Self::Raw => io::stdout().write_all(bytes),
             Self::Hexdump { address, rest } => {
                 rest.extend_from_slice(bytes);
@@ -127,31 +112,16 @@ impl ByteSink {
     }
 
     /// Ends in good order: nothing exists under the file's name before this.
-    pub(crate) fn finish(mut self) -> Result<(), Failure> {
-        let done = match &mut self {
-            Self::File {
-                file,
-                path,
-                partial,
-            } => file
-                .sync_all()
-                .and_then(|()| std::fs::rename(partial, path)),
+    pub(crate) fn finish(self) -> Result<(), Failure> {
+        let done = match self {
+            Self::File(file) => file.finish(),
             Self::Raw => io::stdout().flush(),
             Self::Hexdump { address, rest } => {
-                io::stdout().write_all(hexdump(*address, rest).as_bytes())
+                io::stdout().write_all(hexdump(address, &rest).as_bytes())
             }
         };
         tolerate_broken_pipe(done)
             .map_err(|error| Failure::from_error(&error, None).because("writing the output"))
-    }
-}
-
-impl Drop for ByteSink {
-    fn drop(&mut self) {
-        if let Self::File { partial, .. } = self {
-            // After a rename there is nothing of this name any more.
-            let _ = std::fs::remove_file(partial);
-        }
     }
 }
 
@@ -188,11 +158,21 @@ fn hexdump(address: u64, bytes: &[u8]) -> String {
 
 /// A bar on stderr, shown only on a terminal and not with `--quiet`.
 pub(crate) fn bar(steps: u64, what: &str, quiet: bool) -> ProgressBar {
+    styled_bar(steps, what, quiet, "{msg} {bar:40} {percent:>3} %")
+}
+
+/// The same for bytes, with their rate.
+pub(crate) fn byte_bar(bytes: u64, what: &str, quiet: bool) -> ProgressBar {
+    let style = "{msg} {bar:40} {percent:>3} %  {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}";
+    styled_bar(bytes, what, quiet, style)
+}
+
+fn styled_bar(steps: u64, what: &str, quiet: bool, style: &str) -> ProgressBar {
     let bar = ProgressBar::new(steps);
     if quiet || !io::stderr().is_terminal() {
         bar.set_draw_target(ProgressDrawTarget::hidden());
     }
-    if let Ok(style) = ProgressStyle::with_template("{msg} {bar:40} {percent:>3} %") {
+    if let Ok(style) = ProgressStyle::with_template(style) {
         bar.set_style(style);
     }
     bar.set_message(what.to_owned());
@@ -212,23 +192,6 @@ mod tests {
             "000000001000  30 31 32 33 34 35 36 37  38 39 61 62 63 64 65 66  |0123456789abcdef|\n\
              000000001010  00 7f                                             |..|\n"
         );
-    }
-
-    #[test]
-    fn a_file_appears_only_when_it_is_whole() {
-        let directory = std::env::temp_dir().join(format!("vmshm-sink-{}", std::process::id()));
-        std::fs::create_dir_all(&directory).expect("made");
-        let path = directory.join("out");
-        let mut sink = ByteSink::open(Some(&path), 0).expect("opens");
-        sink.put(b"half").expect("written");
-        drop(sink);
-        assert_eq!(std::fs::read_dir(&directory).expect("listed").count(), 0);
-        let mut sink = ByteSink::open(Some(&path), 0).expect("opens");
-        sink.put(b"whole").expect("written");
-        sink.finish().expect("renamed");
-        assert_eq!(std::fs::read(&path).expect("read"), b"whole");
-        assert_eq!(std::fs::read_dir(&directory).expect("listed").count(), 1);
-        std::fs::remove_dir_all(&directory).expect("removed");
     }
 
     #[test]

@@ -142,13 +142,13 @@ impl GuestRam {
     /// The memory in a stored dump, as if it were a VM's; it can only be read.
     #[must_use]
     pub fn stored(dump: &StoredDump) -> Self {
-        let open = |block: &RamBlock| OpenBlock {
+        let open = |(block, file): (&RamBlock, &Arc<BackingFile>)| OpenBlock {
             block: block.clone(),
-            file: Some(Arc::clone(dump.file())),
+            file: Some(Arc::clone(file)),
             residency: Residency::FileHoles,
         };
         Self {
-            blocks: dump.blocks().iter().map(open).collect(),
+            blocks: dump.blocks_and_files().map(open).collect(),
             liveness: Arc::new(Liveness::stored()),
             memory: None,
             copying: false,

@@ -31,7 +31,7 @@ mod vmm;
 pub use access::{Access, Method, Obstacle, Reach};
 pub use address::{BlockOffset, BlockPiece, VmmVirtual, merge_pieces};
 pub use block::{Backing, RamBlock};
-pub use dump::{DumpError, DumpFormat, StoredDump};
+pub use dump::{DumpError, DumpFormat, DumpOutput, DumpPlan, DumpWriteError, StoredDump};
 pub use guest_os::{GuestOs, guest_os};
 pub use guest_ram::{GuestRam, RamRead};
 pub use layout::{Layout, LayoutError, LayoutRange, Location, Source};

@@ -9,6 +9,9 @@ const PROGRAMS: &str = "VMSHM_DIST";
 /// The program that boots VMs.
 const BOOTER: &str = "VMSHM_XTASK";
 
+/// The Python that has Volatility 3, where it could be had.
+const VOLATILITY: &str = "VMSHM_VOLATILITY";
+
 /// Whether the programs are there; says why a test is skipped if not.
 #[must_use]
 pub fn is_set_up() -> bool {
@@ -52,6 +55,16 @@ pub fn guest_program(name: &str) -> String {
         .find(|path| path.is_file());
     let found = found.unwrap_or_else(|| panic!("{name} was not built"));
     format!("'{}'", found.display())
+}
+
+/// The Python that has Volatility 3; says why a test is skipped if there is none.
+#[must_use]
+pub fn volatility() -> Option<PathBuf> {
+    let python = std::env::var_os(VOLATILITY).map(PathBuf::from);
+    if python.is_none() {
+        skip("there is no Volatility 3; `cargo xtask test` fetches it with python3 and pip");
+    }
+    python
 }
 
 /// The program that boots VMs.

@@ -49,6 +49,13 @@ impl Program {
         }
     }
 
+    /// One more argument.
+    #[must_use]
+    pub fn argument(mut self, argument: impl AsRef<OsStr>) -> Self {
+        self.command.arg(argument);
+        self
+    }
+
     /// What it reads from its standard input; nothing without this.
     #[must_use]
     pub fn input(mut self, bytes: Vec<u8>) -> Self {

@@ -46,7 +46,7 @@ pub(crate) fn write(write: &Write, global: &Global) -> Result<(), Failure> {
 }
 
 /// A layout that is not proved is named, so that nobody takes a guess for a fact.
-fn tell_source(source: Option<Source>, global: &Global) {
+pub(crate) fn tell_source(source: Option<Source>, global: &Global) {
     if let Some(source) = source.filter(|source| *source != Source::Proved)
         && !global.quiet
     {

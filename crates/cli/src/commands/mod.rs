@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod doctor;
+pub(crate) mod dump;
 pub(crate) mod generate;
 pub(crate) mod list;
 pub(crate) mod memory;

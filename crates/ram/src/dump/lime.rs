@@ -5,7 +5,7 @@
 use std::io::Read;
 use std::ops::Range;
 
-use super::stored::{DumpError, Segment};
+use super::stored::{DumpError, MOST_SEGMENTS, Place, Segment};
 
 /// `0x4C694D45`, which lies in the file as "EMiL".
 pub(super) const MAGIC: u32 = 0x4c69_4d45;
@@ -16,7 +16,6 @@ pub(super) const HEADER: u64 = 32;
 
 /// The header of one range, which must not be empty.
 #[must_use]
-#[allow(dead_code, reason = "the writer that comes next uses it")]
 pub(super) fn header(range: &Range<u64>) -> [u8; 32] {
     let mut bytes = [0; 32];
     bytes[0..4].copy_from_slice(&MAGIC.to_le_bytes());
@@ -80,8 +79,11 @@ pub(super) fn segments<R: Read>(
         segments.push(Segment {
             start: first,
             length: size,
-            offset: data,
+            place: Place::At(data),
         });
+        if segments.len() > MOST_SEGMENTS {
+            break;
+        }
         at = end;
     }
     Ok(segments)

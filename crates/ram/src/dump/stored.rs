@@ -13,18 +13,28 @@ use super::{elf, lime};
 use crate::address::{BlockOffset, VmmVirtual};
 use crate::block::{Backing, RamBlock};
 use crate::layout::{Layout, LayoutError, LayoutRange, Source};
+use crate::mapping::FileIdentity;
 use crate::os::BackingFile;
 
 /// Most ranges that are believed of one file: a machine has a handful, a dump of
 /// resident pages alone may have many.
-const MOST_SEGMENTS: usize = 1 << 20;
+pub(super) const MOST_SEGMENTS: usize = 1 << 20;
 
-/// A run of guest-physical addresses and where in the file its bytes are.
+/// A run of guest-physical addresses and where its bytes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Segment {
     pub(super) start: u64,
     pub(super) length: u64,
-    pub(super) offset: u64,
+    pub(super) place: Place,
+}
+
+/// Where the bytes of a segment are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// At this place of the file.
+    At(u64),
+    /// Nowhere: they are zeros that the file does not hold.
+    Zeros,
 }
 
 /// Why a file cannot be read as a dump.
@@ -103,7 +113,8 @@ pub struct StoredDump {
     format: DumpFormat,
     blocks: Vec<RamBlock>,
     layout: Layout,
-    file: Arc<BackingFile>,
+    /// The file behind each block.
+    files: Vec<Arc<BackingFile>>,
 }
 
 impl StoredDump {
@@ -132,7 +143,7 @@ impl StoredDump {
             DumpFormat::Raw => vec![Segment {
                 start: 0,
                 length,
-                offset: 0,
+                place: Place::At(0),
             }],
             DumpFormat::Lime => lime::segments(length, |at| reader_at(&file, at))?,
             DumpFormat::Elf => elf::segments(&file, length)?,
@@ -162,27 +173,48 @@ impl StoredDump {
                 source,
             });
         let layout = Layout::new(ranges.collect())?;
-        let file = BackingFile::stored(file.into())
-            .map_err(|code| DumpError::Read(io::Error::from_raw_os_error(code)))?;
+        let unreadable = |code| DumpError::Read(io::Error::from_raw_os_error(code));
+        let stored = Arc::new(BackingFile::stored(file.into()).map_err(unreadable)?);
+        // One file of zeros, as long as the longest run of them, serves all.
+        let zeros = segments
+            .iter()
+            .filter(|segment| segment.place == Place::Zeros)
+            .map(|segment| segment.length)
+            .max()
+            .map(|length| BackingFile::zeros(length).map(Arc::new))
+            .transpose()
+            .map_err(unreadable)?;
         let name = path.display().to_string();
-        let identity = file.identity();
-        let blocks = segments.iter().map(|segment| RamBlock {
-            backing: Backing::SharedFile,
-            name: name.clone(),
-            start: VmmVirtual(segment.offset),
-            length: segment.length,
-            file: Some(crate::mapping::FileIdentity {
-                offset: segment.offset,
-                ..identity
-            }),
-            listed: None,
-        });
+        let mut blocks = Vec::with_capacity(segments.len());
+        let mut files = Vec::with_capacity(segments.len());
+        for segment in &segments {
+            let (file, offset, name) = match (segment.place, &zeros) {
+                (Place::At(offset), _) => (&stored, offset, name.clone()),
+                (Place::Zeros, zeros) => (
+                    zeros.as_ref().unwrap_or(&stored),
+                    0,
+                    format!("{name} (zeros that it leaves out)"),
+                ),
+            };
+            blocks.push(RamBlock {
+                backing: Backing::SharedFile,
+                name,
+                start: VmmVirtual(offset),
+                length: segment.length,
+                file: Some(FileIdentity {
+                    offset,
+                    ..file.identity()
+                }),
+                listed: None,
+            });
+            files.push(Arc::clone(file));
+        }
         Ok(Self {
             path: path.to_owned(),
             format,
-            blocks: blocks.collect(),
+            blocks,
             layout,
-            file: Arc::new(file),
+            files,
         })
     }
 
@@ -216,8 +248,9 @@ impl StoredDump {
         self.blocks.iter().map(|block| block.length).sum()
     }
 
-    pub(crate) fn file(&self) -> &Arc<BackingFile> {
-        &self.file
+    /// Its blocks, each with the file that holds it.
+    pub(crate) fn blocks_and_files(&self) -> impl Iterator<Item = (&RamBlock, &Arc<BackingFile>)> {
+        self.blocks.iter().zip(&self.files)
     }
 }
 

@@ -10,6 +10,7 @@
 mod agent_faults;
 mod bad_input;
 mod compaction;
+mod dumps;
 mod extents;
 mod host_faults;
 mod listing;

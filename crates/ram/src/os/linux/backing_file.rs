@@ -6,7 +6,9 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{Mode, OFlags, fcntl_getfl, fstat, fstatfs, open};
+use rustix::fs::{
+    MemfdFlags, Mode, OFlags, fcntl_getfl, fstat, fstatfs, ftruncate, memfd_create, open,
+};
 use rustix::io::{Errno, pread, pwrite};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
@@ -117,6 +119,15 @@ impl BackingFile {
                 offset: 0,
             },
         })
+    }
+
+    /// A file of so many zeros that needs no memory for them. The error is the system's
+    /// code.
+    pub(crate) fn zeros(length: u64) -> Result<Self, i32> {
+        let descriptor =
+            memfd_create("zeros-of-a-dump", MemfdFlags::CLOEXEC).map_err(Errno::raw_os_error)?;
+        ftruncate(&descriptor, length).map_err(Errno::raw_os_error)?;
+        Self::stored(descriptor)
     }
 
     /// Which file it is.

@@ -1,0 +1,68 @@
+//! Ctrl-C and its like as a flag, for commands that must clean up before they end. What
+//! the user's shell had ignored (`nohup`, a job in the background) stays ignored.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+
+use crate::failure::Failure;
+
+/// Whether the user asked to stop.
+#[derive(Debug, Clone)]
+pub(crate) struct Interruption(Arc<AtomicBool>);
+
+impl Interruption {
+    /// From here on signals that would end the process set the flag instead.
+    pub(crate) fn watch() -> Result<Self, Failure> {
+        let flag = Arc::new(AtomicBool::new(false));
+        let ignored = ignored_signals();
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            if ignored & (1 << (signal - 1)) == 0 {
+                register(signal, Arc::clone(&flag))?;
+            }
+        }
+        // A file that grows past the user's limit is an error of the write, no death.
+        register(SIGXFSZ, Arc::default())?;
+        Ok(Self(flag))
+    }
+
+    /// Whether a signal came.
+    pub(crate) fn came(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+fn register(signal: i32, flag: Arc<AtomicBool>) -> Result<(), Failure> {
+    signal_hook::flag::register(signal, flag)
+        .map(drop)
+        .map_err(|error| Failure::from_error(&error, None).because("watching for signals"))
+}
+
+/// The signals that this process was started with as ignored, bit by bit from signal 1.
+fn ignored_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    ignored_in(&status)
+}
+
+fn ignored_in(status: &str) -> u64 {
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mask_of_ignored_signals_is_read() {
+        let status = "Name:\tx\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000001001\n";
+        let mask = ignored_in(status);
+        assert!(mask & (1 << (SIGHUP - 1)) != 0);
+        assert!(mask & (1 << (SIGINT - 1)) == 0);
+        assert_eq!(ignored_in(""), 0);
+    }
+}
