@@ -106,8 +106,12 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Region(Region),
     /// Read guest RAM: a hexdump on a terminal, raw bytes into a pipe or file
-    #[command(after_help = "Example:\n  vmshm read web 0x100000 4K -o page.bin")]
+    #[command(
+        after_help = "Examples:\n  vmshm read web 0x100000 4K -o page.bin\n  vmshm read dump:web.elf 0x100000 256"
+    )]
     Read(Read),
+    /// Find byte patterns in guest RAM
+    Search(crate::commands::search::Search),
     /// Write guest RAM, where its place is proved
     #[command(after_help = "Example:\n  vmshm write web 0x7f400000 --hex 'de ad be ef'")]
     Write(Write),
@@ -232,7 +236,7 @@ pub(crate) struct RegionWrite {
 
 #[derive(Debug, Args)]
 pub(crate) struct Read {
-    /// Process number, name, or vmm:name
+    /// Process number, name, vmm:name, or dump:FILE
     pub(crate) vm: String,
     /// Guest-physical address
     #[arg(value_name = "GPA", value_parser = parse_number)]
@@ -349,7 +353,8 @@ fn parse_seconds(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "expected a number of seconds such as 5 or 0.5".to_owned())
 }
 
-fn parse_hex(text: &str) -> Result<Vec<u8>, String> {
+/// Bytes from hexadecimal digits; white space is ignored.
+pub(crate) fn parse_hex(text: &str) -> Result<Vec<u8>, String> {
     let digits: Vec<u8> = text
         .chars()
         .filter(|character| !character.is_whitespace())

@@ -9,7 +9,7 @@ use vmshm_host::physical::PhysicalError;
 use vmshm_host::pipe::PipeError;
 use vmshm_host::{RequestError, SessionEnd};
 use vmshm_link::LinkError;
-use vmshm_ram::{DumpWriteError, FindError, OpenError};
+use vmshm_ram::{DumpWriteError, FindError, OpenError, PatternError, SearchError};
 
 /// Why a command failed, for the user.
 #[derive(Debug)]
@@ -81,9 +81,16 @@ failure_with_hint!(
     PhysicalError,
     PipeError,
     RequestError,
+    SearchError,
     SelectError,
     SessionEnd
 );
+
+impl From<PatternError> for Failure {
+    fn from(error: PatternError) -> Self {
+        Self::from_error(&error, None)
+    }
+}
 
 impl From<LinkError> for Failure {
     fn from(error: LinkError) -> Self {

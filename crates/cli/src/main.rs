@@ -33,6 +33,11 @@ fn main() -> ExitCode {
             Region::Write(write) => commands::region::write(write, global),
         },
         Command::Read(read) => commands::memory::read(read, global),
+        Command::Search(search) => match commands::search::run(search, global) {
+            Ok(true) => Ok(()),
+            Ok(false) => return ExitCode::from(1),
+            Err(failure) => Err(failure),
+        },
         Command::Write(write) => commands::memory::write(write, global),
         Command::Dump(dump) => commands::dump::run(dump, global),
         Command::Pipe(pipe) => commands::pipe::run(pipe, global),

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use vmshm_ram::Source;
+
 use crate::failure::Failure;
 use crate::output_file::{OutputFile, Readers};
 
@@ -27,6 +29,22 @@ pub(crate) fn tolerate_broken_pipe(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         other => other,
+    }
+}
+
+/// Names on stderr how a layout is known that is not proved, so that nobody takes a guess
+/// for a fact.
+pub(crate) fn tell_source(source: Option<Source>, quiet: bool) {
+    if let Some(source) = source.filter(|source| *source != Source::Proved) {
+        tell(&format!("layout: {source}"), quiet);
+    }
+}
+
+/// Says something on stderr, unless it is to be quiet.
+pub(crate) fn tell(text: &str, quiet: bool) {
+    if !quiet {
+        // Nobody listens on stderr: no failure of what was asked for.
+        let _ = writeln!(io::stderr(), "{text}");
     }
 }
 

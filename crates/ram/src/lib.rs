@@ -3,8 +3,9 @@
 //! The way through this crate: [`find_all`] lists the VMs ([`Vmm`]) with the RAM blocks
 //! that their processes hold; [`GuestRam::open`] opens one's RAM by mapping or by
 //! copying; [`GuestRam::scan`] finds a pattern in it; a [`Layout`] translates
-//! guest-physical addresses into places in the blocks; [`GuestRam::view`] makes chosen
-//! pieces a shared memory that links run over.
+//! guest-physical addresses into places in the blocks; [`GuestRam::search`] finds
+//! patterns by those addresses; [`GuestRam::view`] makes chosen pieces a shared memory
+//! that links run over.
 //!
 //! It knows nothing of beacons, regions or frames, and never stops or changes a VMM.
 //! What a guest or a process's name claims is never trusted.
@@ -25,6 +26,7 @@ mod os;
 mod own_process;
 mod ram_error;
 mod scan;
+mod search;
 mod view;
 mod vmm;
 
@@ -40,6 +42,9 @@ pub use mapping::{FileIdentity, MemoryMapping};
 pub use os::{Liveness, ProcRoot, RunState};
 pub use ram_error::{OpenError, RamError};
 pub use scan::{ScanStats, Sink, Step};
+pub use search::{
+    Found, PatternError, Patterns, SearchError, SearchOptions, SearchSink, SearchStats,
+};
 pub use view::View;
 pub use vmm::{
     Evidence, FindError, Machine, Vmm, VmmKind, find_all, find_all_in, find_by_pid, find_by_pid_in,

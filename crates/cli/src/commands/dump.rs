@@ -12,7 +12,6 @@ use vmshm_host::physical::Physical;
 use vmshm_ram::{DumpFormat, DumpPlan, DumpWriteError};
 
 use crate::arguments::Global;
-use crate::commands::memory::tell_source;
 use crate::failure::Failure;
 use crate::interruption::Interruption;
 use crate::output::{self, tolerate_broken_pipe};
@@ -84,7 +83,7 @@ pub(crate) fn run(dump: &Dump, global: &Global) -> Result<(), Failure> {
     };
     let interrupted = || interruption.as_ref().is_some_and(Interruption::came);
     let sources = physical.layout().ranges().iter().map(|range| range.source);
-    tell_source(sources.max(), global);
+    output::tell_source(sources.max(), global.quiet);
 
     let start = Instant::now();
     let bar = output::byte_bar(existing, "dumping", global.quiet);

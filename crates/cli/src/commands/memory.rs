@@ -3,7 +3,6 @@
 use vmshm_host::machines;
 use vmshm_host::physical::{Physical, PhysicalError};
 use vmshm_link::GuestPhysical;
-use vmshm_ram::Source;
 
 use crate::arguments::{Global, Read, Write};
 use crate::failure::Failure;
@@ -18,7 +17,7 @@ pub(crate) fn read(read: &Read, global: &Global) -> Result<(), Failure> {
     let mut sink = ByteSink::open(read.output.as_deref(), read.address)?;
     match physical.read(start, read.length, &mut |bytes| sink.put(bytes)) {
         Ok(source) => {
-            tell_source(source, global);
+            output::tell_source(source, global.quiet);
             sink.finish()
         }
         Err(PhysicalError::Output(error)) => output::tolerate_broken_pipe(Err(error))
@@ -39,17 +38,8 @@ pub(crate) fn write(write: &Write, global: &Global) -> Result<(), Failure> {
         other => other?,
     };
     let source = physical.write(start, &bytes, write.unverified)?;
-    tell_source(source, global);
+    output::tell_source(source, global.quiet);
     drop(physical);
     drop(reaper);
     Ok(())
-}
-
-/// A layout that is not proved is named, so that nobody takes a guess for a fact.
-pub(crate) fn tell_source(source: Option<Source>, global: &Global) {
-    if let Some(source) = source.filter(|source| *source != Source::Proved)
-        && !global.quiet
-    {
-        eprintln!("layout: {source}");
-    }
 }

@@ -8,6 +8,7 @@ pub(crate) mod list;
 pub(crate) mod memory;
 pub(crate) mod pipe;
 pub(crate) mod region;
+pub(crate) mod search;
 pub(crate) mod wait;
 
 /// Whether a VM's agent can be talked to in a session: attaches with a reaper beside.

@@ -1,0 +1,316 @@
+//! `vmshm search`: byte patterns in guest RAM, as guest-physical addresses. Matches are
+//! printed while the search goes on.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::num::NonZeroU64;
+use std::ops::ControlFlow;
+use std::os::unix::ffi::OsStrExt;
+
+use clap::Args;
+use indicatif::ProgressBar;
+use serde_json::json;
+use vmshm_host::machines;
+use vmshm_host::physical::Physical;
+use vmshm_link::GuestPhysical;
+use vmshm_link::quantity::{QuantityError, parse_number, parse_size};
+use vmshm_ram::{Found, Patterns, SearchOptions, SearchSink};
+
+use crate::arguments::{Global, parse_hex};
+use crate::failure::Failure;
+use crate::output;
+
+/// How many bytes of a match are shown on a terminal.
+const PREVIEW: u64 = 48;
+const PAGE: u64 = 4096;
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "One line for each match, in rising order of addresses: the guest-physical address and, where\nseveral patterns were given, a tab and the pattern. Only pages that exist are searched.\nExit codes: 0 found, 1 nothing found, 2 error.\n\nExamples:\n  vmshm search web 'Linux version'\n  vmshm search web --hex '7f 45 4c 46' --align 4K --limit 10\n  vmshm search dump:web.elf password --hex deadbeef --json | jq '.[].gpa'"
+)]
+pub(crate) struct Search {
+    /// Process number, name, vmm:name, or dump:FILE
+    pub(crate) vm: String,
+    /// What to search for, as text; may be repeated, and mixed with --hex
+    #[arg(value_name = "TEXT", required_unless_present = "hex")]
+    texts: Vec<OsString>,
+    /// What to search for, as hexadecimal digits; spaces are ignored; may be repeated
+    #[arg(long, value_name = "HEX", value_parser = parse_hex_pattern)]
+    hex: Vec<HexPattern>,
+    /// Only at guest-physical addresses that are multiples of this
+    #[arg(long, value_name = "N", value_parser = parse_alignment, default_value = "1")]
+    align: NonZeroU64,
+    /// End after this many matches
+    #[arg(long, value_name = "N", value_parser = parse_limit)]
+    limit: Option<NonZeroU64>,
+    /// Print a JSON array
+    #[arg(long)]
+    json: bool,
+}
+
+/// A pattern in hexadecimal digits, and how it was typed.
+#[derive(Debug, Clone)]
+struct HexPattern {
+    typed: String,
+    bytes: Vec<u8>,
+}
+
+fn parse_hex_pattern(text: &str) -> Result<HexPattern, String> {
+    Ok(HexPattern {
+        typed: text.to_owned(),
+        bytes: parse_hex(text)?,
+    })
+}
+
+fn parse_alignment(text: &str) -> Result<NonZeroU64, String> {
+    nonzero(
+        parse_size(text),
+        "every address is a multiple of 1; of 0, none is",
+    )
+}
+
+fn parse_limit(text: &str) -> Result<NonZeroU64, String> {
+    nonzero(parse_number(text), "a search for 0 matches makes no sense")
+}
+
+fn nonzero(number: Result<u64, QuantityError>, if_zero: &str) -> Result<NonZeroU64, String> {
+    let number = number.map_err(|error| error.to_string())?;
+    NonZeroU64::new(number).ok_or_else(|| if_zero.to_owned())
+}
+
+/// How a pattern was typed.
+#[derive(Debug)]
+struct Typed {
+    text: String,
+    kind: &'static str,
+}
+
+/// Runs it; says whether anything was found.
+pub(crate) fn run(search: &Search, global: &Global) -> Result<bool, Failure> {
+    let (bytes, typed): (Vec<_>, Vec<_>) = search.patterns().unzip();
+    let patterns = Patterns::new(bytes)?;
+    let subject = machines::find_subject(&search.vm)?;
+    let physical = Physical::for_looking(&subject, &global.attach()?)?;
+    let ranges = physical.layout().ranges();
+    output::tell_source(ranges.iter().map(|range| range.source).max(), global.quiet);
+    let addresses = ranges.iter().map(|range| range.extent.length).sum();
+    let terminal = io::stdout().is_terminal();
+    let mut printer = Printer {
+        typed,
+        physical: &physical,
+        form: match (search.json, terminal) {
+            (true, _) => Form::Json { first: true },
+            (false, true) => Form::Terminal,
+            (false, false) => Form::Lines,
+        },
+        suspend: terminal,
+        bar: output::bar(addresses, "searching", global.quiet),
+        failed: None,
+    };
+    let options = SearchOptions {
+        alignment: search.align,
+        limit: search.limit,
+        threads: None,
+    };
+    let searched = physical
+        .ram()
+        .search(physical.layout(), &patterns, &options, &mut printer);
+    printer.bar.finish_and_clear();
+    let stats = searched?;
+    printer.finish()?;
+    if stats.unreadable > 0 {
+        let size = output::size(stats.unreadable);
+        let text = format!("{size} of guest RAM could not be read and was not searched");
+        output::tell(&text, global.quiet);
+    }
+    if stats.found == 0 {
+        let size = output::size(stats.searched);
+        let text = format!("nothing found in the {size} of guest RAM that exist");
+        output::tell(&text, global.quiet);
+    }
+    Ok(stats.found > 0)
+}
+
+impl Search {
+    /// The patterns' bytes, and how each was typed.
+    fn patterns(&self) -> impl Iterator<Item = (Vec<u8>, Typed)> {
+        let texts = self.texts.iter().map(|text| {
+            let typed = Typed {
+                text: text.to_string_lossy().into_owned(),
+                kind: "text",
+            };
+            (OsStr::as_bytes(text).to_vec(), typed)
+        });
+        let hex = self.hex.iter().map(|hex| {
+            let typed = Typed {
+                text: hex.typed.clone(),
+                kind: "hex",
+            };
+            (hex.bytes.clone(), typed)
+        });
+        texts.chain(hex)
+    }
+}
+
+/// How matches are shown.
+#[derive(Debug)]
+enum Form {
+    /// For programs that read lines.
+    Lines,
+    /// For people: with a look at what is there.
+    Terminal,
+    /// An array that grows.
+    Json { first: bool },
+}
+
+/// Prints matches as they come.
+struct Printer<'a> {
+    typed: Vec<Typed>,
+    physical: &'a Physical,
+    form: Form,
+    /// Whether the bar and the matches share a terminal.
+    suspend: bool,
+    bar: ProgressBar,
+    /// Why printing ended.
+    failed: Option<io::Error>,
+}
+
+impl Printer<'_> {
+    fn finish(mut self) -> Result<(), Failure> {
+        let end = match self.form {
+            Form::Json { first: true } => "[]\n",
+            Form::Json { first: false } => "\n]\n",
+            Form::Lines | Form::Terminal => "",
+        };
+        if self.failed.is_none() {
+            self.failed = write(end).err();
+        }
+        match self.failed {
+            // A reader that has seen enough is no failure.
+            Some(error) if error.kind() != ErrorKind::BrokenPipe => {
+                Err(Failure::from_error(&error, None).because("writing the output"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn show(&mut self, found: &Found, into: &mut String) {
+        let Some(typed) = self.typed.get(found.pattern) else {
+            return;
+        };
+        let address = found.address.to_string();
+        let several = self.typed.len() > 1;
+        // Writing into a string does not fail.
+        let _ = match &mut self.form {
+            Form::Json { first } => {
+                let start = if *first { "[\n" } else { ",\n" };
+                *first = false;
+                let object = json!({
+                    "gpa": found.address.0,
+                    "pattern": typed.text,
+                    "kind": typed.kind,
+                });
+                write!(into, "{start}  {object}")
+            }
+            Form::Lines if several => writeln!(into, "{address}\t{}", printable(&typed.text)),
+            Form::Lines => writeln!(into, "{address}"),
+            Form::Terminal => {
+                let preview = preview(self.physical, found.address);
+                if several {
+                    let pattern = printable(&typed.text);
+                    writeln!(into, "{address:<12}  {pattern}  |{preview}|")
+                } else {
+                    writeln!(into, "{address:<12}  |{preview}|")
+                }
+            }
+        };
+    }
+}
+
+impl SearchSink for Printer<'_> {
+    fn found(&mut self, matches: &[Found]) -> ControlFlow<()> {
+        let mut text = String::new();
+        for found in matches {
+            self.show(found, &mut text);
+        }
+        let written = if self.suspend {
+            self.bar.suspend(|| write(&text))
+        } else {
+            write(&text)
+        };
+        match written {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                self.failed = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    }
+
+    fn passed(&mut self, addresses: u64) {
+        self.bar.inc(addresses);
+    }
+}
+
+/// Writes to stdout and lets the reader have it at once.
+fn write(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
+}
+
+/// A pattern on one line, whatever is in it.
+fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}
+
+/// What is at an address, up to the end of its page, which exists.
+fn preview(physical: &Physical, address: GuestPhysical) -> String {
+    let Ok(location) = physical.layout().translate(address) else {
+        return String::new();
+    };
+    let length = PREVIEW
+        .min(location.remaining)
+        .min(PAGE - location.at.offset % PAGE);
+    let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+    if physical.ram().read_at(location.at, &mut bytes).is_err() {
+        return String::new();
+    }
+    let shown = |byte: u8| {
+        if (b' '..=b'~').contains(&byte) {
+            char::from(byte)
+        } else {
+            '.'
+        }
+    };
+    bytes.into_iter().map(shown).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_stay_on_their_line() {
+        assert_eq!(printable("a\tb\n\u{1b}[0mé\""), "a\\tb\\n\\u{1b}[0mé\"");
+    }
+
+    #[test]
+    fn zero_is_refused_with_the_reason() {
+        assert_eq!(parse_alignment("4K").map(NonZeroU64::get), Ok(4096));
+        assert_eq!(parse_limit("0x10").map(NonZeroU64::get), Ok(16));
+        for refused in [parse_alignment("0"), parse_limit("0")] {
+            assert!(refused.is_err_and(|why| why.contains('0')));
+        }
+        assert!(parse_limit("1K").is_err() && parse_alignment("-1").is_err());
+    }
+}
