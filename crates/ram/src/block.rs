@@ -262,9 +262,10 @@ const DEVICES: [&str; 10] = [
 /// part of the block around it.
 fn is_no_ram(mapping: &MemoryMapping) -> bool {
     let is_device = DEVICES.iter().any(|name| mapping.name.starts_with(name));
-    is_device || mapping
-        .memfd_name()
-        .is_some_and(|name| name.contains("jit") || name.starts_with(GRAFT_NAME))
+    is_device
+        || mapping
+            .memfd_name()
+            .is_some_and(|name| name.contains("jit") || name.starts_with(GRAFT_NAME))
 }
 
 /// Neighbouring writable anonymous mappings, as the kernel may have split or joined

@@ -149,7 +149,13 @@ mod tests {
             point(4096, 0),
             point(0, place(8)),
             point(u64::MAX, place(1)),
-            (GuestPhysical(0), BlockOffset { block: 1, offset: 0 }),
+            (
+                GuestPhysical(0),
+                BlockOffset {
+                    block: 1,
+                    offset: 0,
+                },
+            ),
         ] {
             assert!(Layout::prove_granules(&[stray], GRANULE, &blocks(8)).is_err());
         }

@@ -175,13 +175,22 @@ mod tests {
             let blocks = [block(low), block(GIB)];
             let layout = by_machine(machine, low + GIB, &blocks).expect("a rule");
             let last = layout.translate(GuestPhysical(low - 1)).expect("RAM");
-            assert_eq!(last.at, BlockOffset { block: 0, offset: low - 1 });
+            assert_eq!(
+                last.at,
+                BlockOffset {
+                    block: 0,
+                    offset: low - 1
+                }
+            );
             assert!(layout.translate(GuestPhysical(low)).is_err());
             let high = layout.translate(GuestPhysical(FOUR_GIB)).expect("RAM");
             assert_eq!((high.at.block, high.at.offset), (1, 0));
             assert_eq!(high.source, Source::MachineRule);
         }
-        assert_eq!(offset_of(Machine::Firecracker, GIB, 0xa_0000), Some(0xa_0000));
+        assert_eq!(
+            offset_of(Machine::Firecracker, GIB, 0xa_0000),
+            Some(0xa_0000)
+        );
         let odd = [block(2 * GIB), block(GIB)];
         let rule = by_machine(Machine::CloudHypervisor, 3 * GIB, &odd);
         assert_eq!(rule, Err(LayoutError::NoRule));
@@ -192,7 +201,9 @@ mod tests {
         let layout = by_machine(Machine::Counted, 0, &[block(GIB), block(2 << 20)]);
         let layout = layout.expect("a guess");
         assert!(layout.is_guess());
-        let location = layout.translate(GuestPhysical(0x1234)).expect("in the block");
+        let location = layout
+            .translate(GuestPhysical(0x1234))
+            .expect("in the block");
         assert_eq!(location.at.offset, 0x1234);
         assert_eq!(location.source, Source::BlockOrder);
         assert!(layout.translate(GuestPhysical(GIB)).is_err());

@@ -75,9 +75,11 @@ fn ram(mappings: &[MemoryMapping], ram_bytes: u64) -> Vec<RamBlock> {
     }
     let mut runs = block::anonymous_candidates(mappings, whole);
     // The program's own heap grows; large allocations are outside of it.
-    runs.retain(|run| !mappings.iter().any(|mapping| {
-        mapping.name == "[heap]" && mapping.start <= run.start && run.start < mapping.end()
-    }));
+    runs.retain(|run| {
+        !mappings.iter().any(|mapping| {
+            mapping.name == "[heap]" && mapping.start <= run.start && run.start < mapping.end()
+        })
+    });
     runs
 }
 

@@ -106,7 +106,9 @@ impl Candidate {
             Some(true) => Some(Evidence::Executable),
             Some(false) => None,
             None => {
-                let named = self.first_word_name().is_some_and(|word| word.starts_with(name));
+                let named = self
+                    .first_word_name()
+                    .is_some_and(|word| word.starts_with(name));
                 (named && self.is_called_what_it_says()).then_some(Evidence::ExecutableName)
             }
         }

@@ -9,7 +9,14 @@ use crate::mapping::MemoryMapping;
 
 /// Its name, as it stands in its help.
 const TEXT: &[u8] = b"cloud-hypervisor";
-const OPTIONS: [&str; 6] = ["--memory", "--kernel", "--firmware", "--api-socket", "--disk", "--restore"];
+const OPTIONS: [&str; 6] = [
+    "--memory",
+    "--kernel",
+    "--firmware",
+    "--api-socket",
+    "--disk",
+    "--restore",
+];
 /// What it takes without `--memory`.
 const DEFAULT_RAM: u64 = 512 << 20;
 /// RAM below 4 GiB ends here.
@@ -58,7 +65,11 @@ pub(super) fn recognise(candidate: &Candidate) -> Option<Draft> {
         ram_bytes: if exact { told } else { found },
         blocks,
         evidence,
-        machine: if zones { Machine::Unknown } else { Machine::CloudHypervisor },
+        machine: if zones {
+            Machine::Unknown
+        } else {
+            Machine::CloudHypervisor
+        },
         told_shared: shared.contains(&Some("on")),
         barred: None,
     })

@@ -65,7 +65,9 @@ pub enum GraftObstacle {
     #[error("no RAM of the VM is in sight")]
     NoRam,
     /// A device has the guest's pages pinned and would go on using the old ones.
-    #[error("a device is passed through to the guest ({what}), and would go on using the old pages")]
+    #[error(
+        "a device is passed through to the guest ({what}), and would go on using the old pages"
+    )]
     DevicePinned {
         /// What the process has open.
         what: String,

@@ -10,7 +10,10 @@ pub(super) fn recognise(candidate: &Candidate) -> Option<Draft> {
     if !candidate.holds_kvm() {
         return None;
     }
-    let blocks = candidate.mappings().map(signs::ram_like).unwrap_or_default();
+    let blocks = candidate
+        .mappings()
+        .map(signs::ram_like)
+        .unwrap_or_default();
     Some(Draft {
         kind: VmmKind::Kvm,
         name: None,

@@ -78,9 +78,7 @@ fn is_allocated(mapping: &MemoryMapping) -> bool {
         && mapping.writable
         && !mapping.executable
         && mapping.is_private_anonymous()
-        && !allocators
-            .iter()
-            .any(|name| mapping.name.starts_with(name))
+        && !allocators.iter().any(|name| mapping.name.starts_with(name))
 }
 
 #[cfg(test)]

@@ -14,7 +14,10 @@ const START: [&str; 3] = ["--startvm", "-startvm", "-s"];
 
 /// Judges one process.
 pub(super) fn recognise(candidate: &Candidate) -> Option<Draft> {
-    let started = candidate.words.iter().any(|word| START.contains(&word.as_str()));
+    let started = candidate
+        .words
+        .iter()
+        .any(|word| START.contains(&word.as_str()));
     if !started {
         return None;
     }

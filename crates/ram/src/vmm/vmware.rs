@@ -24,9 +24,7 @@ pub(super) fn recognise(candidate: &Candidate) -> Option<Draft> {
     let mut evidence = vec![Evidence::CommandLine];
     if candidate.holds(DRIVER) {
         evidence.push(Evidence::DriverDescriptor);
-    } else if candidate.program_name().starts_with(PROGRAM)
-        && candidate.is_called_what_it_says()
-    {
+    } else if candidate.program_name().starts_with(PROGRAM) && candidate.is_called_what_it_says() {
         evidence.push(Evidence::ExecutableName);
     } else {
         return None;

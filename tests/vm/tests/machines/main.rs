@@ -9,9 +9,11 @@
 
 mod agent_faults;
 mod bad_input;
+mod bochs;
 mod compaction;
 mod extents;
 mod host_faults;
+mod kvm;
 mod listing;
 mod machine_faults;
 mod pinning;
