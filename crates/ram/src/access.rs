@@ -124,6 +124,7 @@ impl Obstacle {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::OtherUser { owner: 0, .. } => Some("run as root".to_owned()),
             Self::OtherUser { owner, .. } => {
                 Some(format!("run as root, or as {}", user(*owner)))
             }

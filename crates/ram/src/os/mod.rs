@@ -7,7 +7,7 @@ mod linux;
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{
     BackingFile, Descriptor, ExecutableKind, MemoryRead, Process, ProcessError, ProcessMemory,
-    ProcessStatus, Residency, code, current_user, holds_constant, ptrace_scope, user_name,
+    ProcessStatus, Residency, code, current_user, holds_constant, user_name,
 };
 #[cfg(target_os = "linux")]
 pub use linux::{Liveness, ProcRoot, RunState};

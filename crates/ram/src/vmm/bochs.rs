@@ -63,8 +63,9 @@ pub(super) fn recognise(candidate: &Candidate) -> Option<Draft> {
     })
 }
 
-/// The RAM: a mapping of exactly the right size, else the end of a longer one, since the
-/// system joins what is allocated later to the front, else every run that has room for it.
+/// Where the RAM is: a mapping of exactly the right size, else every run of memory that has
+/// room for it. The system joins Bochs's other allocations to the same mapping, and no rule
+/// says where in it the RAM begins.
 fn ram(mappings: &[MemoryMapping], ram_bytes: u64) -> Vec<RamBlock> {
     let whole = ram_bytes.saturating_add(BESIDES);
     let exact = mappings.iter().rev().find(|mapping| {

@@ -11,7 +11,7 @@ use crate::block::{Backing, RamBlock};
 use crate::mapping::MemoryMapping;
 use crate::os::{
     BackingFile, Descriptor, Liveness, ProcRoot, Process, ProcessError, ProcessMemory,
-    ProcessStatus, code, current_user, holds_constant, ptrace_scope,
+    ProcessStatus, code, current_user, holds_constant,
 };
 
 /// What there is to judge a process by.
@@ -131,6 +131,21 @@ impl Candidate {
         }
     }
 
+    /// Why its memory could not be copied.
+    pub(super) fn copy_refused(&self, number: i32) -> Obstacle {
+        if !code::is_denial(number) {
+            return Obstacle::System {
+                what: "reading the VMM's memory",
+                code: number,
+            };
+        }
+        let own = self.status.user == current_user();
+        match self.root.ptrace_scope() {
+            scope if scope > 0 && own => Obstacle::Yama { scope },
+            _ => self.obstacle_of(&ProcessError::Denied { what: "mem" }),
+        }
+    }
+
     /// The value of an option that is given as `--name VALUE` or `--name=VALUE`, the last
     /// one.
     pub(super) fn option(&self, name: &str) -> Option<&str> {
@@ -231,7 +246,7 @@ fn reach(
     Reach {
         map: match obstacle {
             // Of a process that is not recognised no more than some blocks are RAM.
-            Some(_) if mapped > 0 && kind == VmmKind::Unknown => Ok(()),
+            Some(_) if mapped > 0 && kind.guesses_blocks() => Ok(()),
             Some(obstacle) => Err(obstacle),
             None => Ok(()),
         },
@@ -243,21 +258,7 @@ fn try_copy(candidate: &Candidate, probe: Option<VmmVirtual>) -> Result<(), Obst
     let probe = probe.ok_or(Obstacle::NoBlock)?;
     let liveness = Liveness::new(&candidate.process, candidate.start_time)
         .map_err(|error| candidate.obstacle_of(&error))?;
-    let refused = |number: i32| {
-        let denied = ProcessError::Denied { what: "mem" };
-        if !code::is_denial(number) {
-            return Obstacle::System {
-                what: "reading the VMM's memory",
-                code: number,
-            };
-        }
-        match ptrace_scope() {
-            scope if scope > 0 && candidate.status.user == current_user() => {
-                Obstacle::Yama { scope }
-            }
-            _ => candidate.obstacle_of(&denied),
-        }
-    };
+    let refused = |number| candidate.copy_refused(number);
     let memory = ProcessMemory::open(&candidate.process, &liveness).map_err(refused)?;
     let mut word = [0_u8; 8];
     memory.read(probe, &mut word).map_err(refused)

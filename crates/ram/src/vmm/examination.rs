@@ -5,7 +5,8 @@
 use std::fmt;
 
 use super::{Vmm, VmmKind};
-use crate::block::RamBlock;
+use crate::access::Obstacle;
+use crate::mapping::MemoryMapping;
 use crate::os::{Descriptor, Process, ProcessStatus};
 
 /// A kind of namespace in which a VM's process and this one differ.
@@ -84,6 +85,9 @@ pub enum GraftObstacle {
         /// Some of them.
         pids: Vec<u32>,
     },
+    /// A filter that names what is allowed would kill the process.
+    #[error("the process filters its system calls, most likely by a list of what it allows")]
+    CallFilter,
     /// Returning from an injected call could be a violation.
     #[error("the process runs with a shadow stack")]
     ShadowStack,
@@ -102,6 +106,9 @@ impl GraftObstacle {
             Self::Traced { .. } => Some("end the debugger"),
             Self::Shared { .. } => {
                 Some("RAM that others can map can be mapped here, too: use that method")
+            }
+            Self::CallFilter => {
+                Some("Firecracker's --no-seccomp and the like leave the filter out")
             }
             Self::NoRam | Self::ShadowStack | Self::Confidential(_) => None,
         }
@@ -122,8 +129,6 @@ pub struct Examination {
     pub confidential: Option<Confidential>,
     /// Bytes of the VMM that are swapped out.
     pub swapped: u64,
-    /// Whether the process filters its own system calls.
-    pub filters_calls: bool,
     /// What would keep a piece of RAM from being grafted.
     pub graft: Vec<GraftObstacle>,
 }
@@ -140,7 +145,6 @@ impl Vmm {
             namespaces: self.other_namespaces(&process),
             confidential,
             swapped: status.swapped.unwrap_or(0),
-            filters_calls: status.seccomp == 2,
             graft: self.graft_obstacles(&status, &descriptors, confidential),
         }
     }
@@ -169,10 +173,12 @@ impl Vmm {
         confidential: Option<Confidential>,
     ) -> Vec<GraftObstacle> {
         let mut obstacles = Vec::new();
-        if self.blocks.is_empty() {
-            obstacles.push(GraftObstacle::NoRam);
-        } else if self.reach.copy.is_err() {
-            obstacles.push(GraftObstacle::NoRight);
+        match &self.reach.copy {
+            Ok(()) => {}
+            Err(Obstacle::NoBlock | Obstacle::KernelDriver { .. }) => {
+                obstacles.push(GraftObstacle::NoRam);
+            }
+            Err(_) => obstacles.push(GraftObstacle::NoRight),
         }
         if let Some(device) = descriptors.iter().find(|open| pins_pages(&open.target)) {
             obstacles.push(GraftObstacle::DevicePinned {
@@ -187,6 +193,10 @@ impl Vmm {
         let pids = self.sharers();
         if !pids.is_empty() {
             obstacles.push(GraftObstacle::Shared { pids });
+        }
+        // QEMU's list is of what it forbids.
+        if status.seccomp == 2 && self.kind != VmmKind::Qemu {
+            obstacles.push(GraftObstacle::CallFilter);
         }
         if status.shadow_stack {
             obstacles.push(GraftObstacle::ShadowStack);
@@ -207,11 +217,17 @@ impl Vmm {
         if files.is_empty() {
             return Vec::new();
         }
+        // Other processes of this very program know what to do when a region changes.
+        let program = self.root.process(std::process::id()).executable().ok();
         let pids = self.root.pids().unwrap_or_default().into_iter();
-        pids.filter(|pid| *pid != self.pid && *pid != std::process::id())
+        pids.filter(|pid| *pid != self.pid)
+            .filter(|pid| {
+                let process = self.root.process(*pid);
+                program.is_none() || process.executable().ok() != program
+            })
             .filter(|pid| {
                 let mappings = self.root.process(*pid).mappings().unwrap_or_default();
-                let maps = |mapping: &crate::mapping::MemoryMapping| {
+                let maps = |mapping: &MemoryMapping| {
                     let file = mapping.file;
                     file.is_some_and(|file| files.iter().any(|ours| ours.same_file(&file)))
                 };
@@ -219,12 +235,6 @@ impl Vmm {
             })
             .take(ENOUGH)
             .collect()
-    }
-
-    /// The largest block, which is all that is used of a process that is not recognised.
-    #[must_use]
-    pub fn largest_block(&self) -> Option<&RamBlock> {
-        self.blocks.iter().max_by_key(|block| block.length)
     }
 }
 

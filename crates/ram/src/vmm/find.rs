@@ -124,4 +124,8 @@ fn recognise(candidate: &Candidate) -> Option<Draft> {
 
 #[cfg(test)]
 #[path = "find_tests.rs"]
-mod tests;
+pub(super) mod tests;
+
+#[cfg(test)]
+#[path = "find_kinds_tests.rs"]
+mod kinds_tests;

@@ -70,6 +70,11 @@ impl fmt::Display for VmmKind {
 }
 
 impl VmmKind {
+    /// Whether some of the blocks that are taken for RAM may be something else.
+    pub(crate) const fn guesses_blocks(self) -> bool {
+        matches!(self, Self::Unknown | Self::Kvm)
+    }
+
     /// The steps by which a guest's pages are searched, the cheapest first. Where the
     /// program may hold RAM at any address, so may its pages lie.
     #[must_use]

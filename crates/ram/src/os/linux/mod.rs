@@ -15,7 +15,7 @@ pub use liveness::{Liveness, RunState};
 pub(crate) use memory::{MemoryRead, ProcessMemory};
 pub use process::ProcRoot;
 pub(crate) use process::{
-    Descriptor, Process, ProcessError, ProcessStatus, current_user, ptrace_scope, user_name,
+    Descriptor, Process, ProcessError, ProcessStatus, current_user, user_name,
 };
 pub(crate) use residency::Residency;
 

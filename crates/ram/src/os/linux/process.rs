@@ -49,6 +49,20 @@ impl ProcRoot {
         Ok(pids)
     }
 
+    /// Yama's `ptrace_scope`; 0 where the system has no Yama.
+    pub(crate) fn ptrace_scope(&self) -> u32 {
+        fs::read_to_string(self.path.join("sys/kernel/yama/ptrace_scope"))
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(0)
+    }
+
+    /// Whether processes of other users are hidden as if they were not there (`hidepid`).
+    #[must_use]
+    pub fn hides_processes(&self) -> bool {
+        !self.path.join("1").exists()
+    }
+
     /// One process; it need not exist.
     pub(crate) fn process(&self, pid: u32) -> Process {
         Process {
@@ -291,14 +305,6 @@ pub(crate) fn user_name(user: u32) -> Option<String> {
         let name = fields.next()?;
         (fields.nth(1)?.parse() == Ok(user) && !name.is_empty()).then(|| name.to_owned())
     })
-}
-
-/// Yama's `ptrace_scope`; 0 where the system has no Yama.
-pub(crate) fn ptrace_scope() -> u32 {
-    fs::read_to_string(Path::new("/proc/sys/kernel/yama/ptrace_scope"))
-        .ok()
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(0)
 }
 
 #[cfg(test)]
