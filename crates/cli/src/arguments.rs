@@ -127,6 +127,7 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  vmshm bench web --json")]
     Bench(Bench),
     /// What can be reached, what cannot, why, and what would help
+    #[command(after_help = "Example:\n  vmshm doctor web")]
     Doctor(Doctor),
     /// Print shell completions
     Completions {
@@ -325,6 +326,9 @@ pub(crate) struct Bench {
 pub(crate) struct Doctor {
     /// Process number, name, or vmm:name [default: all]
     pub(crate) vm: Option<String>,
+    /// Print a JSON array
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// A region of a VM, as `VM/NAME`.

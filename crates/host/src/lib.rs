@@ -10,6 +10,7 @@
 
 pub mod attach;
 pub mod bench;
+pub mod diagnosis;
 pub mod ending;
 pub mod identity;
 pub mod machines;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use vmshm_link::beacon::KeeperState;
 use vmshm_link::directory::{self, RegionEntry};
 use vmshm_ram::{
-    Access, DumpError, FindError, Method, Protection, RunState, Step, StoredDump, Vmm, find_all,
+    Access, DumpError, FindError, Method, Protection, RunState, StoredDump, Vmm, find_all,
     find_by_pid, guest_os,
 };
 
@@ -228,7 +228,7 @@ impl Look {
             .flatten();
         let mut findings = Findings::default();
         if let Some(target) = &target {
-            for step in [Step::HugePage, Step::Page] {
+            for &step in target.vmm.kind.steps() {
                 findings = sighting::look(target, Where::Scan, step).unwrap_or_default();
                 if !findings.candidates.is_empty() || !findings.incompatible.is_empty() {
                     break;

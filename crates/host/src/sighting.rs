@@ -172,7 +172,7 @@ pub fn find_living(
     let ram = &target.ram;
     let start = Instant::now();
     let mut findings = Findings::default();
-    for step in [Step::HugePage, Step::Page] {
+    for &step in target.vmm.kind.steps() {
         findings = look(target, place, step)?;
         loop {
             let living = findings.living(ram);

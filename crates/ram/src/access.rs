@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::block::Backing;
+use crate::os::user_name;
 
 /// The way to reach guest RAM that is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
@@ -42,17 +43,33 @@ impl fmt::Display for Access {
 #[non_exhaustive]
 pub enum Obstacle {
     /// Only the process's own user and root may look.
-    #[error("the process belongs to user {owner}, and this is user {own}")]
+    #[error("the process belongs to {}, and you are {}", user(*owner), user(*own))]
     OtherUser {
         /// Who runs the VMM.
         owner: u32,
         /// Who asks.
         own: u32,
     },
-    /// The right user, yet refused: the process is marked not dumpable, or a security
-    /// module or a user namespace forbids it.
-    #[error("the system refuses to show the process, although it runs as the same user")]
+    /// The right user, yet the process is marked not dumpable: its program has more rights
+    /// than its user, or asked for it.
+    #[error("the process runs as the same user, but is marked not dumpable: only root may look")]
     NotDumpable,
+    /// The right user and a dumpable process, yet refused.
+    #[error(
+        "the system refuses to show the process, although it runs as the same user: it is in another user namespace, has more capabilities, or a security module (AppArmor, SELinux) forbids it"
+    )]
+    Confined,
+    /// Root, yet without the right that root has by default.
+    #[error("you are root, but without the right to look into other users' processes")]
+    MissingCapability,
+    /// The RAM is the hypervisor's driver's own.
+    #[error(
+        "the guest's RAM is held by the kernel driver {driver}; the process maps only small windows of it"
+    )]
+    KernelDriver {
+        /// The driver's device.
+        driver: &'static str,
+    },
     /// Yama forbids to trace processes that are not one's own children.
     #[error("the system forbids copying from other processes (ptrace_scope is {scope})")]
     Yama {
@@ -66,7 +83,7 @@ pub enum Obstacle {
         backing: Backing,
     },
     /// The file behind a block was refused.
-    #[error("the file behind guest RAM ({name}) cannot be opened: system error {code}")]
+    #[error("the file behind guest RAM ({name}) cannot be opened: {}", reason(*code))]
     FileRefused {
         /// The file's name in the VMM's mappings.
         name: String,
@@ -80,7 +97,7 @@ pub enum Obstacle {
     #[error("the process is gone")]
     Gone,
     /// Another refusal of the system.
-    #[error("{what} failed: system error {code}")]
+    #[error("{what} failed: {}", reason(*code))]
     System {
         /// What was tried.
         what: &'static str,
@@ -89,15 +106,36 @@ pub enum Obstacle {
     },
 }
 
+/// A user as people know it.
+fn user(number: u32) -> String {
+    match user_name(number) {
+        Some(name) => format!("{name} (uid {number})"),
+        None => format!("uid {number}"),
+    }
+}
+
+/// What the system says of its code.
+fn reason(code: i32) -> std::io::Error {
+    std::io::Error::from_raw_os_error(code)
+}
+
 impl Obstacle {
     /// What the user can do about it.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::OtherUser { owner: 0, .. } => Some("run as root".to_owned()),
             Self::OtherUser { owner, .. } => {
-                Some(format!("run as root, or as the user with number {owner}"))
+                Some(format!("run as root, or as {}", user(*owner)))
             }
-            Self::NotDumpable => Some("run as root".to_owned()),
+            Self::NotDumpable | Self::Confined => Some("run as root".to_owned()),
+            Self::MissingCapability => Some(
+                "run outside the container, or give it the capability SYS_PTRACE".to_owned(),
+            ),
+            Self::KernelDriver { .. } => Some(
+                "`VBoxManage debugvm NAME dumpvmcore --filename FILE` writes the RAM into a file, and `dump:FILE` reads that"
+                    .to_owned(),
+            ),
             Self::Yama { .. } => Some(
                 "run as root, or set kernel.yama.ptrace_scope to 0; RAM in a memfd or a shared file can be mapped nevertheless"
                     .to_owned(),

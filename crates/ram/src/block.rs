@@ -131,6 +131,31 @@ pub(crate) fn choose(mappings: &[MemoryMapping], wanted: &[WantedBlock]) -> Vec<
 /// Everything in a process that could be guest RAM, the largest first. Where parts of a
 /// file are mapped more than once, they count once.
 pub(crate) fn candidates(mappings: &[MemoryMapping]) -> Vec<RamBlock> {
+    let mut blocks = shared_candidates(mappings);
+    blocks.extend(
+        anonymous_runs(mappings)
+            .iter()
+            .map(AnonymousRun::block)
+            .filter(|block| block.length >= SMALLEST_CANDIDATE),
+    );
+    blocks.sort_by_key(|block| (std::cmp::Reverse(block.length), block.start));
+    blocks
+}
+
+/// Runs of private anonymous memory of at least `smallest` bytes, the largest first.
+pub(crate) fn anonymous_candidates(mappings: &[MemoryMapping], smallest: u64) -> Vec<RamBlock> {
+    let mut blocks: Vec<RamBlock> = anonymous_runs(mappings)
+        .iter()
+        .map(AnonymousRun::block)
+        .filter(|block| block.length >= smallest)
+        .collect();
+    blocks.sort_by_key(|block| (std::cmp::Reverse(block.length), block.start));
+    blocks
+}
+
+/// What a process maps shared and writable, the largest first. Where parts of a file are
+/// mapped more than once, they count once.
+pub(crate) fn shared_candidates(mappings: &[MemoryMapping]) -> Vec<RamBlock> {
     let mut shared = file_blocks(mappings);
     shared.retain(|block| block.backing.is_shared());
     shared.sort_by_key(|block| std::cmp::Reverse(block.length));
@@ -148,13 +173,6 @@ pub(crate) fn candidates(mappings: &[MemoryMapping]) -> Vec<RamBlock> {
             blocks.push(block);
         }
     }
-    blocks.extend(
-        anonymous_runs(mappings)
-            .iter()
-            .map(AnonymousRun::block)
-            .filter(|block| block.length >= SMALLEST_CANDIDATE),
-    );
-    blocks.sort_by_key(|block| (std::cmp::Reverse(block.length), block.start));
     blocks
 }
 
@@ -225,12 +243,29 @@ fn backing_of(mapping: &MemoryMapping) -> Backing {
     }
 }
 
+/// What the names of mappings of devices start with, and of the kernel's own objects:
+/// the state of virtual processors, rings, graphics memory.
+const DEVICES: [&str; 10] = [
+    "anon_inode:",
+    "socket:",
+    "/dmabuf",
+    "/dev/dri/",
+    "/dev/infiniband/",
+    "/dev/kfd",
+    "/dev/nvidia",
+    "/dev/snd/",
+    "/dev/vboxdrv",
+    "/dev/vfio/",
+];
+
 /// QEMU's just-in-time code may lie in a memory file that is mapped twice; a graft is
 /// part of the block around it.
 fn is_no_ram(mapping: &MemoryMapping) -> bool {
-    mapping
-        .memfd_name()
-        .is_some_and(|name| name.contains("jit") || name.starts_with(GRAFT_NAME))
+    let is_device = DEVICES.iter().any(|name| mapping.name.starts_with(name));
+    is_device
+        || mapping
+            .memfd_name()
+            .is_some_and(|name| name.contains("jit") || name.starts_with(GRAFT_NAME))
 }
 
 /// Neighbouring writable anonymous mappings, as the kernel may have split or joined
@@ -251,7 +286,7 @@ impl AnonymousRun {
     }
 }
 
-fn anonymous_block(start: u64, length: u64) -> RamBlock {
+pub(crate) fn anonymous_block(start: u64, length: u64) -> RamBlock {
     RamBlock {
         backing: Backing::PrivateAnonymous,
         name: String::new(),

@@ -15,7 +15,7 @@ use crate::open_block::{OpenBlock, write_file};
 use crate::os::{BackingFile, Liveness, MemoryRead, ProcessMemory, Residency, code};
 use crate::ram_error::{OpenError, RamError};
 use crate::view::View;
-use crate::vmm::{Vmm, VmmKind};
+use crate::vmm::Vmm;
 
 /// One read of a batch.
 #[derive(Debug)]
@@ -74,7 +74,7 @@ impl GuestRam {
                         Ok(file) => Some(Arc::new(file)),
                         Err(_) if liveness.is_gone() => return Err(gone()),
                         // A process that is not recognised may drop what is no RAM.
-                        Err(code) if !copying && vmm.kind != VmmKind::Unknown => {
+                        Err(code) if !copying && !vmm.kind.guesses_blocks() => {
                             return Err(OpenError::Method {
                                 method: Access::Map,
                                 obstacle: Obstacle::FileRefused {

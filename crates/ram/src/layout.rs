@@ -24,6 +24,8 @@ pub enum Source {
     MachineRule,
     /// By counting from a file's start, for want of anything better.
     FileOrder,
+    /// By counting from the start of the largest block of RAM: a guess.
+    BlockOrder,
 }
 
 impl fmt::Display for Source {
@@ -35,6 +37,7 @@ impl fmt::Display for Source {
             Self::DumpHeaders => "stated by the dump's headers",
             Self::MachineRule => "by the machine's rule, not proved",
             Self::FileOrder => "by place in the raw file",
+            Self::BlockOrder => "counted from the start of the largest block, a guess",
         })
     }
 }
@@ -177,6 +180,14 @@ impl Layout {
             end = extent.end().ok_or(bad)?;
         }
         Ok(Self { ranges })
+    }
+
+    /// Whether any of it is no more than a guess, from which nothing may be concluded.
+    #[must_use]
+    pub fn is_guess(&self) -> bool {
+        self.ranges
+            .iter()
+            .any(|range| range.source >= Source::BlockOrder)
     }
 
     /// The ranges, in rising order.

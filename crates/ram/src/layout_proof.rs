@@ -34,6 +34,7 @@ impl Layout {
         rule: Option<&Self>,
     ) -> Result<Self, LayoutError> {
         check_places(points, blocks)?;
+        let rule = rule.filter(|rule| !rule.is_guess());
         let reported: Vec<Extent> = match (ram_ranges.is_empty(), rule) {
             (false, _) => joined(ram_ranges)?,
             (true, Some(rule)) => rule.ranges().iter().map(|range| range.extent).collect(),
@@ -175,7 +176,7 @@ fn proved_parts(
 }
 
 /// No byte of a block may appear at two guest addresses.
-fn check_blocks_used_once(ranges: &[LayoutRange]) -> Result<(), LayoutError> {
+pub(crate) fn check_blocks_used_once(ranges: &[LayoutRange]) -> Result<(), LayoutError> {
     let mut by_place: Vec<&LayoutRange> = ranges.iter().collect();
     by_place.sort_by_key(|range| range.at);
     for pair in by_place.windows(2) {

@@ -1,6 +1,8 @@
 //! Layouts by rule: where a machine that is known puts its RAM. Rules are guesses until
 //! something proves them. The splits of QEMU's machines follow its sources
-//! (`hw/i386/pc_piix.c`, `pc_q35.c`, `microvm.c`).
+//! (`hw/i386/pc_piix.c`, `pc_q35.c`, `microvm.c`), those of Firecracker its
+//! `src/vmm/src/arch/x86_64/layout.rs` (a hole of 768 MiB below 4 GiB until 1.12, of 1 GiB
+//! since), that of Cloud Hypervisor its `arch/src/x86_64/layout.rs` (RAM up to 3 GiB).
 
 use vmshm_link::{Extent, GuestPhysical};
 
@@ -39,6 +41,14 @@ pub(crate) fn by_machine(
         Machine::Q35 { below_4g } => (q35_split(ram_bytes, below_4g), GRAPHICS_END),
         // Without shadow memory the firmware's own ROM lies below 1 MiB.
         Machine::Microvm => (ram_bytes.min(3 * GIB), ONE_MIB),
+        Machine::Firecracker => return split(blocks, &[3 * GIB, FOUR_GIB - (768 << 20)]),
+        Machine::CloudHypervisor => return split(blocks, &[3 * GIB]),
+        Machine::Counted => {
+            return Layout::new(vec![LayoutRange {
+                source: Source::BlockOrder,
+                ..range(0, block.length, 0)
+            }]);
+        }
         Machine::Unknown => return Err(LayoutError::NoRule),
     };
     if block.length != ram_bytes || ram_bytes > LARGEST_PLAIN {
@@ -52,6 +62,28 @@ pub(crate) fn by_machine(
         ranges.push(range(FOUR_GIB, ram_bytes - low, low));
     }
     Layout::new(ranges)
+}
+
+/// RAM from 0 up to one of `ends`, the smallest first, and the rest in a block of its own
+/// from 4 GiB. Legacy graphics memory does not exist there.
+fn split(blocks: &[RamBlock], ends: &[u64]) -> Result<Layout, LayoutError> {
+    /// Firecracker leaves a second hole here.
+    const SECOND_HOLE: u64 = 256 * GIB;
+    let smallest = ends.first().copied().unwrap_or(0);
+    match blocks {
+        [only] if only.length <= smallest => Layout::new(vec![range(0, only.length, 0)]),
+        [low, high] if ends.contains(&low.length) && high.length <= SECOND_HOLE - FOUR_GIB => {
+            let high = LayoutRange {
+                at: BlockOffset {
+                    block: 1,
+                    offset: 0,
+                },
+                ..range(FOUR_GIB, high.length, 0)
+            };
+            Layout::new(vec![range(0, low.length, 0), high])
+        }
+        _ => Err(LayoutError::NoRule),
+    }
 }
 
 fn range(start: u64, length: u64, offset: u64) -> LayoutRange {
@@ -131,6 +163,50 @@ mod tests {
         assert_eq!(offset_of(pc, GIB, GRAPHICS_START), None);
         assert_eq!(offset_of(pc, GIB, 0), Some(0));
         assert_eq!(offset_of(pc, 64 << 10, 0x8000), Some(0x8000));
+    }
+
+    #[test]
+    fn small_vmms_split_below_4_gib_where_their_blocks_do() {
+        for (machine, low) in [
+            (Machine::CloudHypervisor, 3 * GIB),
+            (Machine::Firecracker, 3 * GIB),
+            (Machine::Firecracker, 0xd000_0000),
+        ] {
+            let blocks = [block(low), block(GIB)];
+            let layout = by_machine(machine, low + GIB, &blocks).expect("a rule");
+            let last = layout.translate(GuestPhysical(low - 1)).expect("RAM");
+            assert_eq!(
+                last.at,
+                BlockOffset {
+                    block: 0,
+                    offset: low - 1
+                }
+            );
+            assert!(layout.translate(GuestPhysical(low)).is_err());
+            let high = layout.translate(GuestPhysical(FOUR_GIB)).expect("RAM");
+            assert_eq!((high.at.block, high.at.offset), (1, 0));
+            assert_eq!(high.source, Source::MachineRule);
+        }
+        assert_eq!(
+            offset_of(Machine::Firecracker, GIB, 0xa_0000),
+            Some(0xa_0000)
+        );
+        let odd = [block(2 * GIB), block(GIB)];
+        let rule = by_machine(Machine::CloudHypervisor, 3 * GIB, &odd);
+        assert_eq!(rule, Err(LayoutError::NoRule));
+    }
+
+    #[test]
+    fn counting_from_the_largest_block_is_called_a_guess() {
+        let layout = by_machine(Machine::Counted, 0, &[block(GIB), block(2 << 20)]);
+        let layout = layout.expect("a guess");
+        assert!(layout.is_guess());
+        let location = layout
+            .translate(GuestPhysical(0x1234))
+            .expect("in the block");
+        assert_eq!(location.at.offset, 0x1234);
+        assert_eq!(location.source, Source::BlockOrder);
+        assert!(layout.translate(GuestPhysical(GIB)).is_err());
     }
 
     #[test]

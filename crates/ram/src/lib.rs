@@ -13,10 +13,12 @@
 mod access;
 mod address;
 mod block;
+mod brand;
 mod dump;
 mod guest_os;
 mod guest_ram;
 mod layout;
+mod layout_granules;
 mod layout_proof;
 mod layout_rule;
 mod mapping;
@@ -47,6 +49,7 @@ pub use search::{
 };
 pub use view::View;
 pub use vmm::{
-    Evidence, FindError, Machine, Vmm, VmmKind, find_all, find_all_in, find_by_pid, find_by_pid_in,
+    Confidential, Evidence, Examination, FindError, GraftObstacle, Machine, Namespace, Vmm,
+    VmmKind, find_all, find_all_in, find_by_pid, find_by_pid_in,
 };
 pub use vmshm_shm::Protection;

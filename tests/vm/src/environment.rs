@@ -47,14 +47,22 @@ pub fn program(name: &str) -> PathBuf {
 /// When it was not built.
 #[must_use]
 pub fn guest_program(name: &str) -> String {
+    format!("'{}'", own_program(name).display())
+}
+
+/// A program of this package.
+///
+/// # Panics
+/// When it was not built.
+#[must_use]
+pub fn own_program(name: &str) -> PathBuf {
     let tests = std::env::current_exe().expect("a program knows its path");
     // target/release/deps/machines-…, beside which target/release/NAME lies.
     let found = tests
         .ancestors()
         .map(|directory| directory.join(name))
         .find(|path| path.is_file());
-    let found = found.unwrap_or_else(|| panic!("{name} was not built"));
-    format!("'{}'", found.display())
+    found.unwrap_or_else(|| panic!("{name} was not built"))
 }
 
 /// The Python that has Volatility 3; says why a test is skipped if there is none.

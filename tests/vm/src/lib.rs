@@ -10,6 +10,7 @@
 )]
 
 pub mod agent;
+pub mod bochs;
 pub mod bytes;
 pub mod environment;
 pub mod fleet;

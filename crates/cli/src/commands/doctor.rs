@@ -1,10 +1,12 @@
 //! `vmshm doctor`: for each VM what can be reached, what cannot, why, and what would
-//! help. A first version: it tells of mapping, copying and the agent.
+//! help.
 
 use std::fmt::Write as _;
 
-use vmshm_host::machines::{self, AgentState, MachineView};
-use vmshm_ram::Obstacle;
+use serde_json::{Value, json};
+use vmshm_host::diagnosis::{Cause, Diagnosis, diagnose};
+use vmshm_host::machines;
+use vmshm_ram::ProcRoot;
 
 use crate::arguments::Doctor;
 use crate::failure::Failure;
@@ -14,22 +16,43 @@ use crate::output;
 pub(crate) fn run(doctor: &Doctor) -> Result<(), Failure> {
     let machines = match &doctor.vm {
         Some(vm) => machines::look_at(vec![machines::find(vm)?]),
-        None => machines::list()?,
+        None => {
+            tell_what_may_be_hidden();
+            machines::list()?
+        }
     };
-    if machines.is_empty() {
+    let all: Vec<Diagnosis> = machines.into_iter().map(diagnose).collect();
+    if doctor.json {
+        let array: Vec<Value> = all.iter().map(as_json).collect();
+        return output::print(&format!("{:#}\n", Value::from(array)));
+    }
+    if all.is_empty() {
         return output::print(
             "no VM found on this host\n  hint: a VM of another user or in another pid namespace may be hidden; run as root\n",
         );
     }
     let mut text = String::new();
-    for machine in &machines {
-        describe(&mut text, machine);
+    for diagnosis in &all {
+        describe(&mut text, diagnosis);
     }
     output::print(&text)
 }
 
-fn describe(text: &mut String, machine: &MachineView) {
-    let vmm = &machine.vmm;
+/// Whoever is not root does not see everything, and should know.
+fn tell_what_may_be_hidden() {
+    if ProcRoot::system().hides_processes() {
+        eprintln!(
+            "note: /proc hides the processes of other users (hidepid), or shows a container's only; root outside of it sees all"
+        );
+    } else if !rustix::process::geteuid().is_root() {
+        eprintln!(
+            "note: of other users' processes only the command lines are seen; root sees all VMs"
+        );
+    }
+}
+
+fn describe(text: &mut String, diagnosis: &Diagnosis) {
+    let vmm = &diagnosis.machine.vmm;
     let _ = writeln!(
         text,
         "{} ({}, process {}, {})",
@@ -38,51 +61,64 @@ fn describe(text: &mut String, machine: &MachineView) {
         vmm.pid,
         output::size(vmm.ram_bytes)
     );
-    method(text, "map", &vmm.reach.map);
-    method(text, "copy", &vmm.reach.copy);
-    let (state, hint) = agent(machine);
-    let _ = writeln!(text, "  agent: {state}");
-    if let Some(hint) = hint {
+    for (name, cause) in [("map", &diagnosis.map), ("copy", &diagnosis.copy)] {
+        match cause {
+            None => {
+                let _ = writeln!(text, "  {name}: yes");
+            }
+            Some(cause) => line(text, &format!("{name}: no"), cause),
+        }
+    }
+    if diagnosis.graft.is_empty() {
+        text.push_str("  graft: not in this release; nothing would stand in its way\n");
+    }
+    for cause in &diagnosis.graft {
+        line(
+            text,
+            "graft: not in this release, and would be refused",
+            cause,
+        );
+    }
+    for cause in &diagnosis.notes {
+        line(text, "note", cause);
+    }
+    line(text, "agent", &diagnosis.agent);
+}
+
+fn line(text: &mut String, what: &str, cause: &Cause) {
+    let _ = writeln!(text, "  {what}: {}", cause.what);
+    if let Some(hint) = &cause.hint {
         let _ = writeln!(text, "    hint: {hint}");
     }
 }
 
-fn method(text: &mut String, name: &str, result: &Result<(), Obstacle>) {
-    match result {
-        Ok(()) => {
-            let _ = writeln!(text, "  {name}: yes");
-        }
-        Err(obstacle) => {
-            let _ = writeln!(text, "  {name}: no: {obstacle}");
-            if let Some(hint) = obstacle.hint() {
-                let _ = writeln!(text, "    hint: {hint}");
-            }
-        }
-    }
+fn as_json(diagnosis: &Diagnosis) -> Value {
+    let vmm = &diagnosis.machine.vmm;
+    json!({
+        "pid": vmm.pid,
+        "vmm": vmm.kind.to_string(),
+        "name": vmm.name,
+        "ram_bytes": vmm.ram_bytes,
+        "map": method_json(diagnosis.map.as_ref()),
+        "copy": method_json(diagnosis.copy.as_ref()),
+        "graft": {
+            "works": false,
+            "would_work": diagnosis.graft.is_empty(),
+            "causes": diagnosis.graft.iter().map(cause_json).collect::<Vec<_>>(),
+        },
+        "notes": diagnosis.notes.iter().map(cause_json).collect::<Vec<_>>(),
+        "agent": cause_json(&diagnosis.agent),
+    })
 }
 
-fn agent(machine: &MachineView) -> (&'static str, Option<&'static str>) {
-    match machine.agent.as_ref().map(|agent| agent.state) {
-        Some(AgentState::Seen) => ("running", None),
-        Some(AgentState::Silent) => (
-            "silent: its heartbeat stands still",
-            Some("is the VM paused? (kill -CONT PID)"),
-        ),
-        Some(AgentState::Dead) => (
-            "dead: its keeper still holds the memory",
-            Some("start `vmshm-agent run` in the guest again, as root"),
-        ),
-        Some(AgentState::Nested) => (
-            "several: a VM runs inside this VM",
-            Some("run vmshm inside the outer guest to reach the inner one"),
-        ),
-        Some(AgentState::Incompatible) => (
-            "of another protocol version",
-            Some("use the same release of vmshm on both sides"),
-        ),
-        None => (
-            "none",
-            Some("start `vmshm-agent run` in the guest, as root"),
-        ),
-    }
+fn method_json(cause: Option<&Cause>) -> Value {
+    json!({
+        "works": cause.is_none(),
+        "cause": cause.map(|cause| cause.what.as_str()),
+        "hint": cause.and_then(|cause| cause.hint.as_deref()),
+    })
+}
+
+fn cause_json(cause: &Cause) -> Value {
+    json!({ "what": cause.what, "hint": cause.hint })
 }

@@ -10,8 +10,8 @@ use crate::address::VmmVirtual;
 use crate::block::{Backing, RamBlock};
 use crate::mapping::MemoryMapping;
 use crate::os::{
-    BackingFile, Liveness, ProcRoot, Process, ProcessError, ProcessMemory, ProcessStatus, code,
-    current_user, ptrace_scope,
+    BackingFile, Descriptor, Liveness, ProcRoot, Process, ProcessError, ProcessMemory,
+    ProcessStatus, code, current_user, holds_constant,
 };
 
 /// What there is to judge a process by.
@@ -24,7 +24,8 @@ pub(super) struct Candidate {
     pub(super) status: ProcessStatus,
     pub(super) executable: Option<PathBuf>,
     /// Read when they are first asked for: most processes are ruled out before.
-    pub(super) mappings: OnceCell<Result<Vec<MemoryMapping>, ProcessError>>,
+    mappings: OnceCell<Result<Vec<MemoryMapping>, ProcessError>>,
+    descriptors: OnceCell<Vec<Descriptor>>,
 }
 
 impl Candidate {
@@ -42,6 +43,7 @@ impl Candidate {
             status,
             executable,
             mappings: OnceCell::new(),
+            descriptors: OnceCell::new(),
         })
     }
 
@@ -72,11 +74,89 @@ impl Candidate {
         self.process.start_time() == Ok(self.start_time)
     }
 
+    /// Its open files; none where they may not be seen.
+    pub(super) fn descriptors(&self) -> &[Descriptor] {
+        self.descriptors
+            .get_or_init(|| self.process.descriptors().unwrap_or_default())
+    }
+
+    pub(super) fn holds(&self, target: &str) -> bool {
+        self.descriptors()
+            .iter()
+            .any(|descriptor| descriptor.target == target)
+    }
+
     pub(super) fn holds_kvm(&self) -> bool {
-        self.process.descriptors().is_ok_and(|descriptors| {
-            descriptors
-                .iter()
-                .any(|descriptor| descriptor.target == "anon_inode:kvm-vm")
+        self.holds("anon_inode:kvm-vm")
+    }
+
+    /// The file name of the executable, else of what the process says it is.
+    pub(super) fn program_name(&self) -> &str {
+        self.executable
+            .as_deref()
+            .and_then(|path| path.file_name()?.to_str())
+            .or_else(|| self.first_word_name())
+            .unwrap_or("")
+    }
+
+    /// Whether the executable has a text among its constants. Where it cannot be read,
+    /// its name must be `name`, in the command line and for the kernel.
+    pub(super) fn is_program(&self, text: &'static [u8], name: &str) -> Option<Evidence> {
+        match holds_constant(&self.process.path("exe"), text) {
+            Some(true) => Some(Evidence::Executable),
+            Some(false) => None,
+            None => {
+                let named = self
+                    .first_word_name()
+                    .is_some_and(|word| word.starts_with(name));
+                (named && self.is_called_what_it_says()).then_some(Evidence::ExecutableName)
+            }
+        }
+    }
+
+    /// Why the process could not be looked at.
+    pub(super) fn obstacle_of(&self, error: &ProcessError) -> Obstacle {
+        let own = current_user();
+        match error {
+            ProcessError::Denied { .. } if own == 0 => Obstacle::MissingCapability,
+            ProcessError::Denied { .. } if self.status.user != own => Obstacle::OtherUser {
+                owner: self.status.user,
+                own,
+            },
+            // Of a process that is not dumpable the system gives everything to root.
+            ProcessError::Denied { .. } if self.process.directory_owner() != Some(own) => {
+                Obstacle::NotDumpable
+            }
+            other => obstacle_of(other),
+        }
+    }
+
+    /// Why its memory could not be copied.
+    pub(super) fn copy_refused(&self, number: i32) -> Obstacle {
+        if !code::is_denial(number) {
+            return Obstacle::System {
+                what: "reading the VMM's memory",
+                code: number,
+            };
+        }
+        let own = self.status.user == current_user();
+        match self.root.ptrace_scope() {
+            scope if scope > 0 && own => Obstacle::Yama { scope },
+            _ => self.obstacle_of(&ProcessError::Denied { what: "mem" }),
+        }
+    }
+
+    /// The value of an option that is given as `--name VALUE` or `--name=VALUE`, the last
+    /// one.
+    pub(super) fn option(&self, name: &str) -> Option<&str> {
+        let words = self.words.get(1..)?;
+        words.iter().enumerate().rev().find_map(|(index, word)| {
+            let rest = word.strip_prefix(name)?;
+            if rest.is_empty() {
+                words.get(index + 1).map(String::as_str)
+            } else {
+                rest.strip_prefix('=')
+            }
         })
     }
 }
@@ -92,17 +172,22 @@ pub(super) struct Draft {
     pub(super) machine: Machine,
     /// Whether the command line makes all RAM shared.
     pub(super) told_shared: bool,
+    /// Why its RAM cannot be reached whatever the system allows.
+    pub(super) barred: Option<Obstacle>,
 }
 
 impl Draft {
     pub(super) fn finish(mut self, candidate: Candidate) -> Vmm {
         let reach = match candidate.mappings() {
+            Ok(_) if self.barred.is_some() => {
+                Reach::none(self.barred.take().unwrap_or(Obstacle::NoBlock))
+            }
             Ok(mappings) => {
                 let probe = mappings.iter().find(|mapping| mapping.readable);
                 let probe = probe.map(|mapping| mapping.start);
                 reach(&candidate, self.kind, &mut self.blocks, probe)
             }
-            Err(error) => Reach::none(obstacle_of(error, Some(&candidate.status))),
+            Err(error) => Reach::none(candidate.obstacle_of(error)),
         };
         let pid = candidate.process.pid();
         Vmm {
@@ -116,6 +201,7 @@ impl Draft {
             evidence: self.evidence,
             machine: self.machine,
             told_shared: self.told_shared,
+            words: candidate.words,
             root: candidate.root,
         }
     }
@@ -160,7 +246,7 @@ fn reach(
     Reach {
         map: match obstacle {
             // Of a process that is not recognised no more than some blocks are RAM.
-            Some(_) if mapped > 0 && kind == VmmKind::Unknown => Ok(()),
+            Some(_) if mapped > 0 && kind.guesses_blocks() => Ok(()),
             Some(obstacle) => Err(obstacle),
             None => Ok(()),
         },
@@ -171,38 +257,18 @@ fn reach(
 fn try_copy(candidate: &Candidate, probe: Option<VmmVirtual>) -> Result<(), Obstacle> {
     let probe = probe.ok_or(Obstacle::NoBlock)?;
     let liveness = Liveness::new(&candidate.process, candidate.start_time)
-        .map_err(|error| obstacle_of(&error, Some(&candidate.status)))?;
-    let refused = |number: i32| {
-        let denied = ProcessError::Denied { what: "mem" };
-        if !code::is_denial(number) {
-            return Obstacle::System {
-                what: "reading the VMM's memory",
-                code: number,
-            };
-        }
-        match ptrace_scope() {
-            scope if scope > 0 && candidate.status.user == current_user() => {
-                Obstacle::Yama { scope }
-            }
-            _ => obstacle_of(&denied, Some(&candidate.status)),
-        }
-    };
+        .map_err(|error| candidate.obstacle_of(&error))?;
+    let refused = |number| candidate.copy_refused(number);
     let memory = ProcessMemory::open(&candidate.process, &liveness).map_err(refused)?;
     let mut word = [0_u8; 8];
     memory.read(probe, &mut word).map_err(refused)
 }
 
-/// Why a process could not be looked at.
-pub(super) fn obstacle_of(error: &ProcessError, status: Option<&ProcessStatus>) -> Obstacle {
+/// Why a process of which nothing more is known could not be looked at.
+pub(super) fn obstacle_of(error: &ProcessError) -> Obstacle {
     match error {
         ProcessError::Gone => Obstacle::Gone,
         ProcessError::System { what, code } => Obstacle::System { what, code: *code },
-        ProcessError::Denied { .. } => match status {
-            Some(status) if status.user != current_user() => Obstacle::OtherUser {
-                owner: status.user,
-                own: current_user(),
-            },
-            _ => Obstacle::NotDumpable,
-        },
+        ProcessError::Denied { .. } => Obstacle::Confined,
     }
 }

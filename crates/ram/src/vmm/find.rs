@@ -3,7 +3,10 @@
 //! looked at is listed with the reason.
 
 use super::candidate::{Candidate, Draft, obstacle_of};
-use super::{FindError, Machine, Vmm, VmmKind, qemu, uml};
+use super::{
+    FindError, Machine, Vmm, VmmKind, bochs, cloud_hypervisor, firecracker, kvm, qemu, uml,
+    virtualbox, vmware,
+};
 use crate::block;
 use crate::os::{ProcRoot, ProcessError};
 
@@ -77,7 +80,7 @@ pub fn find_by_pid_in(root: &ProcRoot, pid: u32) -> Result<Vmm, FindError> {
         ProcessError::Gone => FindError::NoProcess { pid },
         other => FindError::Refused {
             pid,
-            obstacle: obstacle_of(&other, None),
+            obstacle: obstacle_of(&other),
         },
     })?;
     if let Some(draft) = recognise(&candidate) {
@@ -87,7 +90,7 @@ pub fn find_by_pid_in(root: &ProcRoot, pid: u32) -> Result<Vmm, FindError> {
         Ok(mappings) => block::candidates(mappings),
         Err(ProcessError::Gone) => return Err(FindError::NoProcess { pid }),
         Err(error) => {
-            let obstacle = obstacle_of(error, Some(&candidate.status));
+            let obstacle = candidate.obstacle_of(error);
             return Err(FindError::Refused { pid, obstacle });
         }
     };
@@ -97,19 +100,32 @@ pub fn find_by_pid_in(root: &ProcRoot, pid: u32) -> Result<Vmm, FindError> {
         ram_bytes: blocks.iter().map(|block| block.length).sum(),
         blocks,
         evidence: Vec::new(),
-        machine: Machine::Unknown,
+        machine: Machine::Counted,
         told_shared: false,
+        barred: None,
     };
     Ok(draft.finish(candidate))
 }
 
 /// Asks each kind of VMM in turn.
 fn recognise(candidate: &Candidate) -> Option<Draft> {
-    let draft = uml::recognise(candidate).or_else(|| qemu::recognise(candidate))?;
+    // Any program with a KVM virtual machine comes last: most of the others have one, too.
+    let draft = uml::recognise(candidate)
+        .or_else(|| qemu::recognise(candidate))
+        .or_else(|| bochs::recognise(candidate))
+        .or_else(|| vmware::recognise(candidate))
+        .or_else(|| virtualbox::recognise(candidate))
+        .or_else(|| firecracker::recognise(candidate))
+        .or_else(|| cloud_hypervisor::recognise(candidate))
+        .or_else(|| kvm::recognise(candidate))?;
     tracing::debug!(pid = candidate.process.pid(), kind = %draft.kind, evidence = ?draft.evidence, "recognised");
     Some(draft)
 }
 
 #[cfg(test)]
 #[path = "find_tests.rs"]
-mod tests;
+pub(super) mod tests;
+
+#[cfg(test)]
+#[path = "find_kinds_tests.rs"]
+mod kinds_tests;

@@ -24,7 +24,7 @@ const QEMU_DIMM: &str = include_str!("../../tests/recordings/qemu-dimm.txt");
 const QEMU_LIBVIRT: &str = include_str!("../../tests/recordings/qemu-libvirt-style.txt");
 
 /// Puts a recording where /proc would have it, and gives its process number.
-fn play(root: &Path, recording: &str) -> u32 {
+pub(in crate::vmm) fn play(root: &Path, recording: &str) -> u32 {
     let mut sections: Vec<(&str, Vec<&str>)> = Vec::new();
     for line in recording.lines() {
         match line
@@ -34,7 +34,12 @@ fn play(root: &Path, recording: &str) -> u32 {
             Some(name) if ["cmdline", "exe", "stat", "status", "maps", "fd"].contains(&name) => {
                 sections.push((name, Vec::new()));
             }
-            _ => sections.last_mut().expect("a section").1.push(line),
+            // What stands before the first section says where the recording comes from.
+            _ => {
+                if let Some(section) = sections.last_mut() {
+                    section.1.push(line);
+                }
+            }
         }
     }
     let get = |name: &str| -> &[&str] {
@@ -64,7 +69,7 @@ fn play(root: &Path, recording: &str) -> u32 {
 }
 
 /// The recording with another executable behind `exe`.
-fn with_executable(recording: &str, path: &Path) -> String {
+pub(super) fn with_executable(recording: &str, path: &Path) -> String {
     let mut lines: Vec<&str> = recording.lines().collect();
     let at = lines.iter().position(|line| *line == "[exe]").expect("exe") + 1;
     let path = path.to_str().expect("a path of text");
@@ -72,7 +77,7 @@ fn with_executable(recording: &str, path: &Path) -> String {
     lines.join("\n")
 }
 
-fn found(recordings: &[&str]) -> Vec<Vmm> {
+pub(super) fn found(recordings: &[&str]) -> Vec<Vmm> {
     let directory = tempfile::tempdir().expect("directory");
     for recording in recordings {
         play(directory.path(), recording);
@@ -80,7 +85,7 @@ fn found(recordings: &[&str]) -> Vec<Vmm> {
     find_all_in(&ProcRoot::at(directory.path())).expect("a list")
 }
 
-fn only(recording: &str) -> Vmm {
+pub(super) fn only(recording: &str) -> Vmm {
     let mut all = found(&[recording]);
     assert_eq!(all.len(), 1);
     all.remove(0)

@@ -2,13 +2,22 @@
 //! where their RAM is. A process counts as a VM by evidence and never by its name
 //! alone; copies that a VMM makes of itself do not count.
 
+mod bochs;
 mod candidate;
+mod cloud_hypervisor;
+mod examination;
 mod find;
+mod firecracker;
+mod kvm;
 mod qemu;
 mod qemu_arguments;
 mod qemu_options;
+mod signs;
 mod uml;
+mod virtualbox;
+mod vmware;
 
+pub use examination::{Confidential, Examination, GraftObstacle, Namespace};
 pub use find::{find_all, find_all_in, find_by_pid, find_by_pid_in};
 
 use std::fmt;
@@ -18,6 +27,7 @@ use crate::block::RamBlock;
 use crate::layout::{Layout, LayoutError};
 use crate::layout_rule;
 use crate::os::{ProcRoot, Process};
+use crate::scan::Step;
 
 /// What kind of program runs the VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -27,6 +37,18 @@ pub enum VmmKind {
     Uml,
     /// QEMU, under any name.
     Qemu,
+    /// Bochs.
+    Bochs,
+    /// VMware Workstation or Player.
+    Vmware,
+    /// VirtualBox.
+    VirtualBox,
+    /// Firecracker.
+    Firecracker,
+    /// Cloud Hypervisor.
+    CloudHypervisor,
+    /// A program of another kind that holds a KVM virtual machine.
+    Kvm,
     /// A process that was named by hand and is none of the others.
     Unknown,
 }
@@ -36,8 +58,31 @@ impl fmt::Display for VmmKind {
         f.write_str(match self {
             Self::Uml => "uml",
             Self::Qemu => "qemu",
+            Self::Bochs => "bochs",
+            Self::Vmware => "vmware",
+            Self::VirtualBox => "virtualbox",
+            Self::Firecracker => "firecracker",
+            Self::CloudHypervisor => "cloud-hypervisor",
+            Self::Kvm => "kvm",
             Self::Unknown => "unknown",
         })
+    }
+}
+
+impl VmmKind {
+    /// Whether some of the blocks that are taken for RAM may be something else.
+    pub(crate) const fn guesses_blocks(self) -> bool {
+        matches!(self, Self::Unknown | Self::Kvm)
+    }
+
+    /// The steps by which a guest's pages are searched, the cheapest first. Where the
+    /// program may hold RAM at any address, so may its pages lie.
+    #[must_use]
+    pub const fn steps(self) -> &'static [Step] {
+        match self {
+            Self::Unknown => &[Step::HugePage, Step::Page, Step::Byte],
+            _ => &[Step::HugePage, Step::Page],
+        }
     }
 }
 
@@ -55,6 +100,8 @@ pub enum Evidence {
     RamMapping,
     /// The process holds a KVM virtual machine.
     KvmDescriptor,
+    /// The process holds another hypervisor's device.
+    DriverDescriptor,
 }
 
 /// The machine a VMM plays, as far as it decides where RAM appears to the guest.
@@ -75,6 +122,12 @@ pub enum Machine {
     },
     /// QEMU's `microvm`.
     Microvm,
+    /// Firecracker on x86.
+    Firecracker,
+    /// Cloud Hypervisor on x86.
+    CloudHypervisor,
+    /// Not known; addresses are counted from the start of the largest block, as a guess.
+    Counted,
     /// Not known: no rule applies.
     Unknown,
 }
@@ -101,6 +154,8 @@ pub struct Vmm {
     /// The machine it plays.
     pub machine: Machine,
     told_shared: bool,
+    /// The command line.
+    words: Vec<String>,
     root: ProcRoot,
 }
 

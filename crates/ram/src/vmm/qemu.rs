@@ -55,6 +55,7 @@ pub(super) fn recognise(candidate: &Candidate) -> Option<Draft> {
         blocks,
         evidence,
         told_shared: arguments.all_shared(),
+        barred: None,
     })
 }
 

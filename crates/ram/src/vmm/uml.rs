@@ -54,6 +54,7 @@ pub(super) fn recognise(candidate: &Candidate) -> Option<Draft> {
         evidence,
         machine: Machine::Uml,
         told_shared: true,
+        barred: None,
     })
 }
 

@@ -9,10 +9,12 @@
 
 mod agent_faults;
 mod bad_input;
+mod bochs;
 mod compaction;
 mod dumps;
 mod extents;
 mod host_faults;
+mod kvm;
 mod listing;
 mod machine_faults;
 mod pinning;

@@ -20,7 +20,7 @@ pub(crate) enum ExecutableKind {
     Unknown,
 }
 
-/// The largest executable that is searched for QEMU's version text.
+/// The largest executable that is searched for a text.
 const LARGEST_SEARCHED: u64 = 256 << 20;
 const UML_SECTION: &[u8] = b".uml.setup.init\0";
 const QEMU_TEXT: &[u8] = b"QEMU emulator version ";
@@ -44,43 +44,45 @@ impl ExecutableKind {
         }
     }
 
-    /// Whether the file is a QEMU system emulator. Reads its constants once and remembers
-    /// the answer.
+    /// Whether the file is a QEMU system emulator.
     pub(crate) fn qemu_or_other(path: &Path) -> Self {
-        type Key = (u64, u64, i64, i64);
-        static KNOWN: OnceLock<Mutex<HashMap<Key, ExecutableKind>>> = OnceLock::new();
-        let Ok(metadata) = fs::metadata(path) else {
-            return Self::Unknown;
-        };
-        if !metadata.is_file() || metadata.len() > LARGEST_SEARCHED {
-            return Self::Other;
+        match holds_constant(path, QEMU_TEXT) {
+            Some(true) => Self::QemuSystem,
+            Some(false) => Self::Other,
+            None => Self::Unknown,
         }
-        let key = (
-            metadata.dev(),
-            metadata.ino(),
-            metadata.mtime(),
-            metadata.mtime_nsec(),
-        );
-        let known = KNOWN.get_or_init(Mutex::default);
-        if let Ok(map) = known.lock()
-            && let Some(kind) = map.get(&key)
-        {
-            return *kind;
-        }
-        let Ok(file) = File::open(path) else {
-            return Self::Unknown;
-        };
-        let constants = section(&file, b".rodata").unwrap_or(0..metadata.len());
-        let kind = if holds(&file, constants, QEMU_TEXT) {
-            Self::QemuSystem
-        } else {
-            Self::Other
-        };
-        if let Ok(mut map) = known.lock() {
-            map.insert(key, kind);
-        }
-        kind
     }
+}
+
+/// Whether an executable has a text among its constants; nothing where it cannot be
+/// read. Reads the constants once and remembers the answer.
+pub(crate) fn holds_constant(path: &Path, text: &'static [u8]) -> Option<bool> {
+    type Key = (u64, u64, i64, i64, &'static [u8]);
+    static KNOWN: OnceLock<Mutex<HashMap<Key, bool>>> = OnceLock::new();
+    let metadata = fs::metadata(path).ok()?;
+    if !metadata.is_file() || metadata.len() > LARGEST_SEARCHED {
+        return Some(false);
+    }
+    let key = (
+        metadata.dev(),
+        metadata.ino(),
+        metadata.mtime(),
+        metadata.mtime_nsec(),
+        text,
+    );
+    let known = KNOWN.get_or_init(Mutex::default);
+    if let Ok(map) = known.lock()
+        && let Some(answer) = map.get(&key)
+    {
+        return Some(*answer);
+    }
+    let file = File::open(path).ok()?;
+    let constants = section(&file, b".rodata").unwrap_or(0..metadata.len());
+    let answer = holds(&file, constants, text);
+    if let Ok(mut map) = known.lock() {
+        map.insert(key, answer);
+    }
+    Some(answer)
 }
 
 /// The sections of a 64-bit little-endian ELF file.

@@ -10,11 +10,13 @@ mod process;
 mod residency;
 
 pub(crate) use backing_file::BackingFile;
-pub(crate) use executable::ExecutableKind;
+pub(crate) use executable::{ExecutableKind, holds_constant};
 pub use liveness::{Liveness, RunState};
 pub(crate) use memory::{MemoryRead, ProcessMemory};
 pub use process::ProcRoot;
-pub(crate) use process::{Process, ProcessError, ProcessStatus, current_user, ptrace_scope};
+pub(crate) use process::{
+    Descriptor, Process, ProcessError, ProcessStatus, current_user, user_name,
+};
 pub(crate) use residency::Residency;
 
 /// The system's error codes that decide something outside this module.

@@ -3,9 +3,12 @@
 //! an answer and not a failure of the whole search.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
 
 use super::maps;
 use crate::mapping::MemoryMapping;
@@ -44,6 +47,20 @@ impl ProcRoot {
             .collect();
         pids.sort_unstable();
         Ok(pids)
+    }
+
+    /// Yama's `ptrace_scope`; 0 where the system has no Yama.
+    pub(crate) fn ptrace_scope(&self) -> u32 {
+        fs::read_to_string(self.path.join("sys/kernel/yama/ptrace_scope"))
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(0)
+    }
+
+    /// Whether processes of other users are hidden as if they were not there (`hidepid`).
+    #[must_use]
+    pub fn hides_processes(&self) -> bool {
+        !self.path.join("1").exists()
     }
 
     /// One process; it need not exist.
@@ -101,6 +118,12 @@ pub(crate) struct ProcessStatus {
     pub(crate) user: u32,
     /// Bit `n - 1` is set where the process has a handler for signal `n`.
     pub(crate) caught_signals: u64,
+    /// Bytes of it that are swapped out, where the system tells.
+    pub(crate) swapped: Option<u64>,
+    /// The kind of its system call filter: 0 for none, 2 for a program.
+    pub(crate) seccomp: u32,
+    /// Whether it runs with a shadow stack.
+    pub(crate) shadow_stack: bool,
 }
 
 /// An open file of a process.
@@ -159,6 +182,14 @@ impl Process {
                 "TracerPid" => status.tracer = first.parse().unwrap_or(0),
                 "Uid" => status.user = words.next().unwrap_or(first).parse().unwrap_or(u32::MAX),
                 "SigCgt" => status.caught_signals = u64::from_str_radix(first, 16).unwrap_or(0),
+                "VmSwap" => {
+                    let kibibytes = first.parse::<u64>().ok();
+                    status.swapped = kibibytes.and_then(|count| count.checked_mul(1 << 10));
+                }
+                "Seccomp" => status.seccomp = first.parse().unwrap_or(0),
+                "x86_Thread_features" => {
+                    status.shadow_stack = value.split_whitespace().any(|word| word == "shstk");
+                }
                 _ => {}
             }
         }
@@ -195,9 +226,50 @@ impl Process {
             .collect())
     }
 
+    /// The user to whom the system gives the process's directory: root, in the place of
+    /// the user it runs as, if it is marked not dumpable.
+    pub(crate) fn directory_owner(&self) -> Option<u32> {
+        Some(fs::metadata(&self.directory).ok()?.uid())
+    }
+
+    /// Which namespace of a kind (`user`, `mnt`, `pid`) it is in; nothing where that may
+    /// not be seen.
+    pub(crate) fn namespace(&self, kind: &str) -> Option<PathBuf> {
+        fs::read_link(self.path("ns").join(kind)).ok()
+    }
+
+    /// The text of a file as the process would find it under `path`: its own working
+    /// directory and root count. Only plain files of moderate length are read.
+    pub(crate) fn text_file(&self, path: &Path) -> Option<String> {
+        let seen = match path.strip_prefix("/") {
+            Ok(below_root) => self.path("root").join(below_root),
+            Err(_) => self.path("cwd").join(path),
+        };
+        // Where its root cannot be seen, it most likely has the same one as we.
+        let elsewhere = !path.is_absolute() || self.path("root").exists();
+        small_text(&seen).or_else(|| (!elsewhere).then(|| small_text(path))?)
+    }
+
     fn read(&self, name: &'static str) -> Result<Vec<u8>, ProcessError> {
         fs::read(self.path(name)).map_err(|error| ProcessError::from_io(name, &error))
     }
+}
+
+/// The text of a plain file of at most 1 MiB. Whoever chose the path may have put
+/// something there that would block or never end.
+fn small_text(path: &Path) -> Option<String> {
+    const LARGEST: u64 = 1 << 20;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    if !fs::metadata(path).ok()?.is_file() {
+        return None;
+    }
+    let file = fs::File::from(rustix::fs::open(path, flags, Mode::empty()).ok()?);
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    file.take(LARGEST).read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Field `number` (counted from 1, as the manual does; 4 or more) of a `stat` line.
@@ -225,12 +297,14 @@ pub(crate) fn current_user() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-/// Yama's `ptrace_scope`; 0 where the system has no Yama.
-pub(crate) fn ptrace_scope() -> u32 {
-    fs::read_to_string(Path::new("/proc/sys/kernel/yama/ptrace_scope"))
-        .ok()
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(0)
+/// What the system calls a user, if it has a name for it.
+pub(crate) fn user_name(user: u32) -> Option<String> {
+    let accounts = fs::read_to_string("/etc/passwd").ok()?;
+    accounts.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(user) && !name.is_empty()).then(|| name.to_owned())
+    })
 }
 
 #[cfg(test)]
