@@ -5,6 +5,7 @@ mod arguments;
 mod commands;
 mod failure;
 mod output;
+mod picture;
 mod reaper;
 
 use std::process::ExitCode;
@@ -30,6 +31,8 @@ fn main() -> ExitCode {
             Region::Read(read) => commands::region::read(read, global),
             Region::Write(write) => commands::region::write(write, global),
         },
+        Command::Inspect(inspect) => commands::inspect::run(inspect, global),
+        Command::Translate(translate) => commands::translate::run(translate, global),
         Command::Read(read) => commands::memory::read(read, global),
         Command::Write(write) => commands::memory::write(write, global),
         Command::Pipe(pipe) => commands::pipe::run(pipe, global),

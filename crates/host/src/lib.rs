@@ -12,6 +12,7 @@ pub mod attach;
 pub mod bench;
 pub mod ending;
 pub mod identity;
+pub mod inspect;
 pub mod machines;
 pub mod physical;
 pub mod pipe;

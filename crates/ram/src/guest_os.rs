@@ -47,6 +47,13 @@ pub fn guest_os(vmm: &Vmm, ram: &GuestRam, budget: Duration) -> Option<GuestOs> 
         }
         return votes.winner();
     }
+    guest_os_in(ram, budget)
+}
+
+/// The same where there is nothing but memory: a stored dump.
+#[must_use]
+pub fn guest_os_in(ram: &GuestRam, budget: Duration) -> Option<GuestOs> {
+    let mut votes = Votes::default();
     let deadline = Instant::now() + budget;
     look_at_heads(ram, deadline, &mut votes);
     if votes.is_empty() {

@@ -13,6 +13,7 @@ mod access;
 mod address;
 mod block;
 mod dump;
+mod firmware;
 mod guest_os;
 mod guest_ram;
 mod layout;
@@ -32,7 +33,7 @@ pub use access::{Access, Method, Obstacle, Reach};
 pub use address::{BlockOffset, BlockPiece, VmmVirtual, merge_pieces};
 pub use block::{Backing, RamBlock};
 pub use dump::{DumpError, DumpFormat, StoredDump};
-pub use guest_os::{GuestOs, guest_os};
+pub use guest_os::{GuestOs, guest_os, guest_os_in};
 pub use guest_ram::{GuestRam, RamRead};
 pub use layout::{Layout, LayoutError, LayoutRange, Location, Source};
 pub use layout_proof::Point;
@@ -42,6 +43,7 @@ pub use ram_error::{OpenError, RamError};
 pub use scan::{ScanStats, Sink, Step};
 pub use view::View;
 pub use vmm::{
-    Evidence, FindError, Machine, Vmm, VmmKind, find_all, find_all_in, find_by_pid, find_by_pid_in,
+    Evidence, FindError, Machine, MonitorError, Vmm, VmmKind, find_all, find_all_in, find_by_pid,
+    find_by_pid_in,
 };
 pub use vmshm_shm::Protection;

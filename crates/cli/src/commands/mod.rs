@@ -3,10 +3,12 @@
 pub(crate) mod bench;
 pub(crate) mod doctor;
 pub(crate) mod generate;
+pub(crate) mod inspect;
 pub(crate) mod list;
 pub(crate) mod memory;
 pub(crate) mod pipe;
 pub(crate) mod region;
+pub(crate) mod translate;
 pub(crate) mod wait;
 
 /// Whether a VM's agent can be talked to in a session: attaches with a reaper beside.

@@ -6,8 +6,8 @@
 mod linux;
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{
-    BackingFile, ExecutableKind, MemoryRead, Process, ProcessError, ProcessMemory, ProcessStatus,
-    Residency, code, current_user, ptrace_scope,
+    BackingFile, ExecutableKind, LocalSocket, MemoryRead, Process, ProcessError, ProcessMemory,
+    ProcessStatus, Residency, code, current_user, ptrace_scope,
 };
 #[cfg(target_os = "linux")]
 pub use linux::{Liveness, ProcRoot, RunState};
