@@ -75,21 +75,22 @@ impl Place<'_> {
             .checked_add(self.location.at.offset)
     }
 
+    /// What lies behind the block.
+    fn behind(&self) -> String {
+        let label = output::plain(self.block.label());
+        match (self.pid, self.block.name.is_empty()) {
+            (None, _) => label,
+            (Some(_), true) => self.block.backing.to_string(),
+            (Some(_), false) => format!("{}, {label}", self.block.backing),
+        }
+    }
+
     fn text(&self) -> String {
         let mut rows = vec![
             ("guest-physical", self.address.to_string()),
             (
                 "RAM block",
-                format!(
-                    "{} ({}{})",
-                    self.location.at.block,
-                    if self.pid.is_some() {
-                        format!("{}, ", self.block.backing)
-                    } else {
-                        String::new()
-                    },
-                    output::plain(self.block.label())
-                ),
+                format!("{} ({})", self.location.at.block, self.behind()),
             ),
             ("offset", format!("{:#x}", self.location.at.offset)),
         ];
