@@ -337,9 +337,9 @@ impl Sheet<'_> {
             Identity::Running(_) => "RAM blocks: what the VMM has",
             Identity::Stored { .. } => "Ranges of the file",
         };
-        self.y += 40.0;
+        self.y += 38.0;
         self.drawing.words(MARGIN, self.y, 14.0, INK, what);
-        self.y += 8.0;
+        self.y += 12.0;
         places
     }
 
@@ -400,10 +400,9 @@ impl Sheet<'_> {
             ];
             let colour = colour::of_block(range.at.block);
             self.drawing.polygon(&points, colour, 0.32);
-            if let [a, b, c, d] = points {
-                self.drawing.line(a, d, colour, 1.0);
-                self.drawing.line(b, c, colour, 1.0);
-            }
+            let [first, last, last_below, first_below] = points;
+            self.drawing.line(first, first_below, colour, 1.0);
+            self.drawing.line(last, last_below, colour, 1.0);
         }
     }
 

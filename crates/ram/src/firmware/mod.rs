@@ -10,6 +10,8 @@
 mod acpi;
 mod e820;
 mod page_tables;
+#[cfg(test)]
+mod tables;
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -30,7 +32,7 @@ const ROM_START: usize = 0xe_0000;
 /// Where the segment of the firmware's own data stands.
 const DATA_SEGMENT_AT: usize = 0x40e;
 /// Root pointers that are followed; a guest may hold any number of false ones.
-const MOST_ROOTS: usize = 64;
+const MOST_ROOTS: usize = 1024;
 /// Firmware puts its tables at the end of low RAM. What lies further behind the last of
 /// them than this is not taken for shown.
 const NEAR: u64 = 64 << 20;
