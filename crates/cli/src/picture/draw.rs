@@ -24,7 +24,7 @@ const COLUMN: f64 = 2.0;
 /// Room between blocks.
 const GAP: f64 = 12.0;
 /// Rows for the names of regions above the strip.
-const NAME_ROWS: usize = 3;
+const NAME_ROWS: usize = 6;
 const ROW: f64 = 22.0;
 /// More rows of a table than this are counted and not shown.
 const MOST_ROWS: usize = 24;
@@ -134,8 +134,12 @@ impl Sheet<'_> {
             marks.push((across(place), BEACON, "beacon".to_owned()));
         }
         for (index, region) in self.found.regions.iter().enumerate() {
-            let first = region.extents.as_ref().and_then(|extents| extents.first());
-            if let Some(place) = first.and_then(|extent| self.axis.place(extent.start)) {
+            let extents = region.extents.iter().flatten();
+            let Some(largest) = extents.max_by_key(|extent| extent.length) else {
+                continue;
+            };
+            let middle = GuestPhysical(largest.start.0.saturating_add(largest.length / 2));
+            if let Some(place) = self.axis.place(middle) {
                 let name = output::plain(region.entry.name.as_str());
                 marks.push((across(place), colour::of_region(index), name));
             }
@@ -143,24 +147,25 @@ impl Sheet<'_> {
         if marks.is_empty() {
             return self.y + 6.0;
         }
-        marks.sort_by(|one, other| one.0.total_cmp(&other.0));
-        let mut rows = [f64::MIN; NAME_ROWS];
-        let top = self.y + NAME_ROWS as f64 * 18.0 + 8.0;
+        // From the right to the left, and each above those whose lines its name would
+        // cross: so no line goes through a name.
+        marks.sort_by(|one, other| other.0.total_cmp(&one.0));
+        let mut placed: Vec<(f64, usize, &'static str, String)> = Vec::new();
         for (x, colour, name) in marks {
             let name = fitted(&name, 13.0, Face::Words, 180.0);
-            let width = text_width(&name, 13.0, Face::Words);
-            let from = (x + 5.0).min(MARGIN + STRIP - width);
-            // The lowest row that is free, so that lines are short.
-            let free = rows.iter().rposition(|end| *end + 10.0 < from);
-            let row = free.unwrap_or(0);
-            let base = self.y + 14.0 + row as f64 * 18.0;
-            self.drawing.line((x, base - 9.0), (x, top), colour, 1.5);
-            if free.is_some() {
-                self.drawing.words(from, base, 13.0, INK, &name);
-                if let Some(end) = rows.get_mut(row) {
-                    *end = from + width;
-                }
-            }
+            let end = x + 5.0 + text_width(&name, 13.0, Face::Words) + 10.0;
+            let crossed = placed.iter().filter(|(other, ..)| *other < end);
+            let row = crossed.map(|(_, row, ..)| row + 1).max().unwrap_or(0);
+            placed.push((x, row, colour, name));
+        }
+        let rows = placed.iter().map(|(_, row, ..)| row + 1).max().unwrap_or(0);
+        let rows = rows.min(NAME_ROWS);
+        let top = self.y + rows as f64 * 18.0 + 12.0;
+        // What finds no row is named in the table alone.
+        for (x, row, colour, name) in placed.into_iter().filter(|place| place.1 < rows) {
+            let base = top - 12.0 - row as f64 * 18.0;
+            self.drawing.line((x, base - 10.0), (x, top), colour, 1.5);
+            self.drawing.words(x + 5.0, base, 13.0, INK, &name);
         }
         top
     }

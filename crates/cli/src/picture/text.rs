@@ -106,23 +106,26 @@ fn digit(block: usize) -> char {
 
 fn marks(inspection: &Inspection, axis: &Axis) -> String {
     let mut marks = vec![' '; COLUMNS];
-    let mut mark = |address: GuestPhysical, sign: char| {
-        let column = axis
-            .place(address)
-            .map(|place| (place * COLUMNS as f64) as usize);
-        if let Some(cell) = column.and_then(|column| marks.get_mut(column)) {
-            *cell = sign;
+    let mut mark = |start: GuestPhysical, length: u64, sign: char| {
+        let last = GuestPhysical(start.0.saturating_add(length.saturating_sub(1)));
+        let column = |address| {
+            axis.place(address)
+                .map(|place| (place * COLUMNS as f64) as usize)
+        };
+        if let Some(first) = column(start) {
+            let last = column(last).unwrap_or(first).min(COLUMNS - 1);
+            if let Some(cells) = marks.get_mut(first..=last) {
+                cells.fill(sign);
+            }
         }
     };
-    let extents = inspection
-        .regions
-        .iter()
-        .filter_map(|region| region.extents.as_ref());
+    let regions = inspection.regions.iter();
+    let extents = regions.filter_map(|region| region.extents.as_ref());
     for extent in extents.flatten() {
-        mark(extent.start, 'R');
+        mark(extent.start, extent.length, 'R');
     }
     if let Some(beacon) = inspection.beacon {
-        mark(beacon, 'B');
+        mark(beacon, 1, 'B');
     }
     marks.into_iter().collect()
 }

@@ -39,6 +39,13 @@ const NEAR: u64 = 64 << 20;
 /// The same, where not even a rule says how the machine is built.
 const NEAR_WITHOUT_RULE: u64 = 2 << 20;
 
+/// A root pointer, and where it stands if that is where firmware puts it.
+#[derive(Debug, Clone, Copy)]
+struct Root {
+    pointer: RootPointer,
+    place: Option<GuestPhysical>,
+}
+
 /// A way in which RAM may be laid out.
 #[derive(Debug, Clone)]
 pub(crate) struct Hypothesis {
@@ -123,6 +130,8 @@ pub(crate) fn judge(ram: &GuestRam, hypotheses: &[Hypothesis], budget: Duration)
 /// The ranges of a hypothesis with their sources.
 fn shown(hypothesis: &Hypothesis, support: &Support) -> Vec<LayoutRange> {
     let mut result = Vec::new();
+    let low = support.firmware.iter().chain(&support.kernel);
+    let last_low = low.filter(|address| address.0 < FOUR_GIB).max();
     for range in hypothesis.layout.ranges() {
         // Ranges of the same block at the same distance are one memory with a hole.
         let related = |address: &&GuestPhysical| {
@@ -157,6 +166,8 @@ fn shown(hypothesis: &Hypothesis, support: &Support) -> Vec<LayoutRange> {
         };
         let covers_all = range.extent.start.0 >= FOUR_GIB
             || told
+            // Low RAM goes on beyond this range.
+            || last_low.is_some_and(|last| end <= last.0)
             || end.saturating_sub(last.0) <= near
             || source == Source::GuestPageTables && hypothesis.by_rule;
         let shown_end = if covers_all {
@@ -251,9 +262,13 @@ fn support_of_firmware(ram: &GuestRam, layout: &Layout) -> Support {
         places.extend((data_segment..data_segment + 1024).step_by(16));
     }
     places.extend((ROM_START..ONE_MIB).step_by(16));
-    let roots: Vec<RootPointer> = places
+    let roots: Vec<Root> = places
         .into_iter()
-        .filter_map(|at| RootPointer::parse(low.get(at..)?))
+        .filter_map(|at| {
+            let pointer = RootPointer::parse(low.get(at..)?)?;
+            let place = Some(GuestPhysical(at as u64));
+            Some(Root { pointer, place })
+        })
         .take(MOST_ROOTS)
         .collect();
     let mut support = Support {
@@ -269,15 +284,16 @@ fn support_of_firmware(ram: &GuestRam, layout: &Layout) -> Support {
 fn follow(
     ram: &GuestRam,
     layout: &Layout,
-    roots: &[RootPointer],
+    roots: &[Root],
     support: &mut Support,
 ) -> Vec<GuestPhysical> {
     let mut best = Vec::new();
     for root in roots {
-        let walk = acpi::walk(root, &mut |at, into| read(ram, layout, at, into));
+        let walk = acpi::walk(&root.pointer, &mut |at, into| read(ram, layout, at, into));
         // Of wrong pointers a few are believed: tables that the kernel has overwritten.
         if walk.confirmed.len() > 2 * walk.refuted && walk.confirmed.len() > best.len() {
             best = walk.confirmed;
+            best.extend(root.place);
             if support.usable.is_empty() {
                 support.usable = walk.memory;
             }
@@ -287,9 +303,9 @@ fn follow(
 }
 
 /// Root pointers at any multiple of 16, as EFI leaves them.
-fn roots_anywhere(ram: &GuestRam, deadline: Instant) -> Vec<RootPointer> {
+fn roots_anywhere(ram: &GuestRam, deadline: Instant) -> Vec<Root> {
     let finder = memchr::memmem::Finder::new(RSDP_SIGNATURE);
-    let mut roots: Vec<RootPointer> = Vec::new();
+    let mut roots: Vec<Root> = Vec::new();
     let lengths: Vec<u64> = ram.blocks().map(|block| block.length).collect();
     for (block, length) in lengths.into_iter().enumerate() {
         if !ram.is_reachable(block) {
@@ -298,9 +314,12 @@ fn roots_anywhere(ram: &GuestRam, deadline: Instant) -> Vec<RootPointer> {
         let overlap = RSDP_LENGTH.next_multiple_of(4096);
         let flow = ram.read_resident(block, 0..length, overlap, &mut |buffer| {
             for at in finder.find_iter(buffer.bytes) {
-                let root = buffer.bytes.get(at..).and_then(RootPointer::parse);
-                if let Some(root) = root.filter(|root| at % 16 == 0 && !roots.contains(root)) {
-                    roots.push(root);
+                let pointer = buffer.bytes.get(at..).and_then(RootPointer::parse);
+                if let Some(pointer) = pointer.filter(|_| at % 16 == 0) {
+                    roots.push(Root {
+                        pointer,
+                        place: None,
+                    });
                 }
             }
             if roots.len() >= MOST_ROOTS || Instant::now() > deadline {
