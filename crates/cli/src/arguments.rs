@@ -102,6 +102,14 @@ pub(crate) enum Command {
     /// Wait until a VM, or its agent, is there
     #[command(after_help = "Example:\n  vmshm wait web --agent --timeout 60")]
     Wait(Wait),
+    /// Everything that looking at a VM or a stored dump tells, also as a picture
+    #[command(
+        after_help = "Examples:\n  vmshm inspect web\n  vmshm inspect web --picture web.svg\n  vmshm inspect dump:memory.elf --json | jq .layout"
+    )]
+    Inspect(crate::commands::inspect::Inspect),
+    /// Where a guest-physical address lies in the VMM's memory, and how that is known
+    #[command(after_help = "Example:\n  vmshm translate web 0x100000000")]
+    Translate(crate::commands::translate::Translate),
     /// Named shared memory that both sides can open
     #[command(subcommand)]
     Region(Region),

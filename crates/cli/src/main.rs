@@ -7,6 +7,7 @@ mod failure;
 mod interruption;
 mod output;
 mod output_file;
+mod picture;
 mod reaper;
 
 use std::process::ExitCode;
@@ -32,6 +33,8 @@ fn main() -> ExitCode {
             Region::Read(read) => commands::region::read(read, global),
             Region::Write(write) => commands::region::write(write, global),
         },
+        Command::Inspect(inspect) => commands::inspect::run(inspect, global),
+        Command::Translate(translate) => commands::translate::run(translate, global),
         Command::Read(read) => commands::memory::read(read, global),
         Command::Search(search) => match commands::search::run(search, global) {
             Ok(true) => Ok(()),

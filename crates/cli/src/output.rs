@@ -63,6 +63,18 @@ pub(crate) fn size(bytes: u64) -> String {
     format!("{bytes} B")
 }
 
+/// Text that somebody else chose, with nothing in it that a terminal would obey.
+pub(crate) fn plain(text: &str) -> String {
+    let shown = |character: char| {
+        if character.is_control() {
+            char::REPLACEMENT_CHARACTER
+        } else {
+            character
+        }
+    };
+    text.chars().map(shown).collect()
+}
+
 /// Lines of a table with columns as wide as their widest cell.
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);

@@ -13,6 +13,7 @@ pub mod bench;
 pub mod diagnosis;
 pub mod ending;
 pub mod identity;
+pub mod inspect;
 pub mod machines;
 pub mod physical;
 pub mod pipe;

@@ -4,6 +4,7 @@
 //! needs a layout that a session has proved, unless the user takes the risk.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use vmshm_link::{Extent, GuestPhysical};
 use vmshm_ram::{BlockPiece, GuestRam, Layout, LayoutError, OpenError, RamError, Source, Vmm};
@@ -12,6 +13,8 @@ use crate::attach::{self, AttachError, AttachOptions};
 use crate::machines::Subject;
 use crate::session::Session;
 
+/// How long firmware's and the kernel's tables are searched for.
+const LAYOUT_BUDGET: Duration = Duration::from_millis(400);
 /// How much is copied at once.
 const CHUNK: usize = 1 << 20;
 
@@ -88,6 +91,29 @@ pub struct Physical {
     _session: Option<Session>,
 }
 
+/// A layout with what the VMM's monitor knows better or besides; where that tells
+/// nothing and an agent proved but a part, with what firmware and kernel left. Without
+/// proof the monitor has the last word.
+pub(crate) fn complete(layout: &Layout, vmm: &Vmm, ram: &GuestRam) -> Layout {
+    let mut ranges = layout.ranges().iter();
+    let has_proof = ranges.any(|range| range.source == Source::Proved);
+    match vmm.layout_by_monitor() {
+        Ok(told) if has_proof => return layout.completed_by(&told),
+        Ok(told) => return told,
+        Err(error) => tracing::debug!(%error, "the VMM's monitor tells nothing"),
+    }
+    if has_proof && let Ok(found) = vmm.layout_without_agent(ram, LAYOUT_BUDGET) {
+        return layout.completed_by(&found);
+    }
+    layout.clone()
+}
+
+/// Whether an agent proved all of it.
+pub(crate) fn is_proved(layout: &Layout) -> bool {
+    let mut ranges = layout.ranges().iter();
+    ranges.all(|range| range.source == Source::Proved)
+}
+
 impl Physical {
     /// Opens a running VM or a stored dump for looking.
     ///
@@ -104,8 +130,8 @@ impl Physical {
         }
     }
 
-    /// Opens a VM for looking: by its agent's layout where one lives, else by its
-    /// machine's rule.
+    /// Opens a VM for looking: by its agent's layout where one lives, else as
+    /// [`without_agent`](Self::without_agent).
     ///
     /// # Errors
     /// [`PhysicalError`].
@@ -117,7 +143,7 @@ impl Physical {
                 _session: None,
             }),
             Err(AttachError::Open { name, source }) => Err(PhysicalError::Open { name, source }),
-            Err(_) => Self::by_rule(vmm, options),
+            Err(_) => Self::without_agent(vmm, options),
         }
     }
 
@@ -134,20 +160,59 @@ impl Physical {
         })
     }
 
-    /// Opens a VM by its machine's rule alone.
+    /// Opens a VM as well as that goes without its agent: by what firmware and kernel
+    /// left in its memory, else by its machine's rule.
     ///
     /// # Errors
     /// [`PhysicalError`].
-    pub fn by_rule(vmm: &Vmm, options: &AttachOptions) -> Result<Self, PhysicalError> {
+    pub fn without_agent(vmm: &Vmm, options: &AttachOptions) -> Result<Self, PhysicalError> {
         let open = |source| PhysicalError::Open {
             name: vmm.name.clone(),
             source,
         };
+        let ram = Arc::new(GuestRam::open(vmm, options.method).map_err(open)?);
+        let layout = vmm.layout_without_agent(&ram, LAYOUT_BUDGET)?;
         Ok(Self {
-            ram: Arc::new(GuestRam::open(vmm, options.method).map_err(open)?),
-            layout: vmm.rule_layout()?,
+            ram,
+            layout,
             _session: None,
         })
+    }
+
+    /// Opens a running VM or a stored dump, and asks everybody who may know where its
+    /// RAM lies, the VMM's own monitor included where that is free.
+    ///
+    /// # Errors
+    /// [`PhysicalError`].
+    pub fn for_translating(
+        subject: &Subject,
+        options: &AttachOptions,
+    ) -> Result<Self, PhysicalError> {
+        let known = Self::for_looking(subject, options);
+        let Subject::Running(vmm) = subject else {
+            return known;
+        };
+        match known {
+            Ok(known) if is_proved(&known.layout) => Ok(known),
+            Ok(mut known) => {
+                known.layout = complete(&known.layout, vmm, &known.ram);
+                Ok(known)
+            }
+            Err(PhysicalError::Layout(error)) => {
+                let layout = vmm.layout_by_monitor().map_err(|_| error)?;
+                let open = |source| PhysicalError::Open {
+                    name: vmm.name.clone(),
+                    source,
+                };
+                let ram = Arc::new(GuestRam::open(vmm, options.method).map_err(open)?);
+                Ok(Self {
+                    ram,
+                    layout,
+                    _session: None,
+                })
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The memory itself.

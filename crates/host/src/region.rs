@@ -57,6 +57,37 @@ impl Session {
         self.hold(reply, timeout)
     }
 
+    /// Where a raw region's pages are in the guest, as its agent tells it. Nothing of
+    /// the region is read or proved.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub fn region_extents(
+        &mut self,
+        name: &str,
+        timeout: Duration,
+    ) -> Result<Vec<Extent>, RequestError> {
+        let kind = RegionKind::Raw;
+        let name = region_name(name)?;
+        let reply = self.request(
+            &Request::Open {
+                kind,
+                size: 0,
+                name,
+            },
+            timeout,
+        )?;
+        let Reply::Region(granted) = reply else {
+            return Err(unexpected().into());
+        };
+        let extents = self.fetch_extents(&granted, timeout);
+        let region = granted.region;
+        let closed = self.request(&Request::Close { region }, timeout);
+        let extents = extents?;
+        closed?;
+        Ok(extents)
+    }
+
     /// Lets go of a region.
     ///
     /// # Errors

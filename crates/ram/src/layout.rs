@@ -18,6 +18,8 @@ pub enum Source {
     Qmp,
     /// By firmware tables whose pointers lead to what they describe.
     FirmwareTables,
+    /// By the guest kernel's page tables, which lead to what they say.
+    GuestPageTables,
     /// By the headers of a stored dump.
     DumpHeaders,
     /// By the rule of the machine that the VMM plays.
@@ -28,12 +30,30 @@ pub enum Source {
     BlockOrder,
 }
 
+impl Source {
+    /// The word that scripts see.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Proved => "proved",
+            Self::Qmp => "qmp",
+            Self::FirmwareTables => "firmware-tables",
+            Self::GuestPageTables => "guest-page-tables",
+            Self::DumpHeaders => "dump-headers",
+            Self::MachineRule => "machine-rule",
+            Self::FileOrder => "file-order",
+            Self::BlockOrder => "block-order",
+        }
+    }
+}
+
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Proved => "proved by the agent's pages",
             Self::Qmp => "told by QMP",
             Self::FirmwareTables => "shown by firmware tables",
+            Self::GuestPageTables => "shown by the kernel's page tables",
             Self::DumpHeaders => "stated by the dump's headers",
             Self::MachineRule => "by the machine's rule, not proved",
             Self::FileOrder => "by place in the raw file",

@@ -79,6 +79,34 @@ impl Layout {
     }
 }
 
+impl Layout {
+    /// This layout with what another one knows better: weaker sources where both say
+    /// the same are replaced, and ranges that this one lacks are added where they
+    /// contradict nothing.
+    #[must_use]
+    pub fn completed_by(&self, other: &Self) -> Self {
+        let mut ranges = self.ranges().to_vec();
+        for range in &mut ranges {
+            let same = other.ranges().iter().any(|known| {
+                clipped(known, &range.extent)
+                    .is_some_and(|part| part.extent == range.extent && part.at == range.at)
+            });
+            let source = other.weakest_source(&[range.extent]).ok().flatten();
+            if let Some(source) = source.filter(|source| same && *source < range.source) {
+                range.source = source;
+            }
+        }
+        for range in other.ranges() {
+            let contradicts =
+                |known: &LayoutRange| share_addresses(known, range) || share_bytes(known, range);
+            if !ranges.iter().any(contradicts) {
+                ranges.push(*range);
+            }
+        }
+        Self::new(ranges).unwrap_or_else(|_| self.clone())
+    }
+}
+
 /// Every point must lie in its block, and no two addresses at one place or one address
 /// at two.
 fn check_places(points: &[Point], blocks: &[RamBlock]) -> Result<(), LayoutError> {

@@ -15,6 +15,7 @@ mod address;
 mod block;
 mod brand;
 mod dump;
+mod firmware;
 mod guest_os;
 mod guest_ram;
 mod layout;
@@ -36,7 +37,7 @@ pub use access::{Access, Method, Obstacle, Reach};
 pub use address::{BlockOffset, BlockPiece, VmmVirtual, merge_pieces};
 pub use block::{Backing, RamBlock};
 pub use dump::{DumpError, DumpFormat, DumpOutput, DumpPlan, DumpWriteError, StoredDump};
-pub use guest_os::{GuestOs, guest_os};
+pub use guest_os::{GuestOs, guest_os, guest_os_in};
 pub use guest_ram::{GuestRam, RamRead};
 pub use layout::{Layout, LayoutError, LayoutRange, Location, Source};
 pub use layout_proof::Point;
@@ -49,7 +50,7 @@ pub use search::{
 };
 pub use view::View;
 pub use vmm::{
-    Confidential, Evidence, Examination, FindError, GraftObstacle, Machine, Namespace, Vmm,
-    VmmKind, find_all, find_all_in, find_by_pid, find_by_pid_in,
+    Confidential, Evidence, Examination, FindError, GraftObstacle, Machine, MonitorError,
+    Namespace, Vmm, VmmKind, find_all, find_all_in, find_by_pid, find_by_pid_in,
 };
 pub use vmshm_shm::Protection;

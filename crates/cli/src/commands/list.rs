@@ -49,7 +49,8 @@ fn machine_json(machine: &MachineView) -> Value {
     })
 }
 
-fn agent_json(agent: &AgentView) -> Value {
+/// An agent as scripts see it.
+pub(crate) fn agent_json(agent: &AgentView) -> Value {
     json!({
         "version": agent.version,
         "state": agent.state.name(),

@@ -34,7 +34,9 @@ pub(crate) fn write(write: &Write, global: &Global) -> Result<(), Failure> {
     let start = GuestPhysical(write.address);
     let reaper = Reaper::start(&vmm);
     let physical = match Physical::for_writing(&vmm, &options) {
-        Err(PhysicalError::Attach(_)) if write.unverified => Physical::by_rule(&vmm, &options)?,
+        Err(PhysicalError::Attach(_)) if write.unverified => {
+            Physical::without_agent(&vmm, &options)?
+        }
         other => other?,
     };
     let source = physical.write(start, &bytes, write.unverified)?;

@@ -4,11 +4,13 @@ pub(crate) mod bench;
 pub(crate) mod doctor;
 pub(crate) mod dump;
 pub(crate) mod generate;
+pub(crate) mod inspect;
 pub(crate) mod list;
 pub(crate) mod memory;
 pub(crate) mod pipe;
 pub(crate) mod region;
 pub(crate) mod search;
+pub(crate) mod translate;
 pub(crate) mod wait;
 
 /// Whether a VM's agent can be talked to in a session: attaches with a reaper beside.

@@ -6,8 +6,8 @@
 mod linux;
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{
-    BackingFile, Descriptor, ExecutableKind, MemoryRead, Process, ProcessError, ProcessMemory,
-    ProcessStatus, Residency, code, current_user, holds_constant, user_name,
+    BackingFile, Descriptor, ExecutableKind, LocalSocket, MemoryRead, Process, ProcessError,
+    ProcessMemory, ProcessStatus, Residency, code, current_user, holds_constant, user_name,
 };
 #[cfg(target_os = "linux")]
 pub use linux::{Liveness, ProcRoot, RunState};

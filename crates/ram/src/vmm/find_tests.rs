@@ -170,7 +170,9 @@ fn other_backings_are_told_apart() {
     assert_eq!(vmm.blocks.len(), 2);
     assert!(vmm.blocks.iter().all(|block| block.length == 512 << 20));
     assert_ne!(vmm.blocks[0].start, vmm.blocks[1].start);
-    assert!(vmm.rule_layout().is_err());
+    let layout = vmm.rule_layout().expect("a rule");
+    let second = layout.translate(GuestPhysical(512 << 20)).expect("RAM");
+    assert_eq!((second.at.block, second.at.offset), (1, 0));
 
     let vmm = only(QEMU_DIMM);
     assert_eq!(vmm.ram_bytes, 512 << 20);

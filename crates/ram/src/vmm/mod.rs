@@ -12,6 +12,7 @@ mod kvm;
 mod qemu;
 mod qemu_arguments;
 mod qemu_options;
+mod qmp;
 mod signs;
 mod uml;
 mod virtualbox;
@@ -19,11 +20,15 @@ mod vmware;
 
 pub use examination::{Confidential, Examination, GraftObstacle, Namespace};
 pub use find::{find_all, find_all_in, find_by_pid, find_by_pid_in};
+pub use qmp::MonitorError;
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::access::{Access, Obstacle, Reach};
 use crate::block::RamBlock;
+use crate::firmware;
+use crate::guest_ram::GuestRam;
 use crate::layout::{Layout, LayoutError};
 use crate::layout_rule;
 use crate::os::{ProcRoot, Process};
@@ -102,6 +107,21 @@ pub enum Evidence {
     KvmDescriptor,
     /// The process holds another hypervisor's device.
     DriverDescriptor,
+}
+
+impl fmt::Display for Evidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Executable => "the executable is this VMM's",
+            Self::ExecutableName => {
+                "the executable, which cannot be read, is called like this VMM's"
+            }
+            Self::CommandLine => "the command line has this VMM's options",
+            Self::RamMapping => "a mapping is exactly the RAM that was configured",
+            Self::KvmDescriptor => "the process holds a KVM virtual machine",
+            Self::DriverDescriptor => "the process holds another hypervisor's device",
+        })
+    }
 }
 
 /// The machine a VMM plays, as far as it decides where RAM appears to the guest.
@@ -218,6 +238,24 @@ impl Vmm {
     /// [`LayoutError::NoRule`] where no rule is known.
     pub fn rule_layout(&self) -> Result<Layout, LayoutError> {
         layout_rule::by_machine(self.machine, self.ram_bytes, &self.blocks)
+    }
+
+    /// The layout as well as it can be told without an agent: by the tables that firmware
+    /// and kernel left in the opened RAM, where these do not speak by the machine's rule.
+    /// Takes up to about twice `budget`.
+    ///
+    /// # Errors
+    /// [`LayoutError::NoRule`] where neither tells anything.
+    pub fn layout_without_agent(
+        &self,
+        ram: &GuestRam,
+        budget: Duration,
+    ) -> Result<Layout, LayoutError> {
+        let hypotheses = layout_rule::hypotheses(self.machine, self.ram_bytes, &self.blocks);
+        if self.machine == Machine::Uml {
+            return self.rule_layout();
+        }
+        firmware::judge(ram, &hypotheses, budget).map_or_else(|| self.rule_layout(), Ok)
     }
 
     pub(crate) fn process(&self) -> Process {

@@ -4,6 +4,7 @@
 mod backing_file;
 mod executable;
 mod liveness;
+mod local_socket;
 mod maps;
 mod memory;
 mod process;
@@ -12,6 +13,7 @@ mod residency;
 pub(crate) use backing_file::BackingFile;
 pub(crate) use executable::{ExecutableKind, holds_constant};
 pub use liveness::{Liveness, RunState};
+pub(crate) use local_socket::LocalSocket;
 pub(crate) use memory::{MemoryRead, ProcessMemory};
 pub use process::ProcRoot;
 pub(crate) use process::{
