@@ -157,7 +157,7 @@ impl GuestRam {
             .unwrap_or(NonZeroUsize::MIN);
         let subject = Subject {
             ram: self,
-            layout,
+            existing: &plan::Existing::new(self, layout),
             patterns,
             alignment: options.alignment.get(),
             pace,
