@@ -119,7 +119,7 @@ struct Pace {
 impl Default for Pace {
     fn default() -> Self {
         Self {
-            buffer: 256 << 10,
+            buffer: 128 << 10,
             unit: 16 << 20,
         }
     }
