@@ -351,6 +351,14 @@ impl GuestRam {
             .map_err(|code| self.ram_error(at, code))
     }
 
+    /// Whether the system tells where a run of existing pages ends only by walking to its
+    /// end, however far that is.
+    pub(crate) fn sees_whole_runs(&self, block: usize) -> bool {
+        self.blocks
+            .get(block)
+            .is_some_and(|open| matches!(open.residency, Residency::FileHoles))
+    }
+
     /// Whether anything of a block can be reached.
     pub(crate) fn is_reachable(&self, block: usize) -> bool {
         self.memory.is_some()

@@ -119,7 +119,7 @@ struct Pace {
 impl Default for Pace {
     fn default() -> Self {
         Self {
-            buffer: 256 << 10,
+            buffer: 128 << 10,
             unit: 16 << 20,
         }
     }
@@ -157,7 +157,7 @@ impl GuestRam {
             .unwrap_or(NonZeroUsize::MIN);
         let subject = Subject {
             ram: self,
-            layout,
+            existing: &plan::Existing::new(self, layout),
             patterns,
             alignment: options.alignment.get(),
             pace,

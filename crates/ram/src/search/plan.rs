@@ -2,7 +2,9 @@
 //! into units that can be searched apart. A match belongs to the unit in which it
 //! starts, so that each is found once and by one alone. Holes belong to none.
 
+use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use vmshm_link::GuestPhysical;
 
@@ -65,50 +67,116 @@ fn addresses(range: &LayoutRange) -> Range<u64> {
     start..start.saturating_add(range.extent.length)
 }
 
-/// Calls `visit` for each run of existing bytes among some addresses, in rising order,
-/// until it says no. What cannot be told is given to `unreadable` with its length.
-pub(super) fn existing_runs(
-    ram: &GuestRam,
-    layout: &Layout,
-    wanted: &Range<u64>,
-    unreadable: &mut dyn FnMut(u64, RamError),
-    visit: &mut dyn FnMut(Run) -> bool,
-) {
-    let ranges = layout.ranges();
-    let first = ranges.partition_point(|range| addresses(range).end <= wanted.start);
-    let mut more = true;
-    for range in ranges.iter().skip(first) {
-        let of_range = addresses(range);
-        if of_range.start >= wanted.end || !more {
-            break;
+/// Tells which of a layout's bytes exist.
+#[derive(Debug)]
+pub(super) struct Existing<'a> {
+    ram: &'a GuestRam,
+    layout: &'a Layout,
+    /// Of each block a run, as offsets, that was seen to go on behind what was asked for.
+    /// Asking a file where data ends walks through all of it: without this every unit
+    /// would pay for the whole rest of the file.
+    long_runs: Mutex<HashMap<usize, Range<u64>>>,
+}
+
+impl<'a> Existing<'a> {
+    pub(super) fn new(ram: &'a GuestRam, layout: &'a Layout) -> Self {
+        Self {
+            ram,
+            layout,
+            long_runs: Mutex::default(),
         }
-        let start = wanted.start.max(of_range.start) - of_range.start;
-        let end = wanted.end.min(of_range.end) - of_range.start;
-        let in_block = range.at.offset + start..range.at.offset + end;
-        let block_length = ram.blocks().nth(range.at.block).map_or(0, |b| b.length);
+    }
+
+    /// The runs of existing bytes among some addresses, in rising order. Where it cannot be
+    /// told what exists, the number of bytes and the error stand in their place.
+    pub(super) fn runs(
+        &self,
+        wanted: Range<u64>,
+    ) -> impl Iterator<Item = Result<Run, (u64, RamError)>> + use<'_, 'a> {
+        let ranges = self.layout.ranges();
+        let first = ranges.partition_point(|range| addresses(range).end <= wanted.start);
+        ranges
+            .get(first..)
+            .unwrap_or_default()
+            .iter()
+            .map(|range| (range.at, addresses(range)))
+            .take_while(move |(_, of_range)| of_range.start < wanted.end)
+            .flat_map(move |(at, of_range)| {
+                let start = wanted.start.max(of_range.start) - of_range.start;
+                let end = wanted.end.min(of_range.end) - of_range.start;
+                let last = at.offset + (of_range.end - of_range.start);
+                let in_block = self.in_block(at.block, at.offset + start..at.offset + end, last);
+                let (runs, error) = match in_block {
+                    Ok(runs) => (runs, None),
+                    Err(error) => (Vec::new(), Some(Err((end - start, error)))),
+                };
+                let run = move |run: Range<u64>| {
+                    Ok(Run {
+                        address: of_range.start + (run.start - at.offset),
+                        at: BlockOffset {
+                            block: at.block,
+                            offset: run.start,
+                        },
+                        length: run.end - run.start,
+                    })
+                };
+                runs.into_iter().map(run).chain(error)
+            })
+    }
+
+    /// The runs of existing bytes among some offsets into a block, of which the layout has
+    /// those up to `last`.
+    fn in_block(
+        &self,
+        block: usize,
+        wanted: Range<u64>,
+        last: u64,
+    ) -> Result<Vec<Range<u64>>, RamError> {
+        let block_end = self.ram.blocks().nth(block).map_or(0, |block| block.length);
         // A page exists or does not, whatever part of it is asked for.
-        let pages = in_block.start / PAGE * PAGE
-            ..in_block
-                .end
-                .next_multiple_of(PAGE)
-                .min(block_length.max(in_block.end));
-        let asked = ram.resident_runs(range.at.block, pages, &mut |run| {
-            let run = run.start.max(in_block.start)..run.end.min(in_block.end);
+        let whole_pages = |end: u64| {
+            let end = end.next_multiple_of(PAGE).min(block_end).max(end);
+            wanted.start / PAGE * PAGE..end
+        };
+        let mut runs = Vec::new();
+        let mut take = |run: &Range<u64>| {
+            let run = run.start.max(wanted.start)..run.end.min(wanted.end);
             if !run.is_empty() {
-                more = visit(Run {
-                    address: of_range.start + (run.start - range.at.offset),
-                    at: BlockOffset {
-                        block: range.at.block,
-                        offset: run.start,
-                    },
-                    length: run.end - run.start,
-                });
+                runs.push(run);
             }
-            more
-        });
-        if let Err(error) = asked {
-            unreadable(end - start, error);
+        };
+        if !self.ram.sees_whole_runs(block) {
+            let mut visit = |run| {
+                take(&run);
+                true
+            };
+            self.ram
+                .resident_runs(block, whole_pages(wanted.end), &mut visit)?;
+            return Ok(runs);
         }
+        // Held while the file is asked, so that no other thread asks for the same run.
+        let mut long_runs = self
+            .long_runs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(run) = long_runs.get(&block)
+            && run.start <= wanted.start
+            && wanted.end <= run.end
+        {
+            take(run);
+            return Ok(runs);
+        }
+        let mut visit = |run: Range<u64>| {
+            take(&run);
+            let goes_on = run.end > wanted.end;
+            if goes_on {
+                long_runs.insert(block, run);
+            }
+            !goes_on
+        };
+        self.ram
+            .resident_runs(block, whole_pages(last), &mut visit)?;
+        Ok(runs)
     }
 }
 

@@ -340,7 +340,7 @@ fn what_cannot_be_read_is_passed_over_and_counted() {
     // tells so by a hole, or the reads do.
     file.as_file().set_len(5 * PAGE + 100).expect("cut");
     let (found, stats) = search(&ram, dump.layout(), &[b"ab"]);
-    let whole: Memory = (0..5 * PAGE).map(|at| (at, bytes[at as usize])).collect();
+    let whole: Memory = (0..5 * PAGE).zip(bytes.iter().copied()).collect();
     let expected = naive(&whole, &[b"ab".to_vec()], 1, None);
     assert_eq!(found.get(..expected.len()), Some(&*expected));
     assert!(stats.searched >= 5 * PAGE && stats.searched <= 6 * PAGE);

@@ -9,14 +9,15 @@ use vmshm_link::GuestPhysical;
 
 use super::in_order::Outlet;
 use super::patterns::{Haystack, Patterns};
-use super::plan::{Run, Unit, existing_runs};
+use super::plan::{Existing, Run, Unit};
 use super::{Found, Pace};
 use crate::address::BlockOffset;
 use crate::guest_ram::GuestRam;
-use crate::layout::Layout;
 use crate::ram_error::RamError;
 
 const PAGE: u64 = 4096;
+/// The system copies pages several times faster to where a page could start.
+const BUFFER_ALIGNMENT: usize = 4096;
 /// How many matches are handed on together at most.
 const MATCHES_AT_ONCE: usize = 4096;
 
@@ -38,7 +39,7 @@ pub(super) struct Tally {
     pub(super) addresses: u64,
     /// Bytes that were searched.
     pub(super) searched: u64,
-    /// Bytes that exist and could not be read, or whose existence could not be told.
+    /// Bytes that could not be read, or whose existence could not be told.
     pub(super) unreadable: u64,
     /// Why, for the first of them.
     pub(super) reason: Option<RamError>,
@@ -48,7 +49,7 @@ pub(super) struct Tally {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Subject<'a> {
     pub(super) ram: &'a GuestRam,
-    pub(super) layout: &'a Layout,
+    pub(super) existing: &'a Existing<'a>,
     pub(super) patterns: &'a Patterns,
     pub(super) alignment: u64,
     pub(super) pace: Pace,
@@ -64,43 +65,48 @@ pub(super) fn search(
     let reach = subject.patterns.reach();
     // A long pattern's reach is read again with each buffer: that must not outweigh it.
     let fresh = subject.pace.buffer.max(reach);
-    buffer.resize(reach + fresh, 0);
+    buffer.resize(BUFFER_ALIGNMENT + reach + fresh, 0);
+    let front = reach
+        + buffer
+            .get(reach..)
+            .map_or(0, |rest| rest.as_ptr().align_offset(BUFFER_ALIGNMENT));
     let wanted_end = unit
         .starts
         .end
         .saturating_add(reach as u64)
         .min(unit.span_end);
     let wanted = unit.starts.start..wanted_end;
-    let mut tally = Tally {
-        addresses: unit.starts.end - unit.starts.start,
-        ..Tally::default()
-    };
     let mut reader = Reader {
         subject,
         buffer,
+        front,
         fresh,
         unit: &unit,
         outlet,
         kept: 0,
         expected: unit.starts.start,
-        tally: Tally::default(),
+        tally: Tally {
+            addresses: unit.starts.end - unit.starts.start,
+            ..Tally::default()
+        },
         gone: false,
     };
-    let mut unknown = Tally::default();
-    existing_runs(
-        subject.ram,
-        subject.layout,
-        &wanted,
-        &mut |length, error| unknown.pass_over(length, error),
-        &mut |run| reader.read(run).is_continue(),
-    );
-    let finished = reader.finish_kept();
-    tally.searched = reader.tally.searched;
-    tally.unreadable = reader.tally.unreadable + unknown.unreadable;
-    tally.reason = reader.tally.reason.or(unknown.reason);
-    if reader.gone || unknown.reason == Some(RamError::Gone) {
+    let flow = subject.existing.runs(wanted).try_for_each(|run| match run {
+        Ok(run) => reader.read(run),
+        Err((_, RamError::Gone)) => reader.lose(),
+        Err((length, error)) => {
+            reader.tally.pass_over(length, error);
+            ControlFlow::Continue(())
+        }
+    });
+    let flow = match flow {
+        ControlFlow::Continue(()) => reader.finish_kept(),
+        broken => broken,
+    };
+    let Reader { tally, gone, .. } = reader;
+    if gone {
         let _ = outlet.put(Report::Gone);
-    } else if finished.is_continue() {
+    } else if flow.is_continue() {
         let _ = outlet.put(Report::Done(tally));
     }
 }
@@ -116,12 +122,14 @@ impl Tally {
 struct Reader<'a> {
     subject: &'a Subject<'a>,
     buffer: &'a mut Vec<u8>,
+    /// Where in the buffer it is read to.
+    front: usize,
     /// How much is read at once.
     fresh: usize,
     unit: &'a Unit,
     outlet: &'a Outlet<'a, Report>,
-    /// How many bytes at the buffer's front came directly before the next read. No match
-    /// that starts among them was looked for yet.
+    /// How many bytes before the front came directly before the next read. No match that
+    /// starts among them was looked for yet.
     kept: usize,
     /// The address of the next read, if it follows directly.
     expected: u64,
@@ -151,18 +159,15 @@ impl Reader<'_> {
             if address != self.expected {
                 self.finish_kept()?;
             }
-            let into = self.buffer.get_mut(self.kept..self.kept + count);
+            let into = self.buffer.get_mut(self.front..self.front + count);
             match self.subject.ram.read_at(at, into.unwrap_or_default()) {
                 Ok(()) => {
                     done += length;
                     self.expected = address + length;
                     self.tally.searched += self.owned(address, length);
-                    self.search(self.kept + count)?;
+                    self.search(count)?;
                 }
-                Err(RamError::Gone) => {
-                    self.gone = true;
-                    return ControlFlow::Break(());
-                }
+                Err(RamError::Gone) => return self.lose(),
                 Err(_) if at.offset % PAGE + length > PAGE => careful_until = done + length,
                 Err(error) => {
                     self.finish_kept()?;
@@ -175,40 +180,49 @@ impl Reader<'_> {
         ControlFlow::Continue(())
     }
 
+    fn lose(&mut self) -> ControlFlow<()> {
+        self.gone = true;
+        ControlFlow::Break(())
+    }
+
     /// How many of these addresses belong to the unit itself.
     fn owned(&self, address: u64, length: u64) -> u64 {
         let end = (address + length).min(self.unit.starts.end);
         end.saturating_sub(address)
     }
 
-    /// Searches the first `filled` bytes of the buffer, and keeps as many at the end as
-    /// a match may need that starts there and goes on.
-    fn search(&mut self, filled: usize) -> ControlFlow<()> {
+    /// Searches what was kept and the `count` bytes that were read behind it, and keeps as
+    /// many at the end as a match may need that starts there and goes on.
+    fn search(&mut self, count: usize) -> ControlFlow<()> {
+        let filled = self.kept + count;
         let keep = self.subject.patterns.reach().min(filled);
-        self.find(filled, filled - keep)?;
-        self.buffer.copy_within(filled - keep..filled, 0);
+        self.find(count, filled - keep)?;
+        let end = self.front + count;
+        self.buffer.copy_within(end - keep..end, self.front - keep);
         self.kept = keep;
         ControlFlow::Continue(())
     }
 
     /// Searches what was kept, because nothing follows it.
     fn finish_kept(&mut self) -> ControlFlow<()> {
-        let kept = std::mem::take(&mut self.kept);
-        self.find(kept, kept)
+        let flow = self.find(0, self.kept);
+        self.kept = 0;
+        flow
     }
 
-    /// Finds the matches that start before `starts` in the first `filled` bytes, which
-    /// end at the expected address.
-    fn find(&mut self, filled: usize, starts: usize) -> ControlFlow<()> {
+    /// Finds the matches that start among the first `starts` of the bytes that were kept
+    /// and the `count` ones behind them. They end at the expected address.
+    fn find(&mut self, count: usize, starts: usize) -> ControlFlow<()> {
         if starts == 0 {
             return ControlFlow::Continue(());
         }
-        let address = self.expected.saturating_sub(filled as u64);
+        let bytes = self.front - self.kept..self.front + count;
+        let address = self.expected.saturating_sub(bytes.len() as u64);
         // What starts behind the unit's end belongs to the next one.
         let owned = self.unit.starts.end.saturating_sub(address);
         let starts = starts.min(usize::try_from(owned).unwrap_or(usize::MAX));
         let haystack = Haystack {
-            bytes: self.buffer.get(..filled).unwrap_or_default(),
+            bytes: self.buffer.get(bytes).unwrap_or_default(),
             address,
             starts: 0..starts,
             alignment: self.subject.alignment,

@@ -20,3 +20,4 @@ mod machine_faults;
 mod pinning;
 mod pipes;
 mod quarantine;
+mod search;
