@@ -193,7 +193,7 @@ pub(crate) fn bar(steps: u64, what: &str, quiet: bool) -> ProgressBar {
 
 /// The same for bytes, with their rate.
 pub(crate) fn byte_bar(bytes: u64, what: &str, quiet: bool) -> ProgressBar {
-    let style = "{msg} {bar:40} {percent:>3} %  {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}";
+    let style = "{msg} {bar:20} {percent:>3} %  {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}";
     styled_bar(bytes, what, quiet, style)
 }
 

@@ -21,12 +21,12 @@ use crate::output_file::{OutputFile, Readers};
 pub(crate) const AFTER_HELP: &str = "\
 The VM runs on while it is dumped: the dump is no snapshot of one instant. Pause the VM first
 where that matters. Only memory that exists is read; the rest, and pages of zeros, are holes of
-the file. The file appears under its name when it is whole, readable by its owner alone; a pipe
-or a device is written straight, with zeros for holes.
+the file. The file appears under its name when it is whole, and a new one is readable by its
+owner alone; a pipe or a device is written straight, with zeros for holes.
 
 Formats:
-  elf   core file with guest-physical addresses in its program headers; gdb, objdump, Volatility
-  lime  a header before each range of RAM; Volatility, Rekall
+  elf   core file with guest-physical addresses in its program headers; for Volatility, objdump -s
+  lime  a header before each range of RAM; for Volatility
   raw   guest-physical address is place in the file
 
 Examples:
@@ -74,13 +74,14 @@ pub(crate) fn run(dump: &Dump, global: &Global) -> Result<(), Failure> {
     let physical = Physical::for_looking(&subject, &global.attach()?)?;
     let plan = DumpPlan::new(physical.layout(), dump.format.into())?;
     let existing = plan.existing_bytes(physical.ram())?;
-    let mut sink = Sink::open(&dump.output)?;
     // A pipe leaves nothing behind that would have to be removed; there a signal may
     // end the process at once, also where it waits for the reader.
-    let interruption = match &sink.file {
-        OutputFile::Whole(_) => Some(Interruption::watch()?),
-        OutputFile::Stream(_) => None,
+    let interruption = if is_stream(&dump.output) {
+        None
+    } else {
+        Some(Interruption::watch()?)
     };
+    let mut sink = Sink::open(&dump.output)?;
     let interrupted = || interruption.as_ref().is_some_and(Interruption::came);
     let sources = physical.layout().ranges().iter().map(|range| range.source);
     output::tell_source(sources.max(), global.quiet);
@@ -128,6 +129,11 @@ pub(crate) fn run(dump: &Dump, global: &Global) -> Result<(), Failure> {
         )),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether the output is written straight: stdout, a pipe, a device.
+fn is_stream(path: &Path) -> bool {
+    path.as_os_str() == "-" || path.metadata().is_ok_and(|metadata| !metadata.is_file())
 }
 
 /// Where a dump's bytes go: into their places, or one after the other.

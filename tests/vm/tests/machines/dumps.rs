@@ -85,9 +85,11 @@ fn read_by_volatility(kind: Kind, format: &str) {
 }
 
 fn volatility(python: &Path, file: &Path, plugin: &str, cache: &Path) -> Value {
+    // Its own start script names the directory that it was installed in; and it takes its name for an option.
+    const START: &str = "import sys; sys.argv[0] = 'vol'; from volatility3.cli import main; main()";
     let mut command = Command::new(python);
     command
-        .args(["-c", "from volatility3.cli import main; main()"])
+        .args(["-c", START])
         .args(["--quiet", "--offline", "--renderer", "json", "--cache-path"])
         .arg(cache)
         .arg("--file")
