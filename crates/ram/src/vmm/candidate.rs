@@ -124,7 +124,7 @@ impl Candidate {
                 own,
             },
             // Of a process that is not dumpable the system gives everything to root.
-            ProcessError::Denied { .. } if self.process.directory_owner() != Some(own) => {
+            ProcessError::Denied { .. } if self.process.files_owner() != Some(own) => {
                 Obstacle::NotDumpable
             }
             other => obstacle_of(other),

@@ -19,3 +19,4 @@ mod machine_faults;
 mod pinning;
 mod pipes;
 mod quarantine;
+mod recognition;
