@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::vm::options::Vmm;
-use crate::{artifacts, checkout, command, tidy, vm};
+use crate::{artifacts, checkout, command, install, tidy, vm};
 
 /// The package whose tests boot VMs.
 const VM_TESTS: &str = "vmshm-vm-tests";
@@ -161,10 +161,16 @@ fn model_checks(counts: &mut Counts) -> Result<()> {
     tests(&mut loom, counts)
 }
 
+/// What Bochs needs to run a boot sector: itself, a display without a screen, and firmware.
+const BOCHS: [&str; 4] = ["bochs", "bochs-term", "bochsbios", "vgabios"];
+
 /// Fetches kernels, QEMU and busybox now, so that no test waits for a download.
 fn fetch() -> Result<()> {
     let uml = vm::fetch(Vmm::Uml);
     vm::fetch(Vmm::Qemu)?;
+    if let Err(error) = install::program_of("bochs-bin", &BOCHS) {
+        println!("Bochs cannot be had, and its test is skipped: {error:#}");
+    }
     uml
 }
 
