@@ -83,6 +83,8 @@ impl GuestRam {
                                 obstacle: Obstacle::FileRefused {
                                     name: block.name.clone(),
                                     code,
+                                    mode: BackingFile::mode(&process, &file, &block.name),
+                                    scope: 0,
                                 },
                             });
                         }

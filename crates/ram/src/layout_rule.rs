@@ -49,6 +49,7 @@ pub(crate) fn by_machine(
                 ..range(0, block.length, 0)
             }]);
         }
+        Machine::Scattered => return Err(LayoutError::Scattered),
         Machine::Unknown => return Err(LayoutError::NoRule),
     };
     if block.length != ram_bytes || ram_bytes > LARGEST_PLAIN {

@@ -232,6 +232,11 @@ fn reach(
                     .map_err(|code| Obstacle::FileRefused {
                         name: block.name.clone(),
                         code,
+                        mode: BackingFile::mode(&candidate.process, &file, &block.name),
+                        scope: match candidate.copy_refused(code) {
+                            Obstacle::Yama { scope } => scope,
+                            _ => 0,
+                        },
                     })
             }
             _ => Err(Obstacle::Private {

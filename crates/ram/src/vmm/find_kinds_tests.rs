@@ -56,7 +56,7 @@ fn bochs_is_known_by_its_executable_and_has_no_linear_layout() {
         |block: &RamBlock| block.start.0 <= ram && ram + (32 << 20) <= block.start.0 + block.length;
     assert_eq!(vmm.blocks.len(), 1);
     assert!(holds_it(&vmm.blocks[0]));
-    assert_eq!(vmm.rule_layout(), Err(LayoutError::NoRule));
+    assert_eq!(vmm.rule_layout(), Err(LayoutError::Scattered));
     // What is called so and holds memory, but is another program, is none.
     let other = with_constant(BOCHS, directory.path(), "something else");
     assert_eq!(found(&[&other]), []);

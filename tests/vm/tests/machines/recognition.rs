@@ -201,6 +201,11 @@ fn under_yama_shared_memory_is_mapped_and_doctor_names_yama_for_the_rest() {
              {vmshm} read $held 0x1000 19 --method map; echo
              {vmshm} read $held 0x1000 19 --method copy 2>&1; echo code $?
              {vmshm} doctor $held 2>&1
+             kill $keep $held; rm -f line said
+             mkfifo line; sleep 600 > line & keep=$!
+             setpriv --reuid=65534 --regid=65534 --clear-groups {holder} closed 24 < line > said & held=$!
+             for try in $(seq 300); do [ -s said ] && break; sleep 0.1; done
+             {vmshm} read $held 0x1000 19 --method map 2>&1; echo closed $?
              kill $keep $held; rm -f line said; echo 0 > /proc/sys/kernel/yama/ptrace_scope"
         );
         let said = machine.guest.check(&script);
@@ -212,6 +217,9 @@ fn under_yama_shared_memory_is_mapped_and_doctor_names_yama_for_the_rest() {
                 "  copy: no: the system forbids copying from other processes (ptrace_scope is {scope})"
             ),
             "set kernel.yama.ptrace_scope to 0",
+            // Where the file's mode lets nobody in, Yama also keeps the descriptor from being copied.
+            "closed 2",
+            ", mode 0000) cannot be opened: Permission denied",
         ] {
             assert!(said.contains(words), "no {words:?} in\n{said}");
         }
