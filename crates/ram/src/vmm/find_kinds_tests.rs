@@ -12,6 +12,7 @@ use crate::layout::{LayoutError, Source};
 use crate::vmm::Evidence;
 use vmshm_link::GuestPhysical;
 
+const QEMU_MEMFD: &str = include_str!("../../tests/recordings/qemu-memfd.txt");
 const BOCHS: &str = include_str!("../../tests/recordings/bochs-2.7.txt");
 const KVM: &str = include_str!("../../tests/recordings/kvm-memfd.txt");
 const CROSVM: &str = include_str!("../../tests/recordings/crosvm-style.txt");
@@ -228,4 +229,19 @@ fn a_process_that_is_named_by_hand_is_counted_from_its_largest_block() {
         Some((0, 0x1000, Source::BlockOrder))
     );
     assert_eq!(vmm.blocks[0].length, 0xd000_0000);
+}
+
+#[test]
+fn qemu_with_a_backend_of_its_own_shared_memory_files_is_shared() {
+    // Newer than the QEMU that was recorded: its object makes a file of mode 0 and deletes it.
+    let newer = QEMU_MEMFD
+        .replace("memory-backend-memfd,", "memory-backend-shm,")
+        .replace(
+            "/memfd:memory-backend-memfd (deleted)",
+            "/dev/shm/qemu-4711 (deleted)",
+        );
+    let vmm = only(&newer);
+    assert_eq!((vmm.kind, vmm.ram_bytes), (VmmKind::Qemu, 4 * GIB));
+    assert!(vmm.is_shared());
+    assert_eq!(vmm.blocks[0].backing, Backing::SharedFile);
 }
