@@ -14,32 +14,41 @@ use crate::progress::Step;
 
 /// The path of `program`, after installing `package` if it is missing.
 pub fn program(program: &str, package: &str) -> Result<PathBuf> {
+    program_of(program, &[package])
+}
+
+/// The path of `program`, after installing the packages that it needs if it is missing.
+pub fn program_of(program: &str, packages: &[&str]) -> Result<PathBuf> {
     if let Some(found) = command::find(program) {
         return Ok(found);
     }
     let _lock = Lock::take("install")?;
     if command::find(program).is_none() {
-        install(program, package)?;
+        install(program, packages)?;
     }
-    command::find(program)
-        .ok_or_else(|| anyhow!("{program} is still missing after installing the package {package}"))
+    command::find(program).ok_or_else(|| {
+        anyhow!(
+            "{program} is still missing after installing {}",
+            packages.join(" ")
+        )
+    })
 }
 
 /// Installs `package` for the sake of what is missing, which is no program.
 pub fn package(missing: &str, package: &str) -> Result<()> {
     let _lock = Lock::take("install")?;
-    install(missing, package)
+    install(missing, &[package])
 }
 
-/// Installs `package`, with fresh package lists if the host's are empty or stale.
-fn install(program: &str, package: &str) -> Result<()> {
-    let by_hand = format!(
-        "{program} is missing\nhint: sudo apt-get install --no-install-recommends {package}"
-    );
+/// Installs packages, with fresh package lists if the host's are empty or stale.
+fn install(program: &str, packages: &[&str]) -> Result<()> {
+    let names = packages.join(" ");
+    let by_hand =
+        format!("{program} is missing\nhint: sudo apt-get install --no-install-recommends {names}");
     let root = rustix::process::geteuid().is_root();
     if command::find("apt-get").is_none() {
         bail!(
-            "{program} is missing, and this host has no apt-get to install it with\nhint: install what your system calls Debian's package {package}"
+            "{program} is missing, and this host has no apt-get to install it with\nhint: install it by hand (Debian has it in: {names})"
         );
     }
     let can_ask = std::io::stdin().is_terminal() && command::find("sudo").is_some();
@@ -62,8 +71,9 @@ fn install(program: &str, package: &str) -> Result<()> {
             command::visible(&mut command)
         }
     };
-    let _step = root.then(|| Step::start(format!("installing the package {package}")));
-    let arguments = ["install", "-q", "-y", "--no-install-recommends", package];
+    let _step = root.then(|| Step::start(format!("installing {names}")));
+    let mut arguments = vec!["install", "-q", "-y", "--no-install-recommends"];
+    arguments.extend(packages);
     if apt(&arguments).is_ok() {
         return Ok(());
     }

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::vm::options::Vmm;
-use crate::{artifacts, checkout, command, tidy, vm, volatility};
+use crate::{artifacts, checkout, command, install, tidy, vm, volatility};
 
 /// The package whose tests boot VMs.
 const VM_TESTS: &str = "vmshm-vm-tests";
@@ -161,14 +161,20 @@ fn model_checks(counts: &mut Counts) -> Result<()> {
     tests(&mut loom, counts)
 }
 
-/// Fetches kernels, QEMU and busybox now, so that no test waits for a download; and Volatility, whose tests are skipped
-/// where it cannot be had.
+/// What Bochs needs to run a boot sector: itself, a display without a screen, and firmware.
+const BOCHS: [&str; 4] = ["bochs", "bochs-term", "bochsbios", "vgabios"];
+
+/// Fetches kernels, QEMU and busybox now, so that no test waits for a download; and Volatility and Bochs, whose tests
+/// are skipped where they cannot be had.
 fn fetch() -> Result<()> {
     if let Err(error) = volatility::python() {
         eprintln!("warning: the tests that need Volatility 3 will be skipped: {error:#}");
     }
     let uml = vm::fetch(Vmm::Uml);
     vm::fetch(Vmm::Qemu)?;
+    if let Err(error) = install::program_of("bochs-bin", &BOCHS) {
+        println!("Bochs cannot be had, and its test is skipped: {error:#}");
+    }
     uml
 }
 

@@ -83,12 +83,17 @@ pub enum Obstacle {
         backing: Backing,
     },
     /// The file behind a block was refused.
-    #[error("the file behind guest RAM ({name}) cannot be opened: {}", reason(*code))]
+    #[error("the file behind guest RAM ({name}{}) cannot be opened: {}", with_mode(*mode), reason(*code))]
     FileRefused {
         /// The file's name in the VMM's mappings.
         name: String,
         /// The raw `errno` value.
         code: i32,
+        /// The file's access mode, where that can be seen.
+        mode: Option<u32>,
+        /// Yama's `ptrace_scope`: if set, the VMM's own descriptor could not be copied
+        /// either.
+        scope: u32,
     },
     /// The process has no memory that could be guest RAM.
     #[error("no mapping of the process looks like guest RAM")]
@@ -112,6 +117,10 @@ fn user(number: u32) -> String {
         Some(name) => format!("{name} (uid {number})"),
         None => format!("uid {number}"),
     }
+}
+
+fn with_mode(mode: Option<u32>) -> String {
+    mode.map_or_else(String::new, |mode| format!(", mode {mode:04o}"))
 }
 
 /// What the system says of its code.
@@ -142,6 +151,10 @@ impl Obstacle {
             ),
             Self::Private { .. } => Some(
                 "use the copy method, or start the VM with shared RAM (QEMU: -object memory-backend-memfd,id=ram,size=SIZE,share=on -machine memory-backend=ram)"
+                    .to_owned(),
+            ),
+            Self::FileRefused { scope: 1.., .. } => Some(
+                "run as root; or set kernel.yama.ptrace_scope to 0, so that the VMM's descriptor of the file can be used"
                     .to_owned(),
             ),
             Self::FileRefused { .. } => Some("run as root, or use the copy method".to_owned()),

@@ -17,6 +17,9 @@ use crate::ram_error::{OpenError, RamError};
 use crate::view::View;
 use crate::vmm::Vmm;
 
+/// Words are copied whole where they are aligned to their size.
+const WORD: u64 = 8;
+
 /// One read of a batch.
 #[derive(Debug)]
 pub struct RamRead<'a> {
@@ -80,6 +83,8 @@ impl GuestRam {
                                 obstacle: Obstacle::FileRefused {
                                     name: block.name.clone(),
                                     code,
+                                    mode: BackingFile::mode(&process, &file, &block.name),
+                                    scope: 0,
                                 },
                             });
                         }
@@ -255,11 +260,24 @@ impl GuestRam {
     }
 
     /// Pieces of RAM, in their order, as one linear memory. Only these pieces are mapped
-    /// where the method is map. Each must be a run of whole pages.
+    /// where the method is map. Each must be a run of whole pages; where they are copied,
+    /// the VMM may hold a guest's page at any place that is aligned for words.
     ///
     /// # Errors
     /// [`OpenError`].
     pub fn view(&self, pieces: &[BlockPiece], protection: Protection) -> Result<View, OpenError> {
+        let has_file = |piece: &BlockPiece| {
+            self.blocks
+                .get(piece.at.block)
+                .is_some_and(|open| open.file.is_some())
+        };
+        let copying = self.copying || !pieces.iter().all(has_file);
+        let copied = self.memory.as_ref().filter(|_| copying);
+        let step = if copied.is_some() {
+            WORD
+        } else {
+            vmshm_shm::PAGE_SIZE
+        };
         for piece in pieces {
             let bad = OpenError::BadPiece {
                 at: piece.at,
@@ -267,7 +285,7 @@ impl GuestRam {
             };
             let whole = piece.length > 0
                 && piece.length.is_multiple_of(vmshm_shm::PAGE_SIZE)
-                && piece.at.offset.is_multiple_of(vmshm_shm::PAGE_SIZE);
+                && piece.at.offset.is_multiple_of(step);
             let length = usize::try_from(piece.length).map_err(|_| bad.clone())?;
             if !whole || self.checked(piece.at, length).is_err() {
                 return Err(bad);
@@ -280,14 +298,7 @@ impl GuestRam {
             });
         }
         let merged = merge_pieces(pieces);
-        let has_file = |piece: &BlockPiece| {
-            self.blocks
-                .get(piece.at.block)
-                .is_some_and(|open| open.file.is_some())
-        };
-        if let Some(memory) = &self.memory
-            && (self.copying || !merged.iter().all(has_file))
-        {
+        if let Some(memory) = copied {
             let located = merged.iter().filter_map(|piece| {
                 let open = self.blocks.get(piece.at.block)?;
                 Some((open.address(piece.at), piece.length))

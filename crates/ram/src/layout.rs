@@ -147,6 +147,11 @@ pub enum LayoutError {
         /// The point.
         address: GuestPhysical,
     },
+    /// The VMM lays RAM out as the guest happens to touch it.
+    #[error(
+        "this VMM lays RAM out in small pieces in the order in which the guest first touches them: no rule is known for where an address lies"
+    )]
+    Scattered,
     /// No rule says where this VM's RAM appears.
     #[error("no rule is known for where this VM's RAM appears to its guest")]
     NoRule,
@@ -160,6 +165,10 @@ impl LayoutError {
             Self::NoRule | Self::Empty => {
                 Some("run vmshm-agent in the guest: its pages show where its RAM lies".to_owned())
             }
+            Self::Scattered => Some(
+                "a program in the guest can mark pages with their own addresses; the library's `Layout::prove_granules` takes what is seen of them"
+                    .to_owned(),
+            ),
             Self::Contradiction { .. } => Some(
                 "another VM may be running inside this one; its agent cannot be used from here"
                     .to_owned(),

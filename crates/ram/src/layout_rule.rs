@@ -59,6 +59,7 @@ pub(crate) fn by_machine(
                 ..range(0, block.length, 0)
             }]);
         }
+        Machine::Scattered => return Err(LayoutError::Scattered),
         Machine::Unknown => return Err(LayoutError::NoRule),
     };
     let boot = boot_blocks(ram_bytes, blocks).ok_or(LayoutError::NoRule)?;

@@ -180,3 +180,26 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_guests_page_may_lie_anywhere_where_it_is_copied() {
+    // As in a program that got its guest's RAM from an allocator.
+    let own = OwnRam::new(4 * 4096);
+    let ram = own.open(Method::Copy);
+    let piece = |offset| BlockPiece {
+        at: own.at(offset),
+        length: 4096,
+    };
+    let view = ram.view(&[piece(8192 + 16), piece(16)], Protection::ReadWrite);
+    let view = view.expect("aligned for words");
+    view.store_relaxed(8, 0x1122).expect("store");
+    view.write(4096, b"second").expect("write");
+    assert_eq!(own.mapping.load_relaxed(8192 + 24).expect("load"), 0x1122);
+    let mut seen = [0; 6];
+    own.mapping.read(16, &mut seen).expect("read");
+    assert_eq!(&seen, b"second");
+    let odd = ram.view(&[piece(4)], Protection::Read);
+    assert!(matches!(odd, Err(OpenError::BadPiece { .. })));
+    let mapped = own.open(Method::Map).view(&[piece(16)], Protection::Read);
+    assert!(matches!(mapped, Err(OpenError::BadPiece { .. })));
+}

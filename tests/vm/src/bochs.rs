@@ -44,11 +44,19 @@ pub fn boot(mebibytes: u64) -> Option<Bochs> {
     let program = std::env::split_paths(&paths)
         .map(|directory| directory.join("bochs-bin"))
         .find(|path| path.is_file());
-    let Some(program) = program.filter(|_| {
-        [FIRMWARE, VIDEO]
-            .iter()
-            .all(|file| Path::new(file).exists())
-    }) else {
+    let has_display = fs::read_dir("/usr/lib")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .any(|entry| {
+            entry
+                .path()
+                .join("bochs/plugins/libbx_term_gui.so")
+                .exists()
+        });
+    let firmware = [FIRMWARE, VIDEO];
+    let is_whole = has_display && firmware.iter().all(|file| Path::new(file).exists());
+    let Some(program) = program.filter(|_| is_whole) else {
         skip("Bochs is not installed (Debian: bochs, bochs-term, bochsbios, vgabios)");
         return None;
     };

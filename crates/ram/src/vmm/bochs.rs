@@ -57,7 +57,7 @@ pub(super) fn recognise(candidate: &Candidate) -> Option<Draft> {
         ram_bytes: told.guest,
         blocks,
         evidence,
-        machine: Machine::Unknown,
+        machine: Machine::Scattered,
         told_shared: false,
         barred: None,
     })
@@ -107,7 +107,7 @@ fn configured(candidate: &Candidate) -> Option<Memory> {
     lines
         .chain(words.iter().map(String::as_str))
         .filter_map(memory)
-        .last()
+        .next_back()
 }
 
 /// `megs: N` or `memory: guest=N, host=N`.

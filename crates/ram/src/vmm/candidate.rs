@@ -124,7 +124,7 @@ impl Candidate {
                 own,
             },
             // Of a process that is not dumpable the system gives everything to root.
-            ProcessError::Denied { .. } if self.process.directory_owner() != Some(own) => {
+            ProcessError::Denied { .. } if self.process.files_owner() != Some(own) => {
                 Obstacle::NotDumpable
             }
             other => obstacle_of(other),
@@ -232,6 +232,11 @@ fn reach(
                     .map_err(|code| Obstacle::FileRefused {
                         name: block.name.clone(),
                         code,
+                        mode: BackingFile::mode(&candidate.process, &file, &block.name),
+                        scope: match candidate.copy_refused(code) {
+                            Obstacle::Yama { scope } => scope,
+                            _ => 0,
+                        },
                     })
             }
             _ => Err(Obstacle::Private {

@@ -192,6 +192,14 @@ fn another_user_is_named_and_root_without_rights_is_told_so() {
         let own = current_user();
         assert_eq!(refused, Obstacle::OtherUser { owner: 65_534, own });
     }
+    let closed = Obstacle::FileRefused {
+        name: "/dev/shm/ram".to_owned(),
+        code: 13,
+        mode: Some(0),
+        scope: 1,
+    };
+    assert!(closed.to_string().contains("/dev/shm/ram, mode 0000"));
+    assert!(closed.hint().expect("a remedy").contains("ptrace_scope"));
     let named = Obstacle::OtherUser {
         owner: 0,
         own: 4_000_000_001,

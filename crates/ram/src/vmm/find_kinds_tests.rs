@@ -12,6 +12,7 @@ use crate::layout::{LayoutError, Source};
 use crate::vmm::Evidence;
 use vmshm_link::GuestPhysical;
 
+const QEMU_MEMFD: &str = include_str!("../../tests/recordings/qemu-memfd.txt");
 const BOCHS: &str = include_str!("../../tests/recordings/bochs-2.7.txt");
 const KVM: &str = include_str!("../../tests/recordings/kvm-memfd.txt");
 const CROSVM: &str = include_str!("../../tests/recordings/crosvm-style.txt");
@@ -56,7 +57,7 @@ fn bochs_is_known_by_its_executable_and_has_no_linear_layout() {
         |block: &RamBlock| block.start.0 <= ram && ram + (32 << 20) <= block.start.0 + block.length;
     assert_eq!(vmm.blocks.len(), 1);
     assert!(holds_it(&vmm.blocks[0]));
-    assert_eq!(vmm.rule_layout(), Err(LayoutError::NoRule));
+    assert_eq!(vmm.rule_layout(), Err(LayoutError::Scattered));
     // What is called so and holds memory, but is another program, is none.
     let other = with_constant(BOCHS, directory.path(), "something else");
     assert_eq!(found(&[&other]), []);
@@ -228,4 +229,19 @@ fn a_process_that_is_named_by_hand_is_counted_from_its_largest_block() {
         Some((0, 0x1000, Source::BlockOrder))
     );
     assert_eq!(vmm.blocks[0].length, 0xd000_0000);
+}
+
+#[test]
+fn qemu_with_a_backend_of_its_own_shared_memory_files_is_shared() {
+    // Newer than the QEMU that was recorded: its object makes a file of mode 0 and deletes it.
+    let newer = QEMU_MEMFD
+        .replace("memory-backend-memfd,", "memory-backend-shm,")
+        .replace(
+            "/memfd:memory-backend-memfd (deleted)",
+            "/dev/shm/qemu-4711 (deleted)",
+        );
+    let vmm = only(&newer);
+    assert_eq!((vmm.kind, vmm.ram_bytes), (VmmKind::Qemu, 4 * GIB));
+    assert!(vmm.is_shared());
+    assert_eq!(vmm.blocks[0].backing, Backing::SharedFile);
 }

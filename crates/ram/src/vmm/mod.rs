@@ -146,6 +146,9 @@ pub enum Machine {
     Firecracker,
     /// Cloud Hypervisor on x86.
     CloudHypervisor,
+    /// RAM is handed out in small pieces as the guest touches them: no rule can say where
+    /// an address lies.
+    Scattered,
     /// Not known; addresses are counted from the start of the largest block, as a guess.
     Counted,
     /// Not known: no rule applies.

@@ -67,12 +67,9 @@ fn run(memfd: bool, length: usize) -> Result<(), kvm_ioctls::Error> {
         unsafe { mmap_anonymous(std::ptr::null_mut(), length, protection, MapFlags::PRIVATE) }
     };
     let start = start.expect("there is memory").cast::<u8>();
+    let code = start.wrapping_add(CODE);
     // SAFETY: the mapping is longer than CODE and the code, writable, and nobody else uses it yet.
-    unsafe {
-        start
-            .add(CODE)
-            .copy_from_nonoverlapping(COUNT.as_ptr(), COUNT.len())
-    };
+    unsafe { code.copy_from_nonoverlapping(COUNT.as_ptr(), COUNT.len()) };
     let slot = kvm_userspace_memory_region {
         slot: 0,
         flags: 0,

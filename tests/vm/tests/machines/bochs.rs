@@ -111,7 +111,7 @@ fn bochs_is_found_and_every_piece_of_its_ram_is_proved_by_its_brand() {
     let refused = vmshm(["read", &pid, "0x100000", "16"]).run();
     refused
         .refused(&["no rule is known"])
-        .hints(&["vmshm-agent"]);
+        .hints(&["mark pages"]);
 }
 
 fn found(pid: u32) -> Option<Vmm> {

@@ -20,4 +20,5 @@ mod machine_faults;
 mod pinning;
 mod pipes;
 mod quarantine;
+mod recognition;
 mod search;

@@ -102,6 +102,13 @@ impl BackingFile {
         Err(refusal.raw_os_error())
     }
 
+    /// The access mode of a file that `process` has open, if it has.
+    pub(crate) fn mode(process: &Process, identity: &FileIdentity, name: &str) -> Option<u32> {
+        let number = *matching_descriptors(process, identity, name).first()?;
+        let path = process.path("fd").join(number.to_string());
+        Some(fs::metadata(path).ok()?.mode() & 0o7777)
+    }
+
     /// A file that is no VMM's: a stored dump, for reading only. The error is the
     /// system's code.
     pub(crate) fn stored(descriptor: OwnedFd) -> Result<Self, i32> {

@@ -226,10 +226,10 @@ impl Process {
             .collect())
     }
 
-    /// The user to whom the system gives the process's directory: root, in the place of
-    /// the user it runs as, if it is marked not dumpable.
-    pub(crate) fn directory_owner(&self) -> Option<u32> {
-        Some(fs::metadata(&self.directory).ok()?.uid())
+    /// The user to whom the system gives what /proc has of the process: root, in the place
+    /// of the user it runs as, if it is marked not dumpable.
+    pub(crate) fn files_owner(&self) -> Option<u32> {
+        Some(fs::metadata(self.path("maps")).ok()?.uid())
     }
 
     /// Which namespace of a kind (`user`, `mnt`, `pid`) it is in; nothing where that may
