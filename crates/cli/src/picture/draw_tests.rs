@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use vmshm_link::Extent;
 use vmshm_link::directory::{RegionEntry, RegionKind};
 use vmshm_link::fields::Text;
-use vmshm_ram::{BlockOffset, DumpFormat, Layout};
+use vmshm_ram::{BlockOffset, DumpFormat, Layout, LayoutRange, Source};
 
 fn inspection(ranges: &[(u64, u64)], regions: &[(&str, u64, u64)]) -> Inspection {
     let mut at = 0;
