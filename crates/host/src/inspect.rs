@@ -166,7 +166,7 @@ pub fn inspect(subject: &Subject, options: &AttachOptions) -> Result<Inspection,
                     hint: Some("dumps as ELF cores or in LiME's format hold the addresses".to_owned()),
                 });
             }
-            Ok(Inspection {
+            let mut found = Inspection {
                 name: subject.name(),
                 identity: Identity::Stored {
                     path: dump.path().to_owned(),
@@ -180,7 +180,9 @@ pub fn inspect(subject: &Subject, options: &AttachOptions) -> Result<Inspection,
                 beacon: None,
                 regions: Vec::new(),
                 notes,
-            })
+            };
+            found.note_system();
+            Ok(found)
         }
     }
 }
@@ -348,6 +350,10 @@ impl Inspection {
                 });
             }
         }
+        self.note_system();
+    }
+
+    fn note_system(&mut self) {
         if self.guest_os.is_none() {
             self.notes.push(Note {
                 what: "no operating system was recognised in guest memory".to_owned(),

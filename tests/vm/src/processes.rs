@@ -15,7 +15,20 @@ pub fn peak_memory(pid: u32) -> u64 {
     peak_in(&status)
 }
 
-/// The same from the contents of a `/proc/PID/status`.
+/// The memory that a process has now, in bytes.
+///
+/// # Panics
+/// When it is gone.
+#[must_use]
+pub fn resident_memory(pid: u32) -> u64 {
+    let path = format!("/proc/{pid}/status");
+    let status = std::fs::read_to_string(&path).expect("the process is there");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kibibytes.expect("the status tells it") << 10
+}
+
+/// The peak from the contents of a `/proc/PID/status`.
 ///
 /// # Panics
 /// When there is none.

@@ -9,6 +9,17 @@ const LONGEST_HOLE: u64 = 2;
 /// A broken hole takes as much room as this share of all RAM.
 const BROKEN: u64 = 12;
 
+/// The whole part of a length on the sheet or of a share. What is no number, or less
+/// than nothing, is 0.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "casting a float to an integer stops at the integer's ends"
+)]
+pub(crate) fn whole(length: f64) -> u64 {
+    length as u64
+}
+
 /// One piece of the line.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Piece {
@@ -100,8 +111,7 @@ impl Axis {
             let length = piece.extent.length;
             let offset = |place: f64| {
                 let share = ((place - piece.from) / width).clamp(0.0, 1.0);
-                // Within 0 and the length: no place of a piece is outside it.
-                ((share * length as f64) as u64).min(length)
+                whole(share * length as f64).min(length)
             };
             let (first, last) = (offset(start), offset(end));
             let extent = Extent {

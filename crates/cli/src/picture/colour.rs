@@ -3,6 +3,8 @@
 
 use vmshm_ram::Source;
 
+use super::axis::whole;
+
 pub(super) const PAPER: &str = "#fbfaf7";
 pub(super) const INK: &str = "#1f2733";
 pub(super) const FAINT: &str = "#6b7480";
@@ -51,7 +53,7 @@ pub(super) fn heat(share: f64) -> String {
     let strength = share.clamp(0.0, 1.0).sqrt();
     let mut text = String::from("#");
     for (none, all) in NONE.iter().zip(ALL) {
-        let level = (none + (all - none) * strength).round() as u8;
+        let level = whole((none + (all - none) * strength).round()).min(255);
         text.push_str(&format!("{level:02x}"));
     }
     text

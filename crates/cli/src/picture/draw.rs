@@ -6,16 +6,15 @@ use std::ops::Range;
 
 use vmshm_host::inspect::{BlockView, Identity, Inspection};
 use vmshm_link::GuestPhysical;
-use vmshm_ram::{LayoutRange, Source};
 
-use super::axis::Axis;
+use super::axis::{Axis, whole};
 use super::colour::{self, BEACON, EDGE, FAINT, HATCH, HOLE, INK, PAPER};
 use super::shapes::{Anchor, Drawing, Face, fitted, text_width};
 use crate::output;
 
 const WIDTH: f64 = 1240.0;
-const MARGIN: f64 = 48.0;
-const STRIP: f64 = WIDTH - 2.0 * MARGIN;
+pub(super) const MARGIN: f64 = 48.0;
+pub(super) const STRIP: f64 = WIDTH - 2.0 * MARGIN;
 const STRIP_HEIGHT: f64 = 54.0;
 const BLOCK_HEIGHT: f64 = 40.0;
 const RIBBON: f64 = 74.0;
@@ -25,9 +24,6 @@ const COLUMN: f64 = 2.0;
 const GAP: f64 = 12.0;
 /// Rows for the names of regions above the strip.
 const NAME_ROWS: usize = 6;
-const ROW: f64 = 22.0;
-/// More rows of a table than this are counted and not shown.
-const MOST_ROWS: usize = 24;
 
 /// The picture of what was found.
 pub(super) fn draw(found: &Inspection) -> Drawing {
@@ -68,10 +64,11 @@ pub(super) fn draw(found: &Inspection) -> Drawing {
     drawing
 }
 
-struct Sheet<'a> {
-    drawing: Drawing,
-    y: f64,
-    found: &'a Inspection,
+pub(super) struct Sheet<'a> {
+    pub(super) drawing: Drawing,
+    /// How far down the sheet is filled.
+    pub(super) y: f64,
+    pub(super) found: &'a Inspection,
     axis: Axis,
 }
 
@@ -172,7 +169,7 @@ impl Sheet<'_> {
 
     /// The strip itself: how much of each place exists, holes, and how it is known.
     fn strip(&mut self, top: f64) {
-        let columns = (STRIP / COLUMN) as usize;
+        let columns = whole(STRIP / COLUMN);
         let mut run: Option<(f64, String)> = None;
         for column in 0..=columns {
             let from = column as f64 / columns as f64;
@@ -218,8 +215,8 @@ impl Sheet<'_> {
                 };
                 let last = GuestPhysical(extent.start.0.saturating_add(extent.length - 1));
                 let to = self.axis.place(last).unwrap_or(from);
-                let (first, last) = (across(from) as u64, across(to) as u64);
-                columns.extend(first..=last.min(first + WIDTH as u64));
+                let (first, last) = (whole(across(from)), whole(across(to)));
+                columns.extend(first..=last.min(first + whole(WIDTH)));
             }
             for column in columns {
                 self.drawing
@@ -349,11 +346,12 @@ impl Sheet<'_> {
     }
 
     fn block(&mut self, index: usize, view: &BlockView, x: f64, top: f64, width: f64) {
-        let columns = ((width / COLUMN) as u64).max(1);
+        let columns = whole(width / COLUMN).max(1);
         let length = view.block.length;
         for column in 0..columns {
             let offset = |column: u64| {
-                (u128::from(length) * u128::from(column) / u128::from(columns)) as u64
+                u64::try_from(u128::from(length) * u128::from(column) / u128::from(columns))
+                    .unwrap_or(length)
             };
             let colour = match view.resident {
                 Some(_) => colour::heat(view.share(&(offset(column)..offset(column + 1)))),
@@ -410,166 +408,6 @@ impl Sheet<'_> {
             self.drawing.line(last, last_below, colour, 1.0);
         }
     }
-
-    fn legend(&mut self) {
-        self.y += 20.0;
-        let y = self.y;
-        let mut x = MARGIN;
-        self.drawing.words(x, y, 12.0, FAINT, "pages that exist");
-        x += 104.0;
-        self.drawing.words(x, y, 12.0, INK, "none");
-        x += 34.0;
-        for step in 0..32_u32 {
-            let colour = colour::heat(f64::from(step) / 31.0);
-            self.drawing
-                .rectangle(x + f64::from(step) * 3.0, y - 10.0, 3.2, 12.0, &colour);
-        }
-        x += 102.0;
-        self.drawing.words(x, y, 12.0, INK, "all");
-        x += 40.0;
-        let sources: BTreeSet<Source> = self
-            .found
-            .layout
-            .ranges()
-            .iter()
-            .map(|range| range.source)
-            .collect();
-        let mut entries: Vec<(&'static str, String)> = sources
-            .into_iter()
-            .map(|source| (colour::of_source(source), source.to_string()))
-            .collect();
-        if self.found.beacon.is_some() {
-            entries.push((BEACON, "beacon".to_owned()));
-        }
-        for (colour, text) in entries {
-            let width = text_width(&text, 12.0, Face::Words) + 40.0;
-            if x + width > MARGIN + STRIP {
-                x = MARGIN;
-                self.y += ROW;
-            }
-            self.drawing.rectangle(x, self.y - 10.0, 14.0, 12.0, colour);
-            self.drawing.words(x + 20.0, self.y, 12.0, INK, &text);
-            x += width;
-        }
-        self.y += 14.0;
-    }
-
-    fn tables(&mut self) {
-        let found = self.found;
-        let heading = ["guest-physical", "size", "in the VMM", "known"];
-        let rows: Vec<_> = found.layout.ranges().iter().map(layout_row).collect();
-        let widths = [250.0, 110.0, 240.0, 300.0];
-        self.table(heading.map(str::to_owned).to_vec(), rows, &widths);
-        let rows = found.blocks.iter().enumerate();
-        let stored = matches!(found.identity, Identity::Stored { .. });
-        let rows: Vec<_> = rows
-            .map(|(index, view)| block_row(index, view, stored))
-            .collect();
-        let start = if stored { "from byte" } else { "VMM-virtual" };
-        let heading = ["block", "size", "pages that exist", start, "behind it"];
-        let widths = [70.0, 110.0, 180.0, 180.0, 560.0];
-        self.table(heading.map(str::to_owned).to_vec(), rows, &widths);
-        if found.regions.is_empty() {
-            return;
-        }
-        let rows = found.regions.iter().enumerate();
-        let rows: Vec<_> = rows
-            .map(|(index, region)| {
-                let extents = region.extents.as_ref();
-                let pieces =
-                    extents.map_or_else(|| "not told".to_owned(), |all| all.len().to_string());
-                let first = extents.and_then(|all| all.first());
-                let first = first.map_or_else(String::new, |extent| extent.start.to_string());
-                let entry = &region.entry;
-                let cells = vec![
-                    output::plain(entry.name.as_str()),
-                    entry.kind.name().to_owned(),
-                    output::size(entry.size),
-                    pieces,
-                    first,
-                ];
-                (Some(colour::of_region(index)), cells)
-            })
-            .collect();
-        let heading = ["region", "kind", "size", "extents", "first at"];
-        let widths = [360.0, 100.0, 130.0, 110.0, 250.0];
-        self.table(heading.map(str::to_owned).to_vec(), rows, &widths);
-    }
-
-    fn table(
-        &mut self,
-        heading: Vec<String>,
-        rows: Vec<(Option<&'static str>, Vec<String>)>,
-        widths: &[f64],
-    ) {
-        if rows.is_empty() {
-            return;
-        }
-        self.y += 26.0;
-        let mut x = MARGIN + 18.0;
-        for (cell, width) in heading.iter().zip(widths) {
-            self.drawing.words(x, self.y, 12.0, FAINT, cell);
-            x += width;
-        }
-        self.y += 7.0;
-        let (start, end) = ((MARGIN, self.y), (MARGIN + STRIP, self.y));
-        self.drawing.line(start, end, HATCH, 1.0);
-        let hidden = rows.len().saturating_sub(MOST_ROWS);
-        for (colour, cells) in rows.into_iter().take(MOST_ROWS) {
-            self.y += ROW - 4.0;
-            if let Some(colour) = colour {
-                self.drawing
-                    .rectangle(MARGIN, self.y - 10.0, 10.0, 12.0, colour);
-            }
-            let mut x = MARGIN + 18.0;
-            for (cell, width) in cells.iter().zip(widths) {
-                let cell = fitted(cell, 12.0, Face::Numbers, width - 12.0);
-                self.drawing.numbers(x, self.y, Anchor::Start, INK, &cell);
-                x += width;
-            }
-        }
-        if hidden > 0 {
-            self.y += ROW - 4.0;
-            let text = format!("and {hidden} more");
-            self.drawing
-                .words(MARGIN + 18.0, self.y, 12.0, FAINT, &text);
-        }
-        self.y += 8.0;
-    }
-}
-
-fn layout_row(range: &LayoutRange) -> (Option<&'static str>, Vec<String>) {
-    let end = range.extent.start.0.saturating_add(range.extent.length);
-    let cells = vec![
-        format!("{:#x} – {end:#x}", range.extent.start.0),
-        output::size(range.extent.length),
-        range.at.to_string(),
-        range.source.to_string(),
-    ];
-    (Some(colour::of_source(range.source)), cells)
-}
-
-fn block_row(index: usize, view: &BlockView, stored: bool) -> (Option<&'static str>, Vec<String>) {
-    let block = &view.block;
-    let resident = match (view.resident, super::text::percent(view)) {
-        (Some(bytes), Some(percent)) => format!("{} ({percent} %)", output::size(bytes)),
-        _ => "not known".to_owned(),
-    };
-    let behind = if stored {
-        output::plain(&block.name)
-    } else if block.name.is_empty() {
-        block.backing.to_string()
-    } else {
-        format!("{}: {}", block.backing, output::plain(&block.name))
-    };
-    let cells = vec![
-        index.to_string(),
-        output::size(block.length),
-        resident,
-        block.start.to_string(),
-        behind,
-    ];
-    (Some(colour::of_block(index)), cells)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod file;
 mod png;
 mod shapes;
 mod svg;
+mod tables;
 mod text;
 
 pub(crate) use file::save;

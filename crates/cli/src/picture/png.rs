@@ -6,6 +6,7 @@ use std::sync::Arc;
 use resvg::tiny_skia::{Pixmap, Transform};
 use resvg::usvg::{self, fontdb};
 
+use super::axis::whole;
 use crate::failure::Failure;
 
 /// Pixels for each unit of the drawing.
@@ -34,7 +35,10 @@ pub(super) fn render(svg: &str) -> Result<Vec<u8>, Failure> {
     let tree = usvg::Tree::from_str(svg, &options).map_err(|error| failed(&error))?;
     let size = tree.size();
     let scale = SCALE.min((MOST_PIXELS / (size.width() * size.height())).sqrt());
-    let pixels = |length: f32| (length * scale).ceil() as u32;
+    let pixels = |length: f32| {
+        let count = whole(f64::from((length * scale).ceil()));
+        u32::try_from(count).unwrap_or(u32::MAX)
+    };
     let mut pixmap = Pixmap::new(pixels(size.width()), pixels(size.height()))
         .ok_or_else(|| Failure::new("the picture has no size", None))?;
     resvg::render(

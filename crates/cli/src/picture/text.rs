@@ -6,7 +6,7 @@ use std::ops::Range;
 use vmshm_host::inspect::{BlockView, Inspection};
 use vmshm_link::GuestPhysical;
 
-use super::axis::{Axis, Piece};
+use super::axis::{Axis, Piece, whole};
 
 /// Columns of the map.
 const COLUMNS: usize = 64;
@@ -88,7 +88,7 @@ fn look(inspection: &Inspection, axis: &Axis, from: f64, to: f64) -> (char, char
 /// Anything at all is more than nothing, and only all is all.
 fn shade(share: f64) -> char {
     let steps = SHADES.len() - 1;
-    let index = (share * steps as f64).round() as usize;
+    let index = usize::try_from(whole((share * steps as f64).round())).unwrap_or(steps);
     let index = match index {
         0 if share > 0.0 => 1,
         index if index >= steps && share < 0.999 => steps - 1,
@@ -110,7 +110,7 @@ fn marks(inspection: &Inspection, axis: &Axis) -> String {
         let last = GuestPhysical(start.0.saturating_add(length.saturating_sub(1)));
         let column = |address| {
             axis.place(address)
-                .map(|place| (place * COLUMNS as f64) as usize)
+                .and_then(|place| usize::try_from(whole(place * COLUMNS as f64)).ok())
         };
         if let Some(first) = column(start) {
             let last = column(last).unwrap_or(first).min(COLUMNS - 1);

@@ -4,7 +4,7 @@
 //! once. What it answers is checked against the VM's own RAM blocks.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -124,7 +124,7 @@ struct Monitor {
     deadline: Instant,
 }
 
-fn ask(path: &PathBuf, blocks: &[RamBlock]) -> Result<Layout, MonitorError> {
+fn ask(path: &Path, blocks: &[RamBlock]) -> Result<Layout, MonitorError> {
     let socket = LocalSocket::connect(path).map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => MonitorError::Taken,
         _ => MonitorError::Unreachable(error),

@@ -22,3 +22,4 @@ mod pipes;
 mod quarantine;
 mod recognition;
 mod search;
+mod without_agent;
