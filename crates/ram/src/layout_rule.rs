@@ -17,52 +17,94 @@ const LARGEST_PLAIN: u64 = 900 * GIB;
 const GRAPHICS_START: u64 = 0xa_0000;
 const GRAPHICS_END: u64 = 0xc_0000;
 const ONE_MIB: u64 = 0x10_0000;
-
 /// The layout of a machine with `ram_bytes` of RAM in `blocks`.
 pub(crate) fn by_machine(
     machine: Machine,
     ram_bytes: u64,
     blocks: &[RamBlock],
 ) -> Result<Layout, LayoutError> {
-    // What the guest boots with comes first. Where that is several blocks, the first is
-    // smaller than the RAM and their order is not certain; where plugged memory lies is
-    // the guest's firmware's or its user's choice.
-    let Some(block) = blocks.first() else {
-        return Err(LayoutError::NoRule);
-    };
+    if machine == Machine::Uml {
+        // The guest's own kernel lies where the file is not mapped.
+        let block = blocks.first().ok_or(LayoutError::NoRule)?;
+        return Layout::new(vec![LayoutRange {
+            extent: Extent {
+                start: GuestPhysical(block.file_offset()),
+                length: block.length,
+            },
+            at: BlockOffset::default(),
+            source: Source::MachineRule,
+        }]);
+    }
     let (low, low_end) = match machine {
-        Machine::Uml => {
-            // The guest's own kernel lies where the file is not mapped.
-            return Layout::new(vec![range(block.file_offset(), block.length, 0)]);
-        }
         Machine::Pc { below_4g } => (pc_split(ram_bytes, below_4g), GRAPHICS_END),
         Machine::Q35 { below_4g } => (q35_split(ram_bytes, below_4g), GRAPHICS_END),
         // Without shadow memory the firmware's own ROM lies below 1 MiB.
         Machine::Microvm => (ram_bytes.min(3 * GIB), ONE_MIB),
-        Machine::Unknown => return Err(LayoutError::NoRule),
+        _ => return Err(LayoutError::NoRule),
     };
-    if block.length != ram_bytes || ram_bytes > LARGEST_PLAIN {
+    let boot = boot_blocks(ram_bytes, blocks).ok_or(LayoutError::NoRule)?;
+    if ram_bytes > LARGEST_PLAIN {
         return Err(LayoutError::NoRule);
     }
-    let mut ranges = vec![range(0, low.min(GRAPHICS_START), 0)];
-    if low > low_end {
-        ranges.push(range(low_end, low - low_end, low_end));
-    }
-    if ram_bytes > low {
-        ranges.push(range(FOUR_GIB, ram_bytes - low, low));
-    }
-    Layout::new(ranges)
+    let order: Vec<usize> = (0..boot).collect();
+    pc_layout(blocks, &order, low, low_end)
 }
 
-fn range(start: u64, length: u64, offset: u64) -> LayoutRange {
-    LayoutRange {
-        extent: Extent {
-            start: GuestPhysical(start),
-            length,
-        },
-        at: BlockOffset { block: 0, offset },
-        source: Source::MachineRule,
+/// How many blocks, from the first on, are the RAM that the guest boots with; memory
+/// that was plugged comes behind them, and where it appears is the guest's firmware's or
+/// its user's choice.
+fn boot_blocks(ram_bytes: u64, blocks: &[RamBlock]) -> Option<usize> {
+    let mut sum = 0_u64;
+    for (index, block) in blocks.iter().enumerate() {
+        sum = sum.checked_add(block.length)?;
+        if sum >= ram_bytes {
+            return (sum == ram_bytes).then_some(index + 1);
+        }
     }
+    None
+}
+
+/// Whether the first of the blocks are all of the RAM that the guest boots with.
+pub(crate) fn are_boot_ram(ram_bytes: u64, blocks: &[RamBlock]) -> bool {
+    boot_blocks(ram_bytes, blocks).is_some()
+}
+
+/// A PC's layout: blocks one after the other, `low` bytes of them below 4 GiB and the
+/// rest from there on, with a hole from the graphics memory to `hole_end`.
+fn pc_layout(
+    blocks: &[RamBlock],
+    order: &[usize],
+    low: u64,
+    hole_end: u64,
+) -> Result<Layout, LayoutError> {
+    let mut ranges = Vec::new();
+    let mut before = 0_u64;
+    for &block in order {
+        let length = blocks.get(block).map_or(0, |block| block.length);
+        let after = before.checked_add(length).ok_or(LayoutError::NoRule)?;
+        for (part_start, part_end, start) in [
+            (0, low.min(GRAPHICS_START), 0),
+            (hole_end, low, hole_end),
+            (low, u64::MAX, FOUR_GIB),
+        ] {
+            let (from, to) = (before.max(part_start), after.min(part_end));
+            if from < to {
+                ranges.push(LayoutRange {
+                    extent: Extent {
+                        start: GuestPhysical(start + (from - part_start)),
+                        length: to - from,
+                    },
+                    at: BlockOffset {
+                        block,
+                        offset: from - before,
+                    },
+                    source: Source::MachineRule,
+                });
+            }
+        }
+        before = after;
+    }
+    Layout::new(ranges)
 }
 
 /// RAM below 4 GiB on `pc`.
@@ -134,12 +176,22 @@ mod tests {
     }
 
     #[test]
-    fn several_blocks_or_another_size_have_no_rule() {
+    fn several_blocks_follow_each_other_and_plugged_ones_are_left_out() {
         let pc = Machine::Pc { below_4g: None };
-        let two = [block(GIB), block(GIB)];
-        assert_eq!(by_machine(pc, 2 * GIB, &two), Err(LayoutError::NoRule));
-        let plugged = by_machine(pc, GIB, &two).expect("the boot RAM has a rule");
-        assert!(plugged.ranges().iter().all(|range| range.at.block == 0));
+        let nodes = [block(2 * GIB), block(4 * GIB), block(GIB)];
+        let layout = by_machine(pc, 6 * GIB, &nodes).expect("a rule");
+        let at = |address| {
+            layout
+                .translate(GuestPhysical(address))
+                .map(|place| place.at)
+        };
+        let place = |block, offset| Ok(BlockOffset { block, offset });
+        assert_eq!(at(0x1000), place(0, 0x1000));
+        assert_eq!(at(2 * GIB), place(1, 0));
+        assert_eq!(at(3 * GIB - 1), place(1, GIB - 1));
+        assert_eq!(at(FOUR_GIB), place(1, GIB));
+        assert_eq!(at(7 * GIB - 1), place(1, 4 * GIB - 1));
+        assert!(at(7 * GIB).is_err(), "plugged memory has no rule");
         assert_eq!(
             by_machine(pc, 2 * GIB, &[block(GIB)]),
             Err(LayoutError::NoRule)

@@ -165,7 +165,11 @@ fn other_backings_are_told_apart() {
     assert_eq!(vmm.blocks.len(), 2);
     assert!(vmm.blocks.iter().all(|block| block.length == 512 << 20));
     assert_ne!(vmm.blocks[0].start, vmm.blocks[1].start);
-    assert!(vmm.rule_layout().is_err());
+    // Each node's memory follows that of the one before it.
+    let layout = vmm.rule_layout().expect("a rule");
+    let at = |address| layout.translate(GuestPhysical(address)).expect("RAM").at;
+    assert_eq!((at(0x10_0000).block, at((512 << 20) + 4096).block), (0, 1));
+    assert_eq!(at((512 << 20) + 4096).offset, 4096);
 
     let vmm = only(QEMU_DIMM);
     assert_eq!(vmm.ram_bytes, 512 << 20);
@@ -175,6 +179,27 @@ fn other_backings_are_told_apart() {
     let vmm = only(QEMU_LIBVIRT);
     assert_eq!(vmm.name, "lv");
     assert_eq!((vmm.ram_bytes, vmm.is_shared()), (1 << 30, true));
+}
+
+#[test]
+fn memory_plugged_into_a_running_qemu_is_found() {
+    // As the kernel lists a private DIMM of 256 MiB after `device_add`, and a graphics
+    // device's memory beside it.
+    let lowest = "7f93c7800000-";
+    let plugged = "7f9300000000-7f9310000000 rw-p 00000000 00:00 0 \n\
+                   7f9310000000-7f9310001000 ---p 00000000 00:00 0 \n\
+                   7f9311000000-7f9312000000 rw-p 00000000 00:00 0 \n\
+                   7f9312000000-7f9312001000 ---p 00000000 00:00 0 \n";
+    let running = QEMU_PRIVATE.replacen(lowest, &format!("{plugged}{lowest}"), 1);
+    assert_eq!(only(&running).blocks.len(), 1, "without slots there is none");
+    let with_slots = running.replacen("\n256M\n", "\n256M,slots=2,maxmem=4G\n", 1);
+    assert_ne!(with_slots, running, "the recording has -m 256");
+    let vmm = only(&with_slots);
+    let lengths: Vec<u64> = vmm.blocks.iter().map(|block| block.length).collect();
+    assert_eq!(lengths, [256 << 20, 256 << 20]);
+    assert_eq!(vmm.blocks[0].start.0, 0x7f93_c7e0_0000);
+    assert_eq!(vmm.blocks[1].start.0, 0x7f93_0000_0000);
+    assert_eq!(vmm.ram_bytes, 256 << 20);
 }
 
 #[test]

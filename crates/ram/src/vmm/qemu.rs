@@ -6,6 +6,7 @@ use super::candidate::{Candidate, Draft};
 use super::qemu_arguments::QemuArguments;
 use super::{Evidence, Machine, VmmKind};
 use crate::block::{self, RamBlock, WantedBlock};
+use crate::layout_rule;
 use crate::os::ExecutableKind;
 
 /// Options that make a command line QEMU's even if the program has another name.
@@ -21,9 +22,13 @@ pub(super) fn recognise(candidate: &Candidate) -> Option<Draft> {
     let mut evidence = Vec::new();
     let ram_bytes = arguments.ram_bytes();
     let blocks = if let Ok(mappings) = candidate.mappings() {
-        let blocks = block::choose(mappings, &wanted(&arguments));
+        let mut blocks = block::choose(mappings, &wanted(&arguments));
         if blocks.is_empty() {
             return None;
+        }
+        if arguments.memory_slots {
+            let plugged = block::plugged(mappings, &blocks);
+            blocks.extend(plugged);
         }
         evidence.push(Evidence::RamMapping);
         blocks
@@ -117,8 +122,7 @@ fn machine(candidate: &Candidate, arguments: &QemuArguments, blocks: &[RamBlock]
         .is_some_and(|processor| {
             !processor.starts_with("x86_64") && !processor.starts_with("i386")
         });
-    let boot_block_size = blocks.first().map(|block| block.length);
-    if foreign || boot_block_size.is_some_and(|size| size != arguments.ram_bytes()) {
+    if foreign || !(blocks.is_empty() || layout_rule::are_boot_ram(arguments.ram_bytes(), blocks)) {
         return Machine::Unknown;
     }
     let name = arguments.machine.as_deref().unwrap_or("pc");
