@@ -139,8 +139,7 @@ pub(crate) fn plugged(mappings: &[MemoryMapping], known: &[RamBlock]) -> Vec<Ram
         let mut known = known.iter();
         known.any(|block| start.0 >= block.start.0 && start.0 - block.start.0 < block.length)
     };
-    let is_plausible =
-        |length: u64| length >= SMALLEST_PLUGGED && length.is_multiple_of(HUGE_PAGE);
+    let is_plausible = |length: u64| length >= SMALLEST_PLUGGED && length.is_multiple_of(HUGE_PAGE);
     let guarded = mappings.windows(2).filter(|pair| {
         let (ram, guard) = (&pair[0], &pair[1]);
         ram.is_private_anonymous()

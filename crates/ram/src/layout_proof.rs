@@ -264,13 +264,17 @@ fn by_length(
         all.any(|range| range.at.block == block)
     };
     let free = |length: u64| {
-        let same = move |(index, block): &(usize, &RamBlock)| {
-            block.length == length && !is_used(*index)
-        };
+        let same =
+            move |(index, block): &(usize, &RamBlock)| block.length == length && !is_used(*index);
         let mut found = blocks.iter().enumerate().filter(same);
         found.next().filter(|_| found.next().is_none())
     };
-    let is_single = |gap: &Extent| gaps.iter().filter(|other| other.length == gap.length).count() == 1;
+    let is_single = |gap: &Extent| {
+        gaps.iter()
+            .filter(|other| other.length == gap.length)
+            .count()
+            == 1
+    };
     gaps.iter()
         .filter(|gap| is_single(gap))
         .filter_map(|gap| {

@@ -85,7 +85,9 @@ fn plugged_memory_is_told_by_its_length() {
     let plugged = extent(4 * GIB, 4 * GIB + (256 << 20));
     let ranges = [extent(0x10_0000, GIB - 0x2_0000), plugged];
     let layout = Layout::prove(&points, &ranges, &blocks, Some(&rule)).expect("a layout");
-    let location = layout.translate(GuestPhysical(4 * GIB + PAGE)).expect("RAM");
+    let location = layout
+        .translate(GuestPhysical(4 * GIB + PAGE))
+        .expect("RAM");
     assert_eq!((location.at.block, location.at.offset), (1, PAGE));
     assert_eq!(location.source, Source::MachineRule);
 

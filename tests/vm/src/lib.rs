@@ -11,6 +11,7 @@
 
 pub mod agent;
 pub mod bytes;
+pub mod cell;
 pub mod environment;
 pub mod fleet;
 pub mod guest;
@@ -19,6 +20,9 @@ pub mod host_pipe;
 pub mod lines;
 pub mod machine;
 pub mod patience;
+pub mod planted;
 pub mod processes;
 pub mod program;
+pub mod qmp;
+pub mod residency;
 pub mod status;

@@ -191,7 +191,11 @@ fn memory_plugged_into_a_running_qemu_is_found() {
                    7f9311000000-7f9312000000 rw-p 00000000 00:00 0 \n\
                    7f9312000000-7f9312001000 ---p 00000000 00:00 0 \n";
     let running = QEMU_PRIVATE.replacen(lowest, &format!("{plugged}{lowest}"), 1);
-    assert_eq!(only(&running).blocks.len(), 1, "without slots there is none");
+    assert_eq!(
+        only(&running).blocks.len(),
+        1,
+        "without slots there is none"
+    );
     let with_slots = running.replacen("\n256M\n", "\n256M,slots=2,maxmem=4G\n", 1);
     assert_ne!(with_slots, running, "the recording has -m 256");
     let vmm = only(&with_slots);
