@@ -1,12 +1,12 @@
-//! One test for each cell of the matrix.
+//! One test for each cell of the matrix. The ordinary run takes six boots that have every board, backing and size.
 
 use vmshm_vm_tests::cell::Backing::{File, Hugetlb, Memfd, Private, PrivateFile};
 use vmshm_vm_tests::cell::Board::{Microvm, Pc, Q35};
 use vmshm_vm_tests::cell::{Cell, Shape};
 use vmshm_vm_tests::environment::{self, is_root};
-use vmshm_vm_tests::machine::{Kind, Machine};
+use vmshm_vm_tests::machine::Kind;
 
-use crate::{plugging, reading};
+use crate::{plugging, reading, untouched};
 
 macro_rules! cells {
     ($($(#[$attribute:meta])* $name:ident: $board:ident, $backing:ident, $gib:literal;)*) => {$(
@@ -105,7 +105,7 @@ fn examine(kind: Kind) {
     if !environment::is_set_up() {
         return;
     }
-    let machine = Machine::boot_without_agent(kind);
+    let machine = untouched::boot(kind);
     if let Kind::Qemu(cell) = kind
         && cell.shape == Shape::Slots
     {

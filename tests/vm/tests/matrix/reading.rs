@@ -1,10 +1,12 @@
 //! A machine is found as it is, and its memory is read right at every kind of address.
 
+use std::time::Instant;
+
 use vmshm_ram::find_by_pid;
 use vmshm_vm_tests::agent;
 use vmshm_vm_tests::environment::report;
 use vmshm_vm_tests::machine::{Kind, Machine};
-use vmshm_vm_tests::patience::{SOON, wait_for};
+use vmshm_vm_tests::patience::LATER;
 use vmshm_vm_tests::planted::Planted;
 use vmshm_vm_tests::program::{Outcome, vmshm};
 use vmshm_vm_tests::status::Status;
@@ -47,9 +49,7 @@ pub fn without_and_with_the_agent(machine: &Machine) {
     let guessed = memory_is_right(machine, &truth, &planted, Layout::Guessed);
 
     agent::start(&machine.guest);
-    wait_for("the agent in the list", SOON, || {
-        entry_of(machine)["agent"]["state"] == "seen"
-    });
+    is_seen(machine);
     is_found(machine);
     let shown = memory_is_right(machine, &truth, &planted, Layout::Shown);
     let beacon = Status::of(&machine.guest).beacon;
@@ -60,6 +60,18 @@ pub fn without_and_with_the_agent(machine: &Machine) {
         "{}: {guessed} pages right without the agent, {shown} with it",
         machine.name
     ));
+}
+
+/// Waits until the agent is in the list.
+fn is_seen(machine: &Machine) {
+    let deadline = Instant::now() + LATER;
+    loop {
+        let agent = entry_of(machine)["agent"].take();
+        if agent["state"] == "seen" {
+            return;
+        }
+        assert!(Instant::now() < deadline, "the agent is listed as {agent}");
+    }
 }
 
 /// RAM and its blocks are what the machine was started with.
