@@ -11,12 +11,15 @@ use vmshm_vm_tests::planted::Planted;
 use vmshm_vm_tests::program::{Outcome, vmshm};
 use vmshm_vm_tests::status::Status;
 
+use vmshm_vm_tests::residency;
+
 use crate::truth::{PAGE, Truth};
 
+const MIB: u64 = 1 << 20;
 /// Pages that the guest may be using at this moment are looked at so often.
 const LOOKS: usize = 5;
 /// A range of this size must hold a planted page, or nothing of it is sure.
-const LARGE: u64 = 64 << 20;
+const LARGE: u64 = 64 * MIB;
 
 /// What is expected of an address that is RAM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +32,11 @@ enum Layout {
 
 /// All of it in one boot: without the agent, and then with it.
 pub fn without_and_with_the_agent(machine: &Machine) {
+    let vmm = find_by_pid(machine.pid).expect("it is there");
+    let before = residency::of(&vmm);
     let planted = Planted::in_guest(&machine.guest);
+    let growth = residency::of(&vmm).saturating_sub(before);
+    assert!(growth > MIB, "memory that is used shows: {growth} bytes");
     let truth = Truth::of(machine);
     for range in truth
         .ranges
