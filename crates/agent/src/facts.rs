@@ -95,11 +95,16 @@ fn parse_meminfo(text: &str, key: &str) -> Option<u64> {
 /// The guest's RAM ranges in ascending order: from `/proc/iomem`, else (user-mode
 /// Linux lists nothing there) from the spans of the memory zones, which may hold gaps.
 pub(crate) fn ram_ranges() -> Result<Vec<Extent>, FactsError> {
-    let listed = parse_iomem(&read("/proc/iomem")?);
+    let listed = listed_ram_ranges()?;
     if !listed.is_empty() {
         return Ok(listed);
     }
     Ok(parse_zones(&read("/proc/zoneinfo")?))
+}
+
+/// The RAM ranges of `/proc/iomem`, which also lists memory that was plugged later.
+pub(crate) fn listed_ram_ranges() -> Result<Vec<Extent>, FactsError> {
+    Ok(parse_iomem(&read("/proc/iomem")?))
 }
 
 fn parse_iomem(text: &str) -> Vec<Extent> {

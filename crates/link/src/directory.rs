@@ -8,8 +8,9 @@
 //!
 //! Every page ends with its own guest-physical address (0xff0) and the agent's pulse
 //! (0xff8): a host checks both at a page before it writes there. All of it but the
-//! host's words in the slots is written by the agent. A region table entry carries a
-//! checksum over itself, so that a reader sees an entry whole or looks again.
+//! host's words in the slots is written by the agent. The header (whose RAM ranges change
+//! when memory is plugged) and each region table entry carry a checksum over themselves,
+//! so that a reader sees them whole or looks again.
 
 use vmshm_shm::SharedMemory;
 
@@ -33,6 +34,10 @@ pub const MAX_NAME: usize = 64;
 const TABLE_PAGES: usize = 4;
 const ENTRIES_PER_PAGE: usize = 15;
 const ENTRY: usize = 256;
+
+/// How often a part that the agent may be changing is looked at before it counts as
+/// damaged.
+const LOOKS: usize = 64;
 
 /// Offset in each page of the page's own guest-physical address.
 pub const PAGE_ADDRESS: u64 = 0xff0;
@@ -131,24 +136,33 @@ impl Header {
         Ok(directory.write(0, &bytes)?)
     }
 
-    /// Reads and checks the header of a directory.
+    /// Reads and checks the header of a directory. The agent may be writing a new one at
+    /// this moment, so a header that does not add up is looked at again.
     ///
     /// # Errors
-    /// [`LinkError::Violation`] when it is damaged or impossible.
+    /// [`LinkError::Violation`] when it stays damaged over many looks, or is impossible.
     pub fn read<M: SharedMemory>(directory: &M) -> Result<Self, LinkError> {
         let violation = |what, value| LinkError::Violation { what, value };
         if directory.size() < DIRECTORY_SIZE {
             return Err(violation("the directory's size", directory.size()));
         }
         let mut bytes = [0_u8; HEADER_BYTES];
-        directory.read(0, &mut bytes)?;
-        if word_at(&bytes, 0) != MAGIC {
-            return Err(violation("the directory's first word", word_at(&bytes, 0)));
-        }
-        let sum = word_at(&bytes, HEADER_CHECKSUM_AT);
-        put_word(&mut bytes, HEADER_CHECKSUM_AT, 0);
-        if sum != checksum(&bytes) {
-            return Err(violation("the directory header's checksum", sum));
+        let mut looks = 0;
+        loop {
+            directory.read(0, &mut bytes)?;
+            if word_at(&bytes, 0) != MAGIC {
+                return Err(violation("the directory's first word", word_at(&bytes, 0)));
+            }
+            let sum = word_at(&bytes, HEADER_CHECKSUM_AT);
+            put_word(&mut bytes, HEADER_CHECKSUM_AT, 0);
+            if sum == checksum(&bytes) {
+                break;
+            }
+            looks += 1;
+            if looks == LOOKS {
+                return Err(violation("the directory header's checksum", sum));
+            }
+            core::hint::spin_loop();
         }
         let count = word_at(&bytes, RANGES_AT);
         let range_count = usize::try_from(count)
@@ -376,7 +390,6 @@ pub fn read_region<M: SharedMemory>(
     directory: &M,
     index: usize,
 ) -> Result<Option<RegionEntry>, LinkError> {
-    const LOOKS: usize = 64;
     check_index(index)?;
     let mut bytes = [0_u8; ENTRY];
     for _ in 0..LOOKS {

@@ -13,6 +13,8 @@ use crate::mapping::{FileIdentity, MemoryMapping};
 const HUGE_PAGE: u64 = 2 << 20;
 /// Anonymous memory below this is no candidate in a process that is not recognised.
 const SMALLEST_CANDIDATE: u64 = 1 << 20;
+/// Linux takes plugged memory into use in pieces of this size.
+const SMALLEST_PLUGGED: u64 = 128 << 20;
 /// Grafted pieces of a block carry this name; they belong to the block around them.
 const GRAFT_NAME: &str = "vmshm-";
 
@@ -126,6 +128,42 @@ pub(crate) fn choose(mappings: &[MemoryMapping], wanted: &[WantedBlock]) -> Vec<
         }
     }
     chosen
+}
+
+/// What looks like memory that was plugged into a running VM, beside the blocks that are
+/// known: memory objects by their name, and anonymous memory as QEMU makes RAM, at a huge
+/// page with one inaccessible page behind it. What is smaller than a guest's kernel can
+/// take into use is more likely a graphics device's.
+pub(crate) fn plugged(mappings: &[MemoryMapping], known: &[RamBlock]) -> Vec<RamBlock> {
+    let is_known = |start: VmmVirtual| {
+        let mut known = known.iter();
+        known.any(|block| start.0 >= block.start.0 && start.0 - block.start.0 < block.length)
+    };
+    let is_plausible = |length: u64| length >= SMALLEST_PLUGGED && length.is_multiple_of(HUGE_PAGE);
+    let guarded = mappings.windows(2).filter(|pair| {
+        let (ram, guard) = (&pair[0], &pair[1]);
+        ram.is_private_anonymous()
+            && ram.readable
+            && ram.writable
+            && !ram.executable
+            && ram.start.0.is_multiple_of(HUGE_PAGE)
+            && guard.start == ram.end()
+            && guard.length == 4096
+            && !guard.readable
+            && !guard.writable
+    });
+    let mut blocks: Vec<RamBlock> = guarded
+        .map(|pair| anonymous_block(pair[0].start.0, pair[0].length))
+        .collect();
+    blocks.extend(
+        file_blocks(mappings)
+            .into_iter()
+            .filter(|block| block.name.contains("memory-backend-")),
+    );
+    blocks.retain(|block| is_plausible(block.length) && !is_known(block.start));
+    // The system hands out addresses downwards, so what came first lies highest.
+    blocks.sort_by_key(|block| std::cmp::Reverse(block.start));
+    blocks
 }
 
 /// Everything in a process that could be guest RAM, the largest first. Where parts of a

@@ -9,7 +9,7 @@ use vmshm_shm::Protection;
 
 use crate::access::{Access, Method, Obstacle};
 use crate::address::{BlockOffset, BlockPiece, merge_pieces};
-use crate::block::{self, RamBlock};
+use crate::block::{self, Backing, RamBlock};
 use crate::dump::StoredDump;
 use crate::open_block::{OpenBlock, write_file};
 use crate::os::{BackingFile, Liveness, MemoryRead, ProcessMemory, Residency, code};
@@ -93,10 +93,17 @@ impl GuestRam {
                 }
                 _ => None,
             };
+            let origin = match (block.backing, block.file, block.listed) {
+                (Backing::PrivateFile, Some(file), Some((start, end))) => {
+                    BackingFile::open(&process, &file, &block.name, start, end).ok()
+                }
+                _ => None,
+            };
             let residency = Residency::choose(&process, file.as_deref());
             blocks.push(OpenBlock {
                 block: block.clone(),
                 file,
+                origin: origin.map(Arc::new),
                 residency,
             });
         }
@@ -150,6 +157,7 @@ impl GuestRam {
         let open = |(block, file): (&RamBlock, &Arc<BackingFile>)| OpenBlock {
             block: block.clone(),
             file: Some(Arc::clone(file)),
+            origin: None,
             residency: Residency::FileHoles,
         };
         Self {
@@ -189,7 +197,7 @@ impl GuestRam {
         let open = self.checked(at, into.len())?;
         match (&open.file, &self.memory) {
             (Some(file), _) => file.read_at(open.block.file_offset() + at.offset, into),
-            (None, Some(memory)) => memory.read_whole(&self.liveness, open.address(at), into),
+            (None, Some(memory)) => open.read_from(memory, &self.liveness, at, into),
             (None, None) => Err(code::BAD_DESCRIPTOR),
         }
         .map_err(|code| self.ram_error(at, code))
@@ -214,7 +222,7 @@ impl GuestRam {
         let mut remote_index: Vec<(usize, BlockOffset)> = Vec::new();
         for (index, read) in reads.iter_mut().enumerate() {
             let open = self.checked(read.at, read.into.len())?;
-            if open.file.is_some() {
+            if open.file.is_some() || open.origin.is_some() {
                 if let Err(error) = self.read_at(read.at, read.into) {
                     failed(index, error);
                 }

@@ -3,7 +3,7 @@
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use vmshm_shm::SharedMemory;
+use vmshm_shm::{PAGE_SIZE, SharedMemory};
 
 use super::*;
 use crate::own_process::OwnRam;
@@ -247,4 +247,34 @@ fn huge_pages_are_read_written_and_viewed() {
     assert_eq!(view.load_acquire(4096), Ok(78));
     view.store_release(0, 5).expect("store");
     assert_eq!(own.mapping.load_relaxed(2 * MIB + 4096), Ok(5));
+}
+
+#[test]
+fn what_a_vmm_has_not_touched_of_a_private_file_is_read_from_the_file() {
+    let mut own = OwnRam::new(1 << 20);
+    // In the file but not in the VMM, and in both.
+    rustix::io::pwrite(&own.file, &[3; 100], 3 * PAGE_SIZE + 50).expect("written");
+    own.mapping
+        .write(5 * PAGE_SIZE, &[5; 100])
+        .expect("written");
+    let pages = own.pages();
+    own.vmm.blocks[own.block].backing = Backing::PrivateFile;
+    let ram = own.open(Method::Copy);
+    let mut wanted = vec![0; 1 << 20];
+    let page = usize::try_from(PAGE_SIZE).expect("small");
+    wanted[3 * page + 50..3 * page + 150].fill(3);
+    wanted[5 * page..5 * page + 100].fill(5);
+    let mut bytes = vec![9; 1 << 20];
+    ram.read_at(own.at(0), &mut bytes).expect("read");
+    assert!(bytes == wanted);
+    for (from, to) in [
+        (3 * page + 60, 5 * page + 20),
+        (7, 9),
+        (5 * page + 90, 6 * page + 1),
+    ] {
+        let mut part = vec![9; to - from];
+        ram.read_at(own.at(from as u64), &mut part).expect("read");
+        assert_eq!(part, wanted[from..to]);
+    }
+    assert_eq!(own.pages(), pages, "reading brought pages into being");
 }

@@ -18,8 +18,9 @@ fn distance(point: &Point) -> i128 {
 
 impl Layout {
     /// The layout that `points` prove, within the RAM ranges that the guest reports and
-    /// the VM's blocks. A reported range that holds no point follows `rule`, if the
-    /// rule agrees with every point.
+    /// the VM's blocks. What no point proves of the reported ranges follows `rule`, if the
+    /// rule agrees with every point; where that has no place either, a block that is as
+    /// long as the only such piece is taken for it (memory that was plugged).
     ///
     /// Where the guest reports no ranges, the rule's are taken; without a rule each
     /// point vouches for its page alone.
@@ -41,7 +42,6 @@ impl Layout {
             (true, None) => pages_of(points),
         };
         let mut ranges: Vec<LayoutRange> = Vec::new();
-        let mut bare: Vec<Extent> = Vec::new();
         let mut placed = 0;
         for extent in &reported {
             let inside: Vec<&Point> = points
@@ -49,9 +49,7 @@ impl Layout {
                 .filter(|point| extent.contains(point.0))
                 .collect();
             placed += inside.len();
-            if inside.is_empty() {
-                bare.push(*extent);
-            } else {
+            if !inside.is_empty() {
                 ranges.extend(proved_parts(extent, &inside, blocks)?);
             }
         }
@@ -66,7 +64,7 @@ impl Layout {
         check_blocks_used_once(&ranges)?;
         if let Some(rule) = rule.filter(|rule| agrees(rule, points)) {
             let proved = ranges.clone();
-            for extent in bare {
+            for extent in gaps(&reported, &proved) {
                 let parts = rule
                     .ranges()
                     .iter()
@@ -74,6 +72,8 @@ impl Layout {
                     .filter(|range| !proved.iter().any(|other| share_bytes(range, other)));
                 ranges.extend(parts);
             }
+            let rest = gaps(&reported, &ranges);
+            ranges.extend(by_length(&rest, blocks, &ranges, rule));
         }
         Self::new(ranges)
     }
@@ -244,6 +244,77 @@ const fn overlap(start: u64, length: u64, other_start: u64, other_length: u64) -
     } else {
         start - other_start < other_length
     }
+}
+
+/// What the ranges leave of the extents.
+fn gaps(extents: &[Extent], ranges: &[LayoutRange]) -> Vec<Extent> {
+    let mut sorted: Vec<Extent> = ranges.iter().map(|range| range.extent).collect();
+    sorted.sort_unstable();
+    let mut gaps = Vec::new();
+    for extent in extents {
+        let Some(end) = extent.end() else { continue };
+        let mut from = extent.start;
+        for range in &sorted {
+            let Some(range_end) = range.end() else {
+                continue;
+            };
+            if range_end <= from || range.start >= end {
+                continue;
+            }
+            if range.start > from {
+                gaps.push(between(from, range.start));
+            }
+            from = range_end;
+        }
+        if from < end {
+            gaps.push(between(from, end));
+        }
+    }
+    gaps
+}
+
+const fn between(start: GuestPhysical, end: GuestPhysical) -> Extent {
+    Extent {
+        start,
+        length: end.0 - start.0,
+    }
+}
+
+/// Blocks that neither points nor the rule use, at gaps of their very length, where there
+/// is one of each.
+fn by_length(
+    gaps: &[Extent],
+    blocks: &[RamBlock],
+    ranges: &[LayoutRange],
+    rule: &Layout,
+) -> Vec<LayoutRange> {
+    let is_used = |block: usize| {
+        let mut all = ranges.iter().chain(rule.ranges());
+        all.any(|range| range.at.block == block)
+    };
+    let free = |length: u64| {
+        let same =
+            move |(index, block): &(usize, &RamBlock)| block.length == length && !is_used(*index);
+        let mut found = blocks.iter().enumerate().filter(same);
+        found.next().filter(|_| found.next().is_none())
+    };
+    let is_single = |gap: &Extent| {
+        gaps.iter()
+            .filter(|other| other.length == gap.length)
+            .count()
+            == 1
+    };
+    gaps.iter()
+        .filter(|gap| is_single(gap))
+        .filter_map(|gap| {
+            let (block, _) = free(gap.length)?;
+            Some(LayoutRange {
+                extent: *gap,
+                at: BlockOffset { block, offset: 0 },
+                source: Source::MachineRule,
+            })
+        })
+        .collect()
 }
 
 /// Whether a rule puts every point where it was seen.

@@ -61,6 +61,43 @@ fn a_point_proves_its_range_and_the_rule_fills_in_the_rest() {
 }
 
 #[test]
+fn a_point_in_one_of_two_blocks_leaves_the_rest_of_their_range_to_the_rule() {
+    // Two NUMA nodes of 1 GiB and 3 GiB: their border is inside a reported range.
+    let blocks = [block(GIB), block(3 * GIB)];
+    let rule = by_machine(Machine::Pc { below_4g: None }, 4 * GIB, &blocks).expect("a rule");
+    let points = [point(2 * GIB, 1, GIB)];
+    let layout = Layout::prove(&points, &pc_ranges(), &blocks, Some(&rule)).expect("a layout");
+    let found = |address| {
+        let location = layout.translate(GuestPhysical(address)).expect("RAM");
+        (location.at.block, location.at.offset, location.source)
+    };
+    assert_eq!(found(GIB), (1, 0, Source::Proved));
+    assert_eq!(found(GIB - PAGE), (0, GIB - PAGE, Source::MachineRule));
+    assert_eq!(found(0x10_0000), (0, 0x10_0000, Source::MachineRule));
+    assert_eq!(found(4 * GIB), (1, 2 * GIB, Source::MachineRule));
+}
+
+#[test]
+fn plugged_memory_is_told_by_its_length() {
+    let blocks = [block(GIB), block(256 << 20), block(512 << 20)];
+    let rule = by_machine(Machine::Pc { below_4g: None }, GIB, &blocks).expect("a rule");
+    let points = [point(0x20_0000, 0, 0x20_0000)];
+    let plugged = extent(4 * GIB, 4 * GIB + (256 << 20));
+    let ranges = [extent(0x10_0000, GIB - 0x2_0000), plugged];
+    let layout = Layout::prove(&points, &ranges, &blocks, Some(&rule)).expect("a layout");
+    let location = layout
+        .translate(GuestPhysical(4 * GIB + PAGE))
+        .expect("RAM");
+    assert_eq!((location.at.block, location.at.offset), (1, PAGE));
+    assert_eq!(location.source, Source::MachineRule);
+
+    // Two of one length could be exchanged.
+    let twins = [block(GIB), block(256 << 20), block(256 << 20)];
+    let layout = Layout::prove(&points, &ranges, &twins, Some(&rule)).expect("a layout");
+    assert!(layout.translate(GuestPhysical(4 * GIB)).is_err());
+}
+
+#[test]
 fn a_rule_that_a_point_refutes_is_not_used() {
     let blocks = [block(4 * GIB)];
     // The command line said pc, but RAM splits as on q35.

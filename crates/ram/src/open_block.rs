@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use vmshm_shm::{MapError, Protection, SharedMemory};
+use vmshm_shm::{MapError, PAGE_SIZE, Protection, SharedMemory};
 
 use crate::address::{BlockOffset, VmmVirtual};
 use crate::block::RamBlock;
-use crate::os::{BackingFile, Residency, code};
+use crate::os::{BackingFile, Liveness, ProcessMemory, Residency, code};
 use crate::view::View;
 
 /// A block and the means to reach it.
@@ -15,6 +15,8 @@ use crate::view::View;
 pub(crate) struct OpenBlock {
     pub(crate) block: RamBlock,
     pub(crate) file: Option<Arc<BackingFile>>,
+    /// The file below a private mapping, which holds what the VMM has not touched.
+    pub(crate) origin: Option<Arc<BackingFile>>,
     pub(crate) residency: Residency,
 }
 
@@ -23,6 +25,63 @@ impl OpenBlock {
     pub(crate) fn address(&self, at: BlockOffset) -> VmmVirtual {
         VmmVirtual(self.block.start.0 + at.offset)
     }
+
+    /// Fills `into` from the VMM's memory. Where the block is a private mapping of a file,
+    /// pages that the VMM does not have are read from the file: reading them from the VMM
+    /// would bring them into being. The error is the system's code.
+    pub(crate) fn read_from(
+        &self,
+        memory: &ProcessMemory,
+        liveness: &Liveness,
+        at: BlockOffset,
+        into: &mut [u8],
+    ) -> Result<(), i32> {
+        let Some(origin) = &self.origin else {
+            return memory.read_whole(liveness, self.address(at), into);
+        };
+        let end = at.offset + into.len() as u64;
+        let pages = at.offset / PAGE_SIZE * PAGE_SIZE..end.next_multiple_of(PAGE_SIZE);
+        let mut existing = Vec::new();
+        self.residency
+            .runs(None, 0, self.block.start, pages, &mut |run| {
+                existing.push(run.start.max(at.offset)..run.end.min(end));
+                true
+            })?;
+        // The end stands for a last run, so that what is before it is read, too.
+        existing.push(end..end);
+        let mut rest = into;
+        let mut from = at.offset;
+        for run in existing {
+            let (absent, present, later) = split(rest, run.start - from, run.end - run.start)?;
+            if !absent.is_empty() {
+                origin.read_at(self.block.file_offset() + from, absent)?;
+            }
+            if !present.is_empty() {
+                let at = BlockOffset {
+                    offset: run.start,
+                    ..at
+                };
+                memory.read_whole(liveness, self.address(at), present)?;
+            }
+            (rest, from) = (later, run.end);
+        }
+        Ok(())
+    }
+}
+
+/// The next two parts of some bytes, and the rest.
+fn split(
+    bytes: &mut [u8],
+    first: u64,
+    second: u64,
+) -> Result<(&mut [u8], &mut [u8], &mut [u8]), i32> {
+    let cut = |bytes, length| {
+        let length = usize::try_from(length).map_err(|_| code::BAD_DESCRIPTOR)?;
+        <[u8]>::split_at_mut_checked(bytes, length).ok_or(code::BAD_DESCRIPTOR)
+    };
+    let (first, rest) = cut(bytes, first)?;
+    let (second, rest) = cut(rest, second)?;
+    Ok((first, second, rest))
 }
 
 /// Writes to a file, through a mapping where it is made of huge pages.

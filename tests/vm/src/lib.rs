@@ -12,6 +12,7 @@
 pub mod agent;
 pub mod bochs;
 pub mod bytes;
+pub mod cell;
 pub mod environment;
 pub mod fleet;
 pub mod guest;
@@ -21,6 +22,9 @@ pub mod lines;
 pub mod machine;
 pub mod monitor;
 pub mod patience;
+pub mod planted;
 pub mod processes;
 pub mod program;
+pub mod qmp;
+pub mod residency;
 pub mod status;

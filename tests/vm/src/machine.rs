@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 use rustix::io::FdFlags;
 use rustix::process::Signal;
 
+use crate::cell::Cell;
 use crate::environment::{self, report};
 use crate::guest::{Guest, SCRIPT};
 use crate::lines::Lines;
 use crate::patience::{LATER, SOON, wait_for};
 use crate::processes;
+use crate::qmp;
 
 /// Boots the machine, and ends it when standard input ends: that also happens when the tests are killed.
 const KEEPER: &str =
@@ -33,6 +35,10 @@ pub enum Kind {
     QemuMemfd(u32),
     /// QEMU with a shared memfd of huge pages.
     QemuHugetlb,
+    /// User-mode Linux with so many MiB of RAM.
+    UmlOf(u64),
+    /// QEMU as a cell of the matrix, with its monitor open.
+    Qemu(Cell),
 }
 
 impl Kind {
@@ -40,7 +46,7 @@ impl Kind {
     #[must_use]
     pub const fn vmm(self) -> &'static str {
         match self {
-            Self::Uml => "uml",
+            Self::Uml | Self::UmlOf(_) => "uml",
             _ => "qemu",
         }
     }
@@ -53,13 +59,19 @@ impl Kind {
             Self::QemuPrivate(_) => 512 << 20,
             Self::QemuMemfd(_) => 640 << 20,
             Self::QemuHugetlb => 448 << 20,
+            Self::UmlOf(mebibytes) => mebibytes << 20,
+            Self::Qemu(cell) => cell.ram_bytes(),
         }
     }
 
     /// Whether the host can map its RAM.
     #[must_use]
     pub const fn is_shared(self) -> bool {
-        !matches!(self, Self::QemuPrivate(_))
+        match self {
+            Self::QemuPrivate(_) => false,
+            Self::Qemu(cell) => cell.is_shared(),
+            _ => true,
+        }
     }
 
     fn label(self) -> String {
@@ -68,6 +80,8 @@ impl Kind {
             Self::QemuPrivate(processors) => format!("private{processors}"),
             Self::QemuMemfd(processors) => format!("memfd{processors}"),
             Self::QemuHugetlb => "hugetlb".to_owned(),
+            Self::UmlOf(mebibytes) => format!("uml-{mebibytes}m"),
+            Self::Qemu(cell) => cell.label(),
         }
     }
 
@@ -78,7 +92,13 @@ impl Kind {
         };
         option("--ram", &self.ram_bytes().to_string());
         let (backing, processors) = match self {
-            Self::Uml => return options,
+            Self::Uml | Self::UmlOf(_) => return options,
+            Self::Qemu(cell) => {
+                for (name, value) in cell.options() {
+                    option(name, value);
+                }
+                return options;
+            }
             Self::QemuPrivate(processors) => ("private", processors),
             Self::QemuMemfd(processors) => ("memfd", processors),
             Self::QemuHugetlb => ("hugetlb", 1),
@@ -88,19 +108,26 @@ impl Kind {
         options
     }
 
-    /// The VMM's arguments that connect the guest shell's line.
-    fn line(self) -> Vec<String> {
-        if self == Self::Uml {
+    /// The VMM's arguments that connect the guest shell's line, and those of the matrix.
+    fn vmm_arguments(self, name: &str) -> Vec<String> {
+        if self.vmm() == "uml" {
             return vec![format!("ssl1=fd:{LINE}")];
         }
-        [
+        let mut arguments = [
             "-chardev",
             &format!("socket,id=tests,fd={LINE}"),
             "-device",
             "virtserialport,chardev=tests,name=vm-tests",
         ]
         .map(str::to_owned)
-        .to_vec()
+        .to_vec();
+        if let Self::Qemu(cell) = self {
+            let socket = qmp::socket(name);
+            arguments.push("-qmp".to_owned());
+            arguments.push(format!("unix:{},server=on,wait=off", socket.display()));
+            arguments.extend(cell.arguments());
+        }
+        arguments
     }
 }
 
@@ -130,6 +157,15 @@ impl Machine {
         Self::boot_as(kind, &kind.label(), &[])
     }
 
+    /// Boots a machine without its agent; `vmshm-agent` is there to be started.
+    ///
+    /// # Panics
+    /// When it does not boot.
+    #[must_use]
+    pub fn boot_without_agent(kind: Kind) -> Self {
+        Self::boot_as(kind, &kind.label(), &["--no-agent"])
+    }
+
     /// Boots a machine under a name of its own and with more options of `cargo xtask vm`.
     ///
     /// # Panics
@@ -155,7 +191,7 @@ impl Machine {
             .arg("--run")
             .arg(Path::new(&package).join(SCRIPT))
             .arg("--")
-            .args(kind.line())
+            .args(kind.vmm_arguments(&name))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());

@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use tracing::debug;
+use vmshm_link::Extent;
 use vmshm_link::LinkError;
 use vmshm_link::beacon::{AGENT_GENERATION, AGENT_PULSE, Beacon, BeaconError, KEEPER_PULSE, PAGE};
 use vmshm_link::directory::{self, Budget, DIRECTORY_SIZE, Header, REGIONS, RegionEntry};
@@ -12,6 +14,7 @@ use vmshm_link::own_word::OwnWord;
 use vmshm_shm::{MapError, Protection, SharedMemory};
 
 use super::regions::{Region, Regions};
+use super::sessions::LOOKS_PER_SECOND;
 use crate::facts::{self, FactsError};
 use crate::keeper::client::{ClientError, Inventory};
 use crate::keeper::protocol::Purpose;
@@ -19,6 +22,9 @@ use crate::window::Window;
 
 /// Time between two looks at the slots while nothing happens, in microseconds.
 pub(crate) const IDLE_POLL_MICROS: u64 = 100_000;
+
+/// Looks at the guest's RAM ranges once in so many looks at the sessions: two seconds.
+const LOOKS_PER_RAM_LOOK: u32 = 2 * LOOKS_PER_SECOND;
 
 /// Length of the brand, the first bytes of a beacon.
 const BRAND: usize = 16;
@@ -61,6 +67,10 @@ pub(crate) struct Announcement {
     directory: Arc<Window>,
     beacon: Beacon,
     pulse: OwnWord,
+    /// The RAM ranges that the directory states.
+    ranges: Vec<Extent>,
+    epoch: u64,
+    looks: u32,
     /// What each entry of the table says, to write only what changes.
     entries: Vec<Option<RegionEntry>>,
     budget: Option<Budget>,
@@ -97,14 +107,8 @@ impl Announcement {
         for entry in 0..REGIONS {
             directory::write_region(&directory, entry, None)?;
         }
-        Header::new(
-            summary.epoch,
-            IDLE_POLL_MICROS,
-            env!("CARGO_PKG_VERSION"),
-            &facts::kernel_release(),
-            &facts::ram_ranges()?,
-        )
-        .write(&directory)?;
+        let ranges = facts::ram_ranges()?;
+        header(summary.epoch, &ranges).write(&directory)?;
         // A pulse only grows, whoever beats.
         let pulse = page.load_relaxed(AGENT_PULSE).map_err(LinkError::from)?;
         let pulse = OwnWord::start(&page, AGENT_PULSE, pulse.wrapping_add(1), "agent's pulse")?;
@@ -115,6 +119,9 @@ impl Announcement {
             directory: Arc::new(directory),
             beacon,
             pulse,
+            ranges,
+            epoch: summary.epoch,
+            looks: 0,
             entries: vec![None; REGIONS],
             budget: None,
         })
@@ -149,6 +156,35 @@ impl Announcement {
         directory::write_pulse(&self.directory, next)
     }
 
+    /// Looks now and then whether the guest has got more RAM, or less, and states it.
+    /// Called as often as the sessions are looked at.
+    pub(crate) fn look_at_ram(&mut self) -> Result<(), LinkError> {
+        self.looks += 1;
+        if self.looks < LOOKS_PER_RAM_LOOK {
+            return Ok(());
+        }
+        self.looks = 0;
+        match facts::listed_ram_ranges() {
+            Ok(ranges) => self.state_ram(ranges),
+            Err(error) => {
+                debug!(%error, "the RAM ranges cannot be read again");
+                Ok(())
+            }
+        }
+    }
+
+    /// States these ranges, if there are any and they are new. A host that reads the
+    /// header just then finds a wrong checksum, and looks again.
+    fn state_ram(&mut self, ranges: Vec<Extent>) -> Result<(), LinkError> {
+        if ranges.is_empty() || ranges == self.ranges {
+            return Ok(());
+        }
+        debug!(?ranges, "the guest's RAM has changed");
+        header(self.epoch, &ranges).write(&self.directory)?;
+        self.ranges = ranges;
+        Ok(())
+    }
+
     /// Brings the table and the budget up to date.
     pub(crate) fn update(&mut self, regions: &Regions, budget: Budget) -> Result<(), LinkError> {
         let mut wanted = vec![None; REGIONS];
@@ -169,6 +205,16 @@ impl Announcement {
         }
         Ok(())
     }
+}
+
+fn header(epoch: u64, ranges: &[Extent]) -> Header {
+    Header::new(
+        epoch,
+        IDLE_POLL_MICROS,
+        env!("CARGO_PKG_VERSION"),
+        &facts::kernel_release(),
+        ranges,
+    )
 }
 
 fn listed_at(region: &Region) -> Option<usize> {

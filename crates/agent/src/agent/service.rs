@@ -139,6 +139,7 @@ impl Service {
             if rounds_to_look == 0 {
                 sessions::look_at_all(&mut self.sessions)?;
                 self.reap_benches()?;
+                self.announcement.look_at_ram()?;
             }
             let is_busy = busy_rounds > 0;
             woken = self.sleep(signals, if is_busy { BUSY } else { IDLE })?;

@@ -1,6 +1,9 @@
 //! Beacon and directory as any bytes at all: nothing panics, whatever is accepted keeps
 //! its promises, and right pages read back as written.
 
+use std::cell::Cell;
+use std::sync::Arc;
+
 use proptest::array::uniform16;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -14,8 +17,9 @@ use vmshm_link::directory::{
 };
 use vmshm_link::fields::{Text, put_word, word_at};
 use vmshm_link::mix::checksum;
-use vmshm_shm::{LocalMemory, SharedMemory};
+use vmshm_shm::{Fault, LocalMemory, SharedMemory};
 
+use crate::material::memories::{Access, Watched, Watcher};
 use crate::material::nasty_word;
 
 const PAGE_BYTES: usize = 4096;
@@ -283,4 +287,51 @@ fn a_name_is_at_most_64_plain_characters() {
     for name in ["a", "A.b-c_9", "_", &"a".repeat(64)] {
         assert!(is_valid_name(name), "{name:?}");
     }
+}
+
+/// An agent that is in the middle of writing its header, and done by the third look.
+#[derive(Debug)]
+struct Writing {
+    looks: Cell<u32>,
+    header: Header,
+}
+
+impl Watcher for Writing {
+    fn before(&self, memory: &LocalMemory, access: Access) -> Result<(), Fault> {
+        if matches!(access, Access::Load { .. }) {
+            self.looks.set(self.looks.get() + 1);
+            if self.looks.get() == 3 {
+                self.header.write(memory).expect("written");
+            }
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_header_that_is_being_written_is_looked_at_again() {
+    let memory = Arc::new(LocalMemory::new(
+        usize::try_from(DIRECTORY_SIZE).expect("small"),
+    ));
+    let range = |length| {
+        [Extent {
+            start: GuestPhysical(PAGE),
+            length,
+        }]
+    };
+    let header = |length| Header::new(1, 100, "1", "6.1", &range(length));
+    header(PAGE).write(&*memory).expect("written");
+    // Half of the new header, over the old one's checksum.
+    memory.store_relaxed(0x108, 5 * PAGE).expect("stored");
+    assert!(Header::read(&*memory).is_err(), "nobody completes it");
+    let written = header(5 * PAGE);
+    let watched = Watched::new(
+        &memory,
+        Writing {
+            looks: Cell::new(0),
+            header: written.clone(),
+        },
+    );
+    assert_eq!(Header::read(&watched), Ok(written));
+    assert_eq!(watched.watcher.looks.get(), 3);
 }

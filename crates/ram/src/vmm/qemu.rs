@@ -22,9 +22,13 @@ pub(super) fn recognise(candidate: &Candidate) -> Option<Draft> {
     let mut evidence = Vec::new();
     let ram_bytes = arguments.ram_bytes();
     let blocks = if let Ok(mappings) = candidate.mappings() {
-        let blocks = block::choose(mappings, &wanted(&arguments));
+        let mut blocks = block::choose(mappings, &wanted(&arguments));
         if blocks.is_empty() {
             return None;
+        }
+        if arguments.memory_slots {
+            let plugged = block::plugged(mappings, &blocks);
+            blocks.extend(plugged);
         }
         evidence.push(Evidence::RamMapping);
         blocks

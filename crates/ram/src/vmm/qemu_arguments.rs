@@ -25,8 +25,12 @@ pub(crate) struct QemuArguments {
     pub(crate) memory_path: Option<String>,
     /// Memory objects, in order.
     pub(crate) backends: Vec<MemoryBackend>,
-    /// The objects that `-numa` names, in order.
-    pub(crate) numa_backends: Vec<String>,
+    /// Whether `-m` has slots, so that memory may be plugged while the VM runs.
+    pub(crate) memory_slots: bool,
+    /// The objects that `-numa` names, each with its node's number.
+    pub(crate) numa_backends: Vec<(u64, String)>,
+    /// The nodes that `-numa` has made so far.
+    numa_nodes: u64,
     /// The objects that memory devices (DIMMs) name, in order.
     pub(crate) device_backends: Vec<String>,
     /// How many of the options only a VMM has.
@@ -159,8 +163,12 @@ impl QemuArguments {
     fn take(&mut self, option: &str, value: &str) {
         match option {
             "m" => {
-                if let Some(size) = get(&split_options(value, "size"), "size") {
+                let options = split_options(value, "size");
+                if let Some(size) = get(&options, "size") {
                     self.memory = parse_size(size, MIB).filter(|size| *size > 0);
+                }
+                if let Some(slots) = get(&options, "slots") {
+                    self.memory_slots = parse_size(slots, 1).is_some_and(|slots| slots > 0);
                 }
             }
             "name" => {
@@ -182,11 +190,7 @@ impl QemuArguments {
             }
             "mem-path" => self.memory_path = Some(value.to_owned()),
             "object" => self.backends.extend(memory_backend(value)),
-            "numa" => {
-                let options = split_options(value, "type");
-                self.numa_backends
-                    .extend(get(&options, "memdev").map(str::to_owned));
-            }
+            "numa" => self.take_node(&split_options(value, "type")),
             "device" => {
                 let options = split_options(value, "driver");
                 self.device_backends
@@ -196,17 +200,34 @@ impl QemuArguments {
         }
     }
 
+    /// A node of `-numa`. One without a number gets that of nodes so far.
+    fn take_node(&mut self, options: &[(String, String)]) {
+        if get(options, "type") != Some("node") {
+            return;
+        }
+        let number = get(options, "nodeid").and_then(|number| parse_size(number, 1));
+        let number = number.unwrap_or(self.numa_nodes);
+        self.numa_nodes = self.numa_nodes.saturating_add(1);
+        if let Some(backend) = get(options, "memdev") {
+            self.numa_backends.push((number, backend.to_owned()));
+        }
+    }
+
     /// The memory object with this id.
     pub(crate) fn backend(&self, id: &str) -> Option<&MemoryBackend> {
         self.backends.iter().rev().find(|backend| backend.id == id)
     }
 
-    /// The memory objects that make up the RAM the guest boots with.
+    /// The memory objects that make up the RAM the guest boots with, in its order: QEMU
+    /// lays out those of NUMA nodes by the nodes' numbers, in whatever order they are
+    /// given (`numa_init_memdev_container` in `hw/core/numa.c`).
     pub(crate) fn boot_backends(&self) -> Vec<&String> {
-        match &self.memory_backend {
-            Some(id) => vec![id],
-            None => self.numa_backends.iter().collect(),
+        if let Some(id) = &self.memory_backend {
+            return vec![id];
         }
+        let mut nodes: Vec<&(u64, String)> = self.numa_backends.iter().collect();
+        nodes.sort_by_key(|(number, _)| *number);
+        nodes.into_iter().map(|(_, id)| id).collect()
     }
 
     /// Whether all RAM is made shared.
@@ -310,6 +331,17 @@ mod tests {
             parse("qemu -M q35 -machine accel=tcg").machine.as_deref(),
             Some("q35")
         );
+    }
+
+    #[test]
+    fn nodes_lie_in_the_order_of_their_numbers() {
+        let arguments = parse(
+            "qemu -m 4G,slots=2,maxmem=8G -numa node,nodeid=1,memdev=b -numa node,nodeid=0,memdev=a \
+             -numa dist,src=0,dst=1,val=20 -numa node,memdev=c",
+        );
+        assert_eq!(arguments.boot_backends(), ["a", "b", "c"]);
+        assert!(arguments.memory_slots);
+        assert!(!parse("qemu -m 4G").memory_slots);
     }
 
     proptest! {
