@@ -21,7 +21,7 @@ fn main() -> ExitCode {
     start_log(&arguments.global);
     let global = &arguments.global;
     let result = match &arguments.command {
-        Command::List(list) => commands::list::run(list),
+        Command::List(list) => commands::list::run(list, global),
         Command::Wait(wait) => commands::wait::run(wait, global),
         Command::Region(region) => match region {
             Region::List(list) => commands::region::list(list, global),
@@ -35,10 +35,11 @@ fn main() -> ExitCode {
         Command::Pipe(pipe) => commands::pipe::run(pipe, global),
         Command::Bench(bench) => commands::bench::run(bench, global),
         Command::Doctor(doctor) => commands::doctor::run(doctor),
+        Command::Listen(listen) => commands::listen::run(listen, global),
         Command::Completions { shell } => commands::generate::completions(*shell),
         Command::Man { directory } => commands::generate::man(directory),
         Command::Reap { pid } => {
-            reaper::wait_and_reap(*pid);
+            reaper::wait_and_reap(*pid, global);
             Ok(())
         }
     };

@@ -13,6 +13,8 @@ use vmshm_ram::{
 };
 use vmshm_shm::SharedMemory;
 
+use crate::ties;
+
 /// A VM's opened memory, with what is known of it beforehand.
 #[derive(Debug)]
 pub struct Target {
@@ -50,8 +52,13 @@ impl Target {
             block,
             offset: address.0,
         });
-        let mut places: Vec<_> = by_rule.map(|location| location.at).chain(counted).collect();
-        places.dedup();
+        let mut places: Vec<BlockOffset> = Vec::new();
+        for at in by_rule.map(|location| location.at).chain(counted) {
+            // One place twice would look like two beacons.
+            if !places.contains(&at) {
+                places.push(at);
+            }
+        }
         places
     }
 }
@@ -63,6 +70,25 @@ pub enum Where {
     Scan,
     /// Only at this address, as `vmshm-agent status` prints it.
     At(GuestPhysical),
+    /// Only where a running `vmshm listen` of this user has learned it to be, see
+    /// [`crate::ties`].
+    Learned,
+}
+
+impl Where {
+    /// With what a listener has learned of `vmm` in place of [`Where::Learned`]; nothing
+    /// where none knows it.
+    #[must_use]
+    pub fn resolved_for(self, vmm: &Vmm) -> Option<Self> {
+        match self {
+            Self::Learned => {
+                let known = ties::beacon_of(vmm.pid).map(Self::At);
+                tracing::debug!(vm = vmm.name, ?known, "asked what a listener has learned");
+                known
+            }
+            other => Some(other),
+        }
+    }
 }
 
 /// A page that carries the brand and reads as a beacon. It may be an old copy.
@@ -130,11 +156,19 @@ pub fn look(target: &Target, place: Where, step: Step) -> Result<Findings, RamEr
     let mut findings = Findings::default();
     match place {
         Where::At(address) => {
+            tracing::debug!(%address, "looking for the beacon there only");
             for at in target.likely_places(address) {
                 findings.judge(&target.ram, at);
             }
+            // What lies at a guess may be meant for another address.
+            findings
+                .candidates
+                .retain(|candidate| candidate.beacon.own == address);
         }
+        // Nothing was learned: there is no place to look at.
+        Where::Learned => {}
         Where::Scan => {
+            tracing::debug!(?step, "scanning guest RAM for the beacon");
             target.ram.scan(&brand(), step, &mut |at| {
                 findings.judge(&target.ram, at);
                 std::ops::ControlFlow::Continue(())
