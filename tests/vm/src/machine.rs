@@ -33,6 +33,8 @@ pub enum Kind {
     QemuMemfd(u32),
     /// QEMU with a shared memfd of huge pages.
     QemuHugetlb,
+    /// QEMU with plain `-m`, and so much RAM that most of it lies above 4 GiB for the guest.
+    QemuHigh,
 }
 
 impl Kind {
@@ -53,13 +55,14 @@ impl Kind {
             Self::QemuPrivate(_) => 512 << 20,
             Self::QemuMemfd(_) => 640 << 20,
             Self::QemuHugetlb => 448 << 20,
+            Self::QemuHigh => 5 << 30,
         }
     }
 
     /// Whether the host can map its RAM.
     #[must_use]
     pub const fn is_shared(self) -> bool {
-        !matches!(self, Self::QemuPrivate(_))
+        !matches!(self, Self::QemuPrivate(_) | Self::QemuHigh)
     }
 
     fn label(self) -> String {
@@ -68,6 +71,7 @@ impl Kind {
             Self::QemuPrivate(processors) => format!("private{processors}"),
             Self::QemuMemfd(processors) => format!("memfd{processors}"),
             Self::QemuHugetlb => "hugetlb".to_owned(),
+            Self::QemuHigh => "high".to_owned(),
         }
     }
 
@@ -82,6 +86,7 @@ impl Kind {
             Self::QemuPrivate(processors) => ("private", processors),
             Self::QemuMemfd(processors) => ("memfd", processors),
             Self::QemuHugetlb => ("hugetlb", 1),
+            Self::QemuHigh => ("private", 1),
         };
         option("--backing", backing);
         option("--smp", &processors.to_string());

@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Read, Write};
 
 use vmshm_link::LinkError;
 use vmshm_link::rendezvous::message::{Announce, Inbox, Incoming, Message, MessageError, greeting};
-use vmshm_link::rendezvous::{self, Nonce, Secret};
+use vmshm_link::rendezvous::{self, Secret};
 use vmshm_shm::SharedMemory;
 
 use super::resolve::ResolveError;
@@ -147,7 +147,7 @@ mod tests {
 
     use vmshm_link::directory::DIRECTORY_SIZE;
     use vmshm_link::fields::Text;
-    use vmshm_link::rendezvous::{Countersign, countersign};
+    use vmshm_link::rendezvous::{Countersign, Nonce, countersign};
     use vmshm_link::{GuestPhysical, VERSION, Version};
     use vmshm_shm::LocalMemory;
 

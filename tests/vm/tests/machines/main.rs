@@ -17,3 +17,4 @@ mod machine_faults;
 mod pinning;
 mod pipes;
 mod quarantine;
+mod rendezvous;
