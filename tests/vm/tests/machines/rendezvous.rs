@@ -42,7 +42,8 @@ fn share_bytes(machine: &Machine, place: &[&str]) {
     let hex = format!("{:016x}", RandomBytes::fresh_seed());
     let write = ["region", "write", &path, "0x10ff8", "--hex", &hex];
     without_scan(&write, &more).success();
-    let file = &Status::of(&machine.guest).region(name).memory.memory;
+    let status = Status::of(&machine.guest);
+    let file = &status.region(name).memory.memory;
     let dump = format!("dd if={file} bs=8 skip=8703 count=1 2>/dev/null | od -An -v -tx1");
     let there = machine.guest.check(&dump).replace([' ', '\n'], "");
     assert_eq!(there, hex, "{} has the bytes", machine.name);
@@ -191,9 +192,10 @@ fn without_scan_address_or_listener_it_is_said_what_is_missing() {
     let ours = ours.expect("the VM itself is found without a scan");
     assert_eq!(ours["agent"], Value::Null);
     // Reading needs no agent.
-    let read = ["read", &machine.name, "0x1000", "16"];
+    let address = beacon_of(&machine);
+    let read = ["read", &machine.name, &address, "12"];
     let bytes = without_scan(&read, &["--no-scan", "--verbose"]).success();
-    assert_eq!(bytes.len(), 16);
+    assert_eq!(bytes, b"vmshm beacon");
 }
 
 /// The line of a machine among those that the listener printed last.
@@ -281,12 +283,11 @@ fn a_stranger_gets_nothing(listener: &Listener, victim: &Machine) {
         (true_words, "the nonce did not appear in the memory of"),
     ] {
         let mut liar = connect();
-        let said = [
-            greeting().as_slice(),
-            Message::Announce(announce).encode().as_bytes(),
-            Message::Shown.encode().as_bytes(),
-        ];
-        liar.write_all(&said.concat()).expect("sent");
+        let mut said = greeting().to_vec();
+        for message in [Message::Announce(announce), Message::Shown] {
+            said.extend(message.encode().as_bytes());
+        }
+        liar.write_all(&said).expect("sent");
         let heard = everything(liar);
         let mut inbox = Inbox::default();
         inbox.space()[..heard.len()].copy_from_slice(&heard);
