@@ -34,7 +34,7 @@ fn main() -> ExitCode {
         Command::Write(write) => commands::memory::write(write, global),
         Command::Pipe(pipe) => commands::pipe::run(pipe, global),
         Command::Bench(bench) => commands::bench::run(bench, global),
-        Command::Doctor(doctor) => commands::doctor::run(doctor),
+        Command::Doctor(doctor) => commands::doctor::run(doctor, global),
         Command::Listen(listen) => commands::listen::run(listen, global),
         Command::Completions { shell } => commands::generate::completions(*shell),
         Command::Man { directory } => commands::generate::man(directory),

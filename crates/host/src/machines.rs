@@ -217,7 +217,9 @@ pub fn look_at(vmms: Vec<Vmm>) -> Vec<MachineView> {
     look_by(vmms, Where::Scan)
 }
 
-fn look_by(vmms: Vec<Vmm>, place: Where) -> Vec<MachineView> {
+/// As [`look_at`], with agents looked for only where `place` says.
+#[must_use]
+pub fn look_by(vmms: Vec<Vmm>, place: Where) -> Vec<MachineView> {
     let start = |vmm| Look::start(vmm, place);
     let mut looks: Vec<Look> = vmms.into_iter().map(start).collect();
     let start = Instant::now();

@@ -52,15 +52,18 @@ impl Target {
             block,
             offset: address.0,
         });
-        let mut places: Vec<BlockOffset> = Vec::new();
-        for at in by_rule.map(|location| location.at).chain(counted) {
-            // One place twice would look like two beacons.
-            if !places.contains(&at) {
-                places.push(at);
-            }
-        }
-        places
+        distinct(by_rule.map(|location| location.at).chain(counted))
     }
+}
+
+/// Each place once, in the order given: one that came twice would look like two beacons.
+fn distinct(places: impl Iterator<Item = BlockOffset>) -> Vec<BlockOffset> {
+    places.fold(Vec::new(), |mut once, at| {
+        if !once.contains(&at) {
+            once.push(at);
+        }
+        once
+    })
 }
 
 /// Where to look for the beacon.
@@ -381,4 +384,17 @@ fn states_address(ram: &GuestRam, at: BlockOffset, page: GuestPhysical) -> bool 
     at.checked_add(directory::PAGE_ADDRESS)
         .is_some_and(|at| ram.read_at(at, &mut word).is_ok())
         && u64::from_le_bytes(word) == page.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_that_two_guesses_name_is_looked_at_once() {
+        let at = |block, offset| BlockOffset { block, offset };
+        // The rule names a place that counting names too, but not next to it.
+        let guesses = [at(1, 7), at(0, 7), at(1, 7)];
+        assert_eq!(distinct(guesses.into_iter()), [at(1, 7), at(0, 7)]);
+    }
 }

@@ -271,14 +271,14 @@ mod tests {
         assert!(record.path.starts_with(&good));
         record.write(&[own_tie(0x20_0000)]).expect("written");
         let pid = std::process::id();
-        assert!(beacon_in(&[good.clone()], pid).is_some());
+        assert!(beacon_in(std::slice::from_ref(&good), pid).is_some());
         assert_eq!(beacon_in(&[link], pid), None, "a link leads to it");
         fs::copy(
             &record.path,
             open.join(record.path.file_name().expect("named")),
         )
         .expect("copied");
-        assert_eq!(beacon_in(&[open.clone()], pid), None);
+        assert_eq!(beacon_in(std::slice::from_ref(&open), pid), None);
         let error = Record::open_in(&[open]).expect_err("refused").to_string();
         assert!(error.contains("open"), "{error}");
     }

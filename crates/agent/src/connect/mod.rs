@@ -32,6 +32,9 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from
 /// How long the other side may take for each answer. Others may be served before us.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
+/// How long a connection may be quiet before the system asks whether it is there.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
 /// Where `vmshm listen` listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Listener {
@@ -248,6 +251,8 @@ impl Connection {
         socket.set_write_timeout(Some(ANSWER_LIMIT))?;
         // A host that vanishes without a word is noticed by these.
         rustix::net::sockopt::set_socket_keepalive(socket, true).map_err(io::Error::from)?;
+        rustix::net::sockopt::set_tcp_keepidle(socket, KEEP_ALIVE).map_err(io::Error::from)?;
+        rustix::net::sockopt::set_tcp_keepintvl(socket, KEEP_ALIVE).map_err(io::Error::from)?;
         let directory = Arc::clone(&self.directory);
         let inbox = talk::tie(socket, &self.announce, &*directory)?;
         // A tied channel is silent for as long as nobody needs it.

@@ -126,7 +126,7 @@ fn secret() -> Result<Secret, FactsError> {
 /// The next message, however long it takes; the socket has a limit of its own.
 fn next(socket: &mut impl Read, inbox: &mut Inbox) -> Result<Incoming, TalkError> {
     loop {
-        if let Some(incoming) = inbox.next()? {
+        if let Some(incoming) = inbox.take()? {
             return Ok(incoming);
         }
         match socket.read(inbox.space()) {

@@ -6,15 +6,15 @@ use std::fmt::Write as _;
 use vmshm_host::machines::{self, AgentState, MachineView};
 use vmshm_ram::Obstacle;
 
-use crate::arguments::Doctor;
+use crate::arguments::{Doctor, Global};
 use crate::failure::Failure;
 use crate::output;
 
 /// Runs it.
-pub(crate) fn run(doctor: &Doctor) -> Result<(), Failure> {
+pub(crate) fn run(doctor: &Doctor, global: &Global) -> Result<(), Failure> {
     let machines = match &doctor.vm {
-        Some(vm) => machines::look_at(vec![machines::find(vm)?]),
-        None => machines::list()?,
+        Some(vm) => machines::look_by(vec![machines::find(vm)?], global.place()),
+        None => machines::list_by(global.place())?,
     };
     if machines.is_empty() {
         return output::print(

@@ -13,7 +13,7 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -34,6 +34,8 @@ const MOST_STRANGERS: usize = 32;
 const MOST_TIED: usize = 512;
 /// Connections that are taken in one turn, so that the others get theirs.
 const ACCEPTS_PER_TURN: usize = 16;
+/// The pause after a connection that could not be taken.
+const AFTER_FAILURE: Duration = Duration::from_millis(20);
 /// How often the VMs of tied connections are looked for.
 const CHECK_EVERY: Duration = Duration::from_millis(500);
 
@@ -305,8 +307,7 @@ impl Listener {
 
     fn accept(&mut self, tell: &mut dyn FnMut(Event<'_>)) {
         for _ in 0..ACCEPTS_PER_TURN {
-            let mut accepted = self.sockets.iter().map(TcpListener::accept);
-            let Some((socket, peer)) = accepted.find_map(Result::ok) else {
+            let Some((socket, peer)) = self.next_connection() else {
                 return;
             };
             let is_stranger = |peer: &Peer| peer.machine().is_none();
@@ -320,6 +321,21 @@ impl Listener {
                 Err(why) => tell(Event::Refused { peer, why }),
             }
         }
+    }
+
+    fn next_connection(&self) -> Option<(TcpStream, SocketAddr)> {
+        for socket in &self.sockets {
+            match socket.accept() {
+                Ok(connection) => return Some(connection),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => {
+                    // Where descriptors have run out, this must not become a busy loop.
+                    tracing::debug!(%error, "a connection cannot be taken");
+                    std::thread::sleep(AFTER_FAILURE);
+                }
+            }
+        }
+        None
     }
 
     /// Looks at the VMs for the one who has waited longest. Afterwards the listener rests

@@ -16,6 +16,8 @@ use super::lookout::{Lookout, Machine, Suspect};
 /// The most bytes that a peer may send within a second; nothing in this version needs
 /// that many.
 const FLOOD: usize = 64 << 10;
+/// How long a connection may be quiet before the system asks whether it is there.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
 /// Why a peer is not talked to any further.
 #[derive(Debug, thiserror::Error)]
@@ -122,6 +124,8 @@ impl Peer {
         socket.set_nodelay(true)?;
         // A guest that vanishes without a word is noticed by these.
         rustix::net::sockopt::set_socket_keepalive(&socket, true).map_err(io::Error::from)?;
+        rustix::net::sockopt::set_tcp_keepidle(&socket, KEEP_ALIVE).map_err(io::Error::from)?;
+        rustix::net::sockopt::set_tcp_keepintvl(&socket, KEEP_ALIVE).map_err(io::Error::from)?;
         let now = Instant::now();
         let peer = Self {
             socket,
@@ -198,7 +202,7 @@ impl Peer {
         let mut is_new = false;
         // What comes after an announcement waits until the VMs were looked at.
         while !self.waits_for_look() {
-            let Some(incoming) = self.inbox.next()? else {
+            let Some(incoming) = self.inbox.take()? else {
                 break;
             };
             is_new |= self.take(incoming)?;

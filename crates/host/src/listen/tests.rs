@@ -196,7 +196,7 @@ impl Talk {
         if let Ok(count) = self.socket.read(self.inbox.space()) {
             self.inbox.filled(count);
         }
-        self.inbox.next().expect("right messages")
+        self.inbox.take().expect("right messages")
     }
 
     /// Everything that comes until the other side closes.

@@ -213,7 +213,7 @@ impl Default for Inbox {
 }
 
 impl Inbox {
-    /// Where the next bytes go. Never empty after [`Inbox::next`] has given nothing.
+    /// Where the next bytes go. Never empty after [`Inbox::take`] has given nothing.
     pub fn space(&mut self) -> &mut [u8] {
         self.bytes.get_mut(self.filled..).unwrap_or_default()
     }
@@ -228,7 +228,7 @@ impl Inbox {
     ///
     /// # Errors
     /// [`MessageError`]; after it nothing more may be taken.
-    pub fn next(&mut self) -> Result<Option<Incoming>, MessageError> {
+    pub fn take(&mut self) -> Result<Option<Incoming>, MessageError> {
         let there = self.bytes.get(..self.filled).unwrap_or_default();
         if !self.is_greeted {
             // A peer that speaks something else is not waited for.

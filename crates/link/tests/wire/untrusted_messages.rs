@@ -23,7 +23,7 @@ fn feed(bytes: &[u8], pieces: &[usize]) -> Result<Vec<Incoming>, MessageError> {
         space[..count].copy_from_slice(&rest[..count]);
         inbox.filled(count);
         rest = &rest[count..];
-        while let Some(incoming) = inbox.next()? {
+        while let Some(incoming) = inbox.take()? {
             out.push(incoming);
         }
     }

@@ -292,9 +292,9 @@ fn a_stranger_gets_nothing(listener: &Listener, victim: &Machine) {
         let mut inbox = Inbox::default();
         inbox.space()[..heard.len()].copy_from_slice(&heard);
         inbox.filled(heard.len());
-        assert!(matches!(inbox.next(), Ok(Some(Incoming::Greeting(_)))));
+        assert!(matches!(inbox.take(), Ok(Some(Incoming::Greeting(_)))));
         // At most random bytes, and no countersign.
-        while let Some(incoming) = inbox.next().expect("right messages") {
+        while let Some(incoming) = inbox.take().expect("right messages") {
             assert!(matches!(incoming, Incoming::Message(Message::Challenge(_))));
             assert_eq!(announce, true_words, "a guess is not even challenged");
         }
@@ -334,6 +334,11 @@ fn survive_the_listener(listener: Listener, uml: &Machine, qemu: &Machine) {
     for machine in [uml, qemu] {
         assert_tied(machine, &lines);
         share_bytes(machine, &[]);
+        // However often it tried meanwhile, it said so once, and each tie once.
+        let log = machine.guest.check("cat agent.log");
+        let said = |words: &str| log.lines().filter(|line| line.contains(words)).count();
+        assert!(said("refused") <= 1, "{log}");
+        assert_eq!(said("tied to this guest's host"), 2, "{log}");
     }
     agent::stop(&uml.guest);
     listener.wait_for_words(&format!("{} (process {})", uml.name, uml.pid));
