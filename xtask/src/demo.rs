@@ -92,6 +92,7 @@ fn options(vmm: Vmm, script: PathBuf) -> VmOptions {
         system: System::Host,
         kernel: Origin::Host,
         no_agent: false,
+        network: false,
         run: Some(script),
         vmm_arguments: Vec::new(),
     }

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use clap::{Parser, Subcommand};
 use vmshm_link::quantity;
 
+use crate::connect::Listener;
 use crate::pin::Method;
 
 /// Shares memory of this guest with programs on the host.
@@ -31,10 +32,16 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Announce this guest and serve hosts until SIGTERM or SIGINT
+    #[command(
+        after_help = "Examples:\n  vmshm-agent run --max-pinned 256M\n  vmshm-agent run --connect tcp:10.0.2.2:7001     (on the host: vmshm listen 127.0.0.1:7001)"
+    )]
     Run {
         /// The most memory to pin: bytes, or with K, M, G (default: a quarter of the RAM)
         #[arg(long, value_name = "SIZE", value_parser = quantity::parse_size)]
         max_pinned: Option<u64>,
+        /// Connect out to `vmshm listen` on the host, so that it need not scan for this guest
+        #[arg(long, value_name = "tcp:HOST:PORT")]
+        connect: Option<Listener>,
         /// Diagnostic: pin by this way only, although another would be chosen
         #[arg(long, value_name = "METHOD")]
         pin_by: Option<Method>,
@@ -94,6 +101,9 @@ mod tests {
         };
         assert_eq!(max_pinned, Some(64 << 20));
         assert!(Arguments::try_parse_from(["vmshm-agent", "run", "--max-pinned", "lots"]).is_err());
+        let connect = ["vmshm-agent", "run", "--connect"];
+        let with = |to| Arguments::try_parse_from(connect.iter().chain([&to]));
+        assert!(with("tcp:10.0.2.2:7001").is_ok() && with("10.0.2.2:7001").is_err());
         assert!(Arguments::try_parse_from(["vmshm-agent", "translate", "1", "0x7f00"]).is_ok());
         assert!(Arguments::try_parse_from(["vmshm-agent", "run", "--pin-by", "io_uring"]).is_ok());
     }

@@ -43,6 +43,14 @@ pub(crate) fn kernel_release() -> String {
         .into_owned()
 }
 
+/// What the guest calls itself, as `uname -n` prints it.
+pub(crate) fn host_name() -> String {
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
+}
+
 /// The random id of this boot.
 pub(crate) fn boot_id() -> Result<[u8; 16], FactsError> {
     const PATH: &str = "/proc/sys/kernel/random/boot_id";

@@ -7,6 +7,7 @@ mod agent;
 mod arguments;
 mod channel;
 mod commands;
+mod connect;
 mod facts;
 mod keeper;
 mod pin;
@@ -96,9 +97,15 @@ fn carry_out(command: Command) -> Result<(), Failure> {
         return Err(Failure::NotRoot(name));
     }
     match command {
-        Command::Run { max_pinned, pin_by } => {
-            Ok(agent::run(agent::Options { max_pinned, pin_by })?)
-        }
+        Command::Run {
+            max_pinned,
+            connect,
+            pin_by,
+        } => Ok(agent::run(agent::Options {
+            max_pinned,
+            connect,
+            pin_by,
+        })?),
         Command::Keeper { pin_by } => Ok(keeper::run(pin_by)?),
         Command::Status { json } => print(&commands::status::run(json)?),
         Command::Translate { pid, address } => {

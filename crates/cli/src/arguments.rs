@@ -37,8 +37,8 @@ pub(crate) struct Global {
     /// The beacon's guest-physical address, as `vmshm-agent status` prints it
     #[arg(long, global = true, value_name = "GPA", value_parser = parse_number)]
     pub(crate) beacon: Option<u64>,
-    /// Do not scan guest RAM for the beacon; needs --beacon
-    #[arg(long, global = true, requires = "beacon")]
+    /// Do not scan guest RAM for the beacon: look where --beacon says, else where a running `vmshm listen` has learned it to be
+    #[arg(long, global = true)]
     pub(crate) no_scan: bool,
     /// How long to wait for the guest [default: 5; for `wait` and a running pipe: no limit]
     #[arg(long, global = true, value_name = "SECONDS", value_parser = parse_seconds)]
@@ -85,11 +85,30 @@ impl Global {
         };
         Ok(AttachOptions {
             method,
-            place: self
-                .beacon
-                .map_or(Where::Scan, |address| Where::At(GuestPhysical(address))),
+            place: self.place(),
             timeout: self.patience(),
         })
+    }
+
+    /// Where to look for beacons.
+    pub(crate) fn place(&self) -> Where {
+        match self.beacon {
+            Some(address) => Where::At(GuestPhysical(address)),
+            None if self.no_scan => Where::Learned,
+            None => Where::Scan,
+        }
+    }
+
+    /// The same options for the reaper: what a command may not do, its reaper may not.
+    pub(crate) fn for_reaper(&self) -> Vec<String> {
+        let method = self.method.to_possible_value();
+        let mut words: Vec<String> = method
+            .iter()
+            .map(|method| format!("--method={}", method.get_name()))
+            .collect();
+        words.extend(self.beacon.map(|address| format!("--beacon={address:#x}")));
+        words.extend(self.no_scan.then(|| "--no-scan".to_owned()));
+        words
     }
 }
 
@@ -137,6 +156,8 @@ pub(crate) enum Command {
     /// What can be reached, what cannot, why, and what would help
     #[command(after_help = "Example:\n  vmshm doctor web")]
     Doctor(Doctor),
+    /// Take the connections of agents that were started with --connect, and tie each to its VM
+    Listen(crate::commands::listen::Listen),
     /// Print shell completions
     Completions {
         /// The shell
@@ -401,6 +422,37 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn without_scanning_a_place_is_given_or_learned_and_the_reaper_keeps_to_it() {
+        let parse = |words: &[&str]| {
+            let words = ["vmshm", "region", "list", "vm"].iter().chain(words);
+            Arguments::try_parse_from(words).expect("right").global
+        };
+        let at = Where::At(GuestPhysical(0x20_0000));
+        for (words, place) in [
+            (&[][..], Where::Scan),
+            (&["--beacon", "0x200000"], at),
+            (
+                &["--no-scan", "--beacon", "0x200000", "--method", "copy"],
+                at,
+            ),
+            (&["--no-scan"], Where::Learned),
+        ] {
+            let global = parse(words);
+            assert_eq!(global.place(), place, "{words:?}");
+            let words = global.for_reaper();
+            let reaper = Arguments::try_parse_from(
+                ["vmshm", "reap", "1"]
+                    .map(str::to_owned)
+                    .into_iter()
+                    .chain(words),
+            );
+            let reaper = reaper.expect("the reaper understands it").global;
+            assert_eq!(reaper.place(), place);
+            assert_eq!(reaper.method, global.method);
+        }
     }
 
     #[test]

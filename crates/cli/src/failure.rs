@@ -4,6 +4,7 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use vmshm_host::attach::AttachError;
+use vmshm_host::listen::ListenError;
 use vmshm_host::machines::SelectError;
 use vmshm_host::physical::PhysicalError;
 use vmshm_host::pipe::PipeError;
@@ -62,6 +63,12 @@ impl Failure {
     }
 }
 
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
 macro_rules! failure_with_hint {
     ($($error:ty),*) => {
         $(impl From<$error> for Failure {
@@ -77,6 +84,7 @@ failure_with_hint!(
     AttachError,
     DumpWriteError,
     FindError,
+    ListenError,
     OpenError,
     PhysicalError,
     PipeError,

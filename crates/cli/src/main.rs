@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     start_log(&arguments.global);
     let global = &arguments.global;
     let result = match &arguments.command {
-        Command::List(list) => commands::list::run(list),
+        Command::List(list) => commands::list::run(list, global),
         Command::Wait(wait) => commands::wait::run(wait, global),
         Command::Region(region) => match region {
             Region::List(list) => commands::region::list(list, global),
@@ -45,11 +45,12 @@ fn main() -> ExitCode {
         Command::Dump(dump) => commands::dump::run(dump, global),
         Command::Pipe(pipe) => commands::pipe::run(pipe, global),
         Command::Bench(bench) => commands::bench::run(bench, global),
-        Command::Doctor(doctor) => commands::doctor::run(doctor),
+        Command::Doctor(doctor) => commands::doctor::run(doctor, global),
+        Command::Listen(listen) => commands::listen::run(listen, global),
         Command::Completions { shell } => commands::generate::completions(*shell),
         Command::Man { directory } => commands::generate::man(directory),
         Command::Reap { pid } => {
-            reaper::wait_and_reap(*pid);
+            reaper::wait_and_reap(*pid, global);
             Ok(())
         }
     };

@@ -13,6 +13,8 @@ use vmshm_host::AttachOptions;
 use vmshm_host::attach::{self, Seen};
 use vmshm_ram::Vmm;
 
+use crate::arguments::Global;
+
 /// The watching process; dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct Reaper {
@@ -22,11 +24,12 @@ pub(crate) struct Reaper {
 impl Reaper {
     /// Starts it. Without one nothing is lost but time: the next vmshm command on this
     /// host frees the slot.
-    pub(crate) fn start(vmm: &Vmm) -> Self {
+    pub(crate) fn start(vmm: &Vmm, global: &Global) -> Self {
         use std::os::unix::process::CommandExt;
         let child = std::env::current_exe().and_then(|program| {
             Command::new(program)
                 .args(["reap", &vmm.pid.to_string()])
+                .args(global.for_reaper())
                 .stdin(Stdio::piped())
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
@@ -52,17 +55,16 @@ impl Drop for Reaper {
 }
 
 /// The reaper's whole life.
-pub(crate) fn wait_and_reap(pid: u32) {
+pub(crate) fn wait_and_reap(pid: u32, global: &Global) {
     let vmm = vmshm_ram::find_by_pid(pid);
     // Seen beforehand, so that nothing has to be found when it is urgent.
     let see = || {
         let options = AttachOptions {
             timeout: Duration::from_secs(30),
-            ..AttachOptions::default()
+            ..global.attach().ok()?
         };
-        vmm.as_ref()
-            .ok()
-            .and_then(|vmm| attach::see(vmm, &options).ok())
+        let vmm = vmm.as_ref().ok()?;
+        attach::see(vmm, &options).ok()
     };
     let seen = see();
     // Nothing is ever written there; whatever ends it, its parent is gone.

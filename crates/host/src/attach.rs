@@ -71,6 +71,20 @@ pub enum AttachError {
         /// The VM.
         name: String,
     },
+    /// No beacon at the address that was given.
+    #[error("there is no beacon at {address} in {name}")]
+    NotThere {
+        /// The VM.
+        name: String,
+        /// The address.
+        address: GuestPhysical,
+    },
+    /// Nobody knows the beacon's address, and scanning is off.
+    #[error("the beacon's address in {name} is not known, and scanning is off")]
+    NotLearned {
+        /// The VM.
+        name: String,
+    },
     /// A beacon, but its heartbeat stands still.
     #[error("vmshm-agent in {name} is silent: no heartbeat within {waited:.1} s{}", if *.stopped { " (the VM is paused: its process is stopped)" } else { "" })]
     Silent {
@@ -144,6 +158,12 @@ impl AttachError {
             Self::Open { source, .. } => return source.hint(),
             Self::Ram { .. } | Self::Leaving { .. } | Self::Directory { .. } => return None,
             Self::NoAgent { .. } => "start `vmshm-agent run` in the guest, as root",
+            Self::NotThere { .. } => {
+                "`vmshm-agent status` in the guest prints the beacon's address"
+            }
+            Self::NotLearned { .. } => {
+                "give it with `--beacon GPA`, as `vmshm-agent status` prints it; or run `vmshm listen ADDR`, and `vmshm-agent run --connect` in the guest"
+            }
             Self::Dead { .. } => "start `vmshm-agent run` in the guest again, as root",
             Self::Silent { stopped: true, .. } => "let the VM run on (kill -CONT PID)",
             Self::Silent { .. } => "is the VM paused or very busy? --timeout SECONDS waits longer",
@@ -190,13 +210,20 @@ pub fn see(vmm: &Vmm, options: &AttachOptions) -> Result<Seen, AttachError> {
         name: vmm.name.clone(),
         source,
     };
+    let Some(place) = options.place.resolved_for(vmm) else {
+        return Err(AttachError::NotLearned { name });
+    };
     let target = Target::open(vmm, options.method).map_err(open_error)?;
     let ram = Arc::clone(&target.ram);
-    let sighting =
-        sighting::find_living(&target, options.place, options.timeout).map_err(ram_error)?;
+    let sighting = sighting::find_living(&target, place, options.timeout).map_err(ram_error)?;
     let candidate = match sighting {
         Sighting::Living(candidate) => candidate,
-        Sighting::Nothing => return Err(AttachError::NoAgent { name }),
+        Sighting::Nothing => {
+            return Err(match place {
+                Where::At(address) => AttachError::NotThere { name, address },
+                Where::Scan | Where::Learned => AttachError::NoAgent { name },
+            });
+        }
         Sighting::Nested => return Err(AttachError::Nested { name }),
         Sighting::Incompatible(source) => return Err(AttachError::Incompatible { name, source }),
         Sighting::Silent(_) => {

@@ -8,9 +8,10 @@ use vmshm_link::bench::{BENCH_SIZE, BULK, Mode, PING, PONG, STOP, rings};
 use vmshm_link::control::{RefusalCode, Request};
 use vmshm_link::directory::RegionKind;
 use vmshm_link::ring::{Consumer, Producer};
-use vmshm_ram::{Method, OpenError, Step, View, Vmm};
+use vmshm_ram::{OpenError, Step, View, Vmm};
 use vmshm_shm::SharedMemory;
 
+use crate::attach::AttachOptions;
 use crate::ending::SessionEnd;
 use crate::region::Region;
 use crate::session::{RequestError, Session};
@@ -78,13 +79,16 @@ pub struct Report {
 }
 
 /// How long looking for the beacon takes, without the wait for its heartbeat; nothing
-/// where it is not found at its likely places.
+/// where it is not found at its likely places, or shall not be scanned for.
 ///
 /// # Errors
 /// [`OpenError`] when the VM's memory cannot be opened.
-pub fn time_to_find(vmm: &Vmm, method: Method) -> Result<Option<Duration>, OpenError> {
+pub fn time_to_find(vmm: &Vmm, options: &AttachOptions) -> Result<Option<Duration>, OpenError> {
+    if options.place != Where::Scan {
+        return Ok(None);
+    }
     let start = Instant::now();
-    let target = Target::open(vmm, method)?;
+    let target = Target::open(vmm, options.method)?;
     let findings = sighting::look(&target, Where::Scan, Step::HugePage).unwrap_or_default();
     Ok((!findings.candidates.is_empty()).then(|| start.elapsed()))
 }

@@ -47,7 +47,7 @@ fn pid_namespace() -> Option<u64> {
 
 /// Field 22 of `/proc/PID/stat` (proc_pid_stat(5)); nothing for a process that is
 /// gone or only a zombie.
-fn start_time(pid: u64) -> Option<u64> {
+pub(crate) fn start_time(pid: u64) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field may hold spaces and parentheses; the rest starts after the last one.
     let rest = stat.rsplit_once(')')?.1;

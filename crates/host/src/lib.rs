@@ -14,12 +14,14 @@ pub mod diagnosis;
 pub mod ending;
 pub mod identity;
 pub mod inspect;
+pub mod listen;
 pub mod machines;
 pub mod physical;
 pub mod pipe;
 pub mod region;
 pub mod session;
 pub mod sighting;
+pub mod ties;
 pub mod watch;
 
 pub use attach::{AttachError, AttachOptions, attach};

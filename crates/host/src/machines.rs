@@ -199,13 +199,29 @@ pub fn find(selector: &str) -> Result<Vmm, SelectError> {
 /// # Errors
 /// [`FindError`] when processes cannot be listed at all.
 pub fn list() -> Result<Vec<MachineView>, FindError> {
-    Ok(look_at(find_all()?))
+    list_by(Where::Scan)
+}
+
+/// As [`list`], with agents looked for only where `place` says. Without scanning, a guest
+/// whose agent is not seen is not searched for its operating system either.
+///
+/// # Errors
+/// [`FindError`] when processes cannot be listed at all.
+pub fn list_by(place: Where) -> Result<Vec<MachineView>, FindError> {
+    Ok(look_by(find_all()?, place))
 }
 
 /// What looking at these VMs shows. All are watched at the same time.
 #[must_use]
 pub fn look_at(vmms: Vec<Vmm>) -> Vec<MachineView> {
-    let mut looks: Vec<Look> = vmms.into_iter().map(Look::start).collect();
+    look_by(vmms, Where::Scan)
+}
+
+/// As [`look_at`], with agents looked for only where `place` says.
+#[must_use]
+pub fn look_by(vmms: Vec<Vmm>, place: Where) -> Vec<MachineView> {
+    let start = |vmm| Look::start(vmm, place);
+    let mut looks: Vec<Look> = vmms.into_iter().map(start).collect();
     let start = Instant::now();
     while start.elapsed() < PULSE_WAIT && looks.iter_mut().any(|look| !look.is_decided()) {
         std::thread::sleep(Duration::from_millis(10));
@@ -219,17 +235,20 @@ struct Look {
     target: Option<Target>,
     findings: Findings,
     living: Vec<Candidate>,
+    may_scan: bool,
 }
 
 impl Look {
-    fn start(vmm: Vmm) -> Self {
+    fn start(vmm: Vmm, place: Where) -> Self {
+        let may_scan = place == Where::Scan;
+        let place = place.resolved_for(&vmm).unwrap_or(Where::Learned);
         let target = (vmm.access() != Access::None)
             .then(|| Target::open(&vmm, Method::Auto).ok())
             .flatten();
         let mut findings = Findings::default();
         if let Some(target) = &target {
             for &step in target.vmm.kind.steps() {
-                findings = sighting::look(target, Where::Scan, step).unwrap_or_default();
+                findings = sighting::look(target, place, step).unwrap_or_default();
                 if !findings.candidates.is_empty() || !findings.incompatible.is_empty() {
                     break;
                 }
@@ -240,6 +259,7 @@ impl Look {
             target,
             findings,
             living: Vec::new(),
+            may_scan,
         }
     }
 
@@ -293,7 +313,7 @@ impl Look {
                 boot_id: None,
             });
         }
-        if view.guest_os.is_none() {
+        if view.guest_os.is_none() && self.may_scan {
             view.guest_os =
                 guest_os(&view.vmm, &target.ram, BANNER_BUDGET).map(|found| found.to_string());
         }

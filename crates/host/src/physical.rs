@@ -12,6 +12,7 @@ use vmshm_ram::{BlockPiece, GuestRam, Layout, LayoutError, OpenError, RamError, 
 use crate::attach::{self, AttachError, AttachOptions};
 use crate::machines::Subject;
 use crate::session::Session;
+use crate::sighting::Where;
 
 /// How long firmware's and the kernel's tables are searched for.
 const LAYOUT_BUDGET: Duration = Duration::from_millis(400);
@@ -58,6 +59,9 @@ pub enum PhysicalError {
     /// The guest's agent could not prove it.
     #[error("the VM's memory layout cannot be proved")]
     Attach(#[source] AttachError),
+    /// The beacon is not where the user said.
+    #[error(transparent)]
+    Beacon(AttachError),
     /// Whoever takes the bytes failed.
     #[error("writing the output failed")]
     Output(#[source] std::io::Error),
@@ -70,6 +74,7 @@ impl PhysicalError {
         match self {
             Self::Open { source, .. } => source.hint(),
             Self::Layout(error) => error.hint(),
+            Self::Beacon(error) => error.hint(),
             Self::NotProved { .. } => {
                 Some("`--unverified` writes nevertheless, at your own risk".to_owned())
             }
@@ -143,6 +148,10 @@ impl Physical {
                 _session: None,
             }),
             Err(AttachError::Open { name, source }) => Err(PhysicalError::Open { name, source }),
+            // An address that was given is no guess that may be wrong.
+            Err(error @ AttachError::NotThere { .. }) if options.place != Where::Learned => {
+                Err(PhysicalError::Beacon(error))
+            }
             Err(_) => Self::without_agent(vmm, options),
         }
     }

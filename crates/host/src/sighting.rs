@@ -13,6 +13,8 @@ use vmshm_ram::{
 };
 use vmshm_shm::SharedMemory;
 
+use crate::ties;
+
 /// A VM's opened memory, with what is known of it beforehand.
 #[derive(Debug)]
 pub struct Target {
@@ -50,10 +52,18 @@ impl Target {
             block,
             offset: address.0,
         });
-        let mut places: Vec<_> = by_rule.map(|location| location.at).chain(counted).collect();
-        places.dedup();
-        places
+        distinct(by_rule.map(|location| location.at).chain(counted))
     }
+}
+
+/// Each place once, in the order given: one that came twice would look like two beacons.
+fn distinct(places: impl Iterator<Item = BlockOffset>) -> Vec<BlockOffset> {
+    places.fold(Vec::new(), |mut once, at| {
+        if !once.contains(&at) {
+            once.push(at);
+        }
+        once
+    })
 }
 
 /// Where to look for the beacon.
@@ -63,6 +73,25 @@ pub enum Where {
     Scan,
     /// Only at this address, as `vmshm-agent status` prints it.
     At(GuestPhysical),
+    /// Only where a running `vmshm listen` of this user has learned it to be, see
+    /// [`crate::ties`].
+    Learned,
+}
+
+impl Where {
+    /// With what a listener has learned of `vmm` in place of [`Where::Learned`]; nothing
+    /// where none knows it.
+    #[must_use]
+    pub fn resolved_for(self, vmm: &Vmm) -> Option<Self> {
+        match self {
+            Self::Learned => {
+                let known = ties::beacon_of(vmm.pid).map(Self::At);
+                tracing::debug!(vm = vmm.name, ?known, "asked what a listener has learned");
+                known
+            }
+            other => Some(other),
+        }
+    }
 }
 
 /// A page that carries the brand and reads as a beacon. It may be an old copy.
@@ -130,11 +159,19 @@ pub fn look(target: &Target, place: Where, step: Step) -> Result<Findings, RamEr
     let mut findings = Findings::default();
     match place {
         Where::At(address) => {
+            tracing::debug!(%address, "looking for the beacon there only");
             for at in target.likely_places(address) {
                 findings.judge(&target.ram, at);
             }
+            // What lies at a guess may be meant for another address.
+            findings
+                .candidates
+                .retain(|candidate| candidate.beacon.own == address);
         }
+        // Nothing was learned: there is no place to look at.
+        Where::Learned => {}
         Where::Scan => {
+            tracing::debug!(?step, "scanning guest RAM for the beacon");
             target.ram.scan(&brand(), step, &mut |at| {
                 findings.judge(&target.ram, at);
                 std::ops::ControlFlow::Continue(())
@@ -347,4 +384,17 @@ fn states_address(ram: &GuestRam, at: BlockOffset, page: GuestPhysical) -> bool 
     at.checked_add(directory::PAGE_ADDRESS)
         .is_some_and(|at| ram.read_at(at, &mut word).is_ok())
         && u64::from_le_bytes(word) == page.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_that_two_guesses_name_is_looked_at_once() {
+        let at = |block, offset| BlockOffset { block, offset };
+        // The rule names a place that counting names too, but not next to it.
+        let guesses = [at(1, 7), at(0, 7), at(1, 7)];
+        assert_eq!(distinct(guesses.into_iter()), [at(1, 7), at(0, 7)]);
+    }
 }

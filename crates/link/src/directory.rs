@@ -1,7 +1,8 @@
 //! The directory: what the guest offers, readable without a session.
 //!
 //! ```text
-//! page 0       header: slots, RAM ranges, version, kernel release
+//! page 0       header: slots, RAM ranges, version, kernel release; behind it the budget
+//!              (0xa00) and the words of the `rendezvous` over TCP (0xa40)
 //! pages 1–4    region table: 15 entries of 256 bytes each
 //! pages 5–31   session slots, one page each (see `slot`)
 //! ```
@@ -19,6 +20,7 @@ use crate::beacon::PAGE;
 use crate::error::LinkError;
 use crate::fields::{Text, put_word, word_at};
 use crate::mix::checksum;
+use crate::rendezvous;
 
 /// Session slots in a directory.
 pub const SLOTS: usize = 27;
@@ -58,6 +60,8 @@ const PINNED_AT: u64 = 0xa00;
 const BUDGET_AT: u64 = 0xa08;
 
 const _: () = assert!(HEADER_BYTES as u64 <= PINNED_AT);
+// Behind them lie the words of `rendezvous`.
+const _: () = assert!(BUDGET_AT + 8 <= rendezvous::START && rendezvous::END <= PAGE_ADDRESS);
 const _: () = assert!((ENTRIES_PER_PAGE * ENTRY) as u64 <= PAGE_ADDRESS);
 
 /// Where slot `index` starts in the directory.

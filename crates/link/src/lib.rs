@@ -37,6 +37,11 @@
 //!    every look: a difference is a rollback, and ends the session ([`own_word`]).
 //! 6. A changed epoch or agent generation ends the session; it is never data.
 //!
+//! # Other ways to meet
+//!
+//! A host that shall not scan is told the beacon's address by hand, or by the agent over
+//! TCP: see [`rendezvous`].
+//!
 //! # A session
 //!
 //! ```text
@@ -72,6 +77,7 @@ pub mod mix;
 pub mod own_word;
 pub mod proof;
 pub mod quantity;
+pub mod rendezvous;
 pub mod ring;
 pub mod slot;
 pub mod stream;

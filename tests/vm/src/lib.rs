@@ -19,6 +19,7 @@ pub mod guest;
 pub mod guest_pipe;
 pub mod host_pipe;
 pub mod lines;
+pub mod listener;
 pub mod machine;
 pub mod monitor;
 pub mod patience;

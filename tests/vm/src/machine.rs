@@ -39,6 +39,8 @@ pub enum Kind {
     UmlOf(u64),
     /// QEMU as a cell of the matrix, with its monitor open.
     Qemu(Cell),
+    /// QEMU with plain `-m`, and so much RAM that most of it lies above 4 GiB for the guest.
+    QemuHigh,
 }
 
 impl Kind {
@@ -61,6 +63,7 @@ impl Kind {
             Self::QemuHugetlb => 448 << 20,
             Self::UmlOf(mebibytes) => mebibytes << 20,
             Self::Qemu(cell) => cell.ram_bytes(),
+            Self::QemuHigh => 5 << 30,
         }
     }
 
@@ -68,7 +71,7 @@ impl Kind {
     #[must_use]
     pub const fn is_shared(self) -> bool {
         match self {
-            Self::QemuPrivate(_) => false,
+            Self::QemuPrivate(_) | Self::QemuHigh => false,
             Self::Qemu(cell) => cell.is_shared(),
             _ => true,
         }
@@ -82,6 +85,7 @@ impl Kind {
             Self::QemuHugetlb => "hugetlb".to_owned(),
             Self::UmlOf(mebibytes) => format!("uml-{mebibytes}m"),
             Self::Qemu(cell) => cell.label(),
+            Self::QemuHigh => "high".to_owned(),
         }
     }
 
@@ -102,6 +106,7 @@ impl Kind {
             Self::QemuPrivate(processors) => ("private", processors),
             Self::QemuMemfd(processors) => ("memfd", processors),
             Self::QemuHugetlb => ("hugetlb", 1),
+            Self::QemuHigh => ("private", 1),
         };
         option("--backing", backing);
         option("--smp", &processors.to_string());

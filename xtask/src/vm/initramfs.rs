@@ -25,6 +25,8 @@ pub struct Guest<'a> {
     pub agent: Option<&'a Path>,
     /// Whether the agent is started.
     pub start_agent: bool,
+    /// Whether it has a network.
+    pub network: bool,
     /// The script to run.
     pub script: Option<&'a Script>,
 }
@@ -51,14 +53,17 @@ const MODULES: [&str; 7] = [
 /// The same for user-mode Linux, whose own drivers are built in.
 const UML_MODULES: [&str; 1] = ["overlay"];
 
+/// The module of QEMU's network device.
+const NETWORK_MODULE: &str = "virtio_net";
+
 /// Makes the archive.
 pub fn make(guest: &Guest<'_>, kernel: &Kernel, busybox: &Path) -> Result<Vec<u8>> {
     let busybox =
         std::fs::read(busybox).with_context(|| format!("cannot read {}", busybox.display()))?;
-    let wanted: &[&str] = if guest.vmm == Vmm::Uml {
-        &UML_MODULES
-    } else {
-        &MODULES
+    let wanted = match (guest.vmm, guest.network) {
+        (Vmm::Uml, _) => UML_MODULES.to_vec(),
+        (Vmm::Qemu, false) => MODULES.to_vec(),
+        (Vmm::Qemu, true) => [&MODULES[..], &[NETWORK_MODULE]].concat(),
     };
     let mut archive = Archive::new();
     for directory in ["bin", "vm", "vm/modules"] {
@@ -68,7 +73,7 @@ pub fn make(guest: &Guest<'_>, kernel: &Kernel, busybox: &Path) -> Result<Vec<u8
     archive.file("init", include_bytes!("guest/start.sh"), true)?;
     archive.file("vm/main.sh", include_bytes!("guest/main.sh"), false)?;
     let mut modules = Vec::new();
-    for file in kernel.load_order(wanted)? {
+    for file in kernel.load_order(&wanted)? {
         let name = module_name(&file.to_string_lossy());
         archive.file(
             &format!("vm/modules/{name}.ko"),
@@ -118,6 +123,10 @@ fn settings(guest: &Guest<'_>, kernel: &Kernel, modules: &str) -> String {
         (
             "start_agent",
             if guest.start_agent { "yes" } else { "no" }.to_owned(),
+        ),
+        (
+            "network",
+            if guest.network { "yes" } else { "no" }.to_owned(),
         ),
     ];
     assignments

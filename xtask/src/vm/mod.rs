@@ -40,6 +40,9 @@ struct Parts {
 
 /// Fetches what a kind of VM needs, so that starting one later needs no network.
 pub fn fetch(vmm: Vmm) -> Result<()> {
+    if vmm == Vmm::Uml {
+        slirp()?;
+    }
     parts(vmm, Origin::Host).map(drop)
 }
 
@@ -53,6 +56,9 @@ pub fn boot(options: &VmOptions, console: &Console) -> Result<RunningVm> {
         busybox,
         program,
     } = parts(options.vmm, options.kernel)?;
+    let slirp = (options.network && options.vmm == Vmm::Uml)
+        .then(slirp)
+        .transpose()?;
     let tree = match options.system {
         System::Host => PathBuf::from("/"),
         System::Debian13 => crate::debian13::tree()?,
@@ -70,6 +76,7 @@ pub fn boot(options: &VmOptions, console: &Console) -> Result<RunningVm> {
         tree: &tree,
         agent: agent.as_deref(),
         start_agent: !options.no_agent,
+        network: options.network,
         script: script.as_ref(),
     };
     let archive = initramfs::make(&guest, &kernel, &busybox)?;
@@ -81,7 +88,10 @@ pub fn boot(options: &VmOptions, console: &Console) -> Result<RunningVm> {
     std::fs::write(directory.path().join(INITRAMFS), archive)
         .context("cannot write the initramfs")?;
     let command_line = match options.vmm {
-        Vmm::Uml => uml::command_line(options, &name, &kernel, directory.path()),
+        Vmm::Uml => {
+            let slirp = slirp.as_deref();
+            uml::command_line(options, &name, &kernel, directory.path(), slirp)
+        }
         Vmm::Qemu => {
             qemu::command_line(options, &name, &kernel, &program, directory.path(), for_ram)
         }
@@ -129,6 +139,12 @@ fn parts(vmm: Vmm, origin: Origin) -> Result<Parts> {
         busybox,
         program,
     })
+}
+
+/// The program that is user-mode Linux's way out: it carries a guest's packets over its own sockets. In the build that
+/// does not hold them up to a modem's speed.
+fn slirp() -> Result<PathBuf> {
+    Ok(packages::unpacked("slirp")?.join("usr/bin/slirp-fullbolt"))
 }
 
 /// A directory for the guest's RAM, where the VMM needs one: for QEMU's files, and for UML if /dev/shm is too small.

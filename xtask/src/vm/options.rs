@@ -83,6 +83,9 @@ pub struct VmOptions {
     /// Do not start vmshm-agent in the guest; it is still found there
     #[arg(long)]
     pub no_agent: bool,
+    /// Give the guest a network of its own, in which 10.0.2.2 is the host's 127.0.0.1
+    #[arg(long)]
+    pub network: bool,
     /// Run SCRIPT in the guest as root by /bin/sh, then power off; its exit status becomes the command's
     #[arg(long, value_name = "SCRIPT")]
     pub run: Option<PathBuf>,

@@ -83,6 +83,12 @@ pub fn command_line(
         "-device",
         format!("virtio-9p-{bus},fsdev=hostroot,mount_tag=hostroot"),
     );
+    if options.network {
+        words.option("-netdev", "user,id=network");
+        // A guest that boots from a kernel file needs no boot program in its card.
+        let rom = if bus == "pci" { ",romfile=" } else { "" };
+        words.option("-device", format!("virtio-net-{bus},netdev=network{rom}"));
+    }
     words.option("-kernel", &kernel.image);
     words.option("-initrd", directory.join(super::INITRAMFS));
     words.option(

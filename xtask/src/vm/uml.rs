@@ -17,6 +17,7 @@ pub fn command_line(
     name: &str,
     kernel: &Kernel,
     directory: &Path,
+    slirp: Option<&Path>,
 ) -> Vec<OsString> {
     let mut words = vec![
         kernel.image.clone().into_os_string(),
@@ -41,6 +42,11 @@ pub fn command_line(
         "panic=1",
     ];
     words.extend(rest.map(OsString::from));
+    if let Some(slirp) = slirp {
+        let mut network = OsString::from("eth0=slirp,,");
+        network.push(slirp);
+        words.push(network);
+    }
     words.extend(options.vmm_arguments.iter().map(OsString::from));
     words
 }

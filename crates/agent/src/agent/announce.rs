@@ -11,6 +11,8 @@ use vmshm_link::beacon::{AGENT_GENERATION, AGENT_PULSE, Beacon, BeaconError, KEE
 use vmshm_link::directory::{self, Budget, DIRECTORY_SIZE, Header, REGIONS, RegionEntry};
 use vmshm_link::fields::Text;
 use vmshm_link::own_word::OwnWord;
+use vmshm_link::rendezvous;
+use vmshm_link::rendezvous::message::Announce;
 use vmshm_shm::{MapError, Protection, SharedMemory};
 
 use super::regions::{Region, Regions};
@@ -109,6 +111,8 @@ impl Announcement {
         }
         let ranges = facts::ram_ranges()?;
         header(summary.epoch, &ranges).write(&directory)?;
+        // An agent that was killed may have left its words.
+        rendezvous::wipe(&directory)?;
         // A pulse only grows, whoever beats.
         let pulse = page.load_relaxed(AGENT_PULSE).map_err(LinkError::from)?;
         let pulse = OwnWord::start(&page, AGENT_PULSE, pulse.wrapping_add(1), "agent's pulse")?;
@@ -130,6 +134,17 @@ impl Announcement {
     /// The directory.
     pub(crate) fn directory(&self) -> &Arc<Window> {
         &self.directory
+    }
+
+    /// What a connection out of the guest tells the host.
+    pub(crate) fn for_connection(&self) -> Announce {
+        Announce {
+            beacon: self.beacon.own,
+            epoch: self.beacon.epoch,
+            boot_id: self.beacon.boot_id,
+            version: Text::new(env!("CARGO_PKG_VERSION")),
+            name: Text::new(&facts::host_name()),
+        }
     }
 
     /// Puts the brand into memory, unless it stands there already: from now on hosts

@@ -3,8 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::connect::ConnectionInfo;
+
 /// Raised with every change of these messages.
-pub(crate) const PROTOCOL: u32 = 1;
+pub(crate) const PROTOCOL: u32 = 2;
 
 /// A question.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +23,8 @@ pub(crate) struct Question {
 pub(crate) enum Wish {
     /// Tell the sessions.
     Sessions,
+    /// Tell how the connection out of the guest stands.
+    Connection,
     /// Free what nobody uses any more; with force, also what silent hosts hold.
     Release {
         /// Whether silent hosts lose what they hold.
@@ -40,6 +44,8 @@ pub(crate) enum Wish {
 pub(crate) enum Answer {
     /// To `Sessions`.
     Sessions(Vec<SessionInfo>),
+    /// To `Connection`; nothing where none was asked for.
+    Connection(Option<ConnectionInfo>),
     /// To `Release`.
     Released(ReleaseInfo),
     /// To `Pipe`, with the region's file, once a host has proved the pages.

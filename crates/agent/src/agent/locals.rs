@@ -15,6 +15,7 @@ use super::regions::LocalId;
 use super::service::{Service, ServiceError};
 use super::sessions;
 use crate::channel::{Channel, ChannelError};
+use crate::connect::Connector;
 
 /// The most connections at once.
 const LIMIT: usize = 256;
@@ -165,6 +166,10 @@ impl Service {
             Wish::Sessions => {
                 let answer = Answer::Sessions(sessions::infos(&self.sessions));
                 self.locals.send(id, &answer, None);
+            }
+            Wish::Connection => {
+                let info = self.connector.as_ref().map(Connector::info);
+                self.locals.send(id, &Answer::Connection(info), None);
             }
             Wish::Release { force } => {
                 let answer = Answer::Released(self.release(force)?);

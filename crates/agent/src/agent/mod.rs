@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 use vmshm_link::Extent;
 use vmshm_link::beacon::PAGE;
 
+use crate::connect::Listener;
 use crate::facts::{self, FactsError};
 use crate::keeper::client::{ClientError, Inventory};
 use crate::keeper::launch::{self, LaunchError, Otherwise};
@@ -45,10 +46,12 @@ const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 const LISTEN: Duration = Duration::from_secs(6);
 
 /// What `run` was asked for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Options {
     /// The most bytes to pin.
     pub max_pinned: Option<u64>,
+    /// Where to connect out to.
+    pub connect: Option<Listener>,
     /// The only way to pin.
     pub pin_by: Option<Method>,
 }
@@ -133,6 +136,9 @@ pub(crate) fn run(options: Options) -> Result<(), AgentError> {
     service.announce()?;
     tell(&ready);
     notes.iter().for_each(|note| tell(note));
+    if let Some(listener) = options.connect {
+        service.connect_to(listener, tell)?;
+    }
 
     let served = service.serve(&signals);
     // While the lock is held, so that a successor's socket is not removed.

@@ -28,6 +28,7 @@ use super::pattern::PatternError;
 use super::regions::{Description, LostEnd, Regions};
 use super::sessions::{self, Session};
 use crate::channel::{ChannelError, timespec};
+use crate::connect::{Connector, Listener};
 use crate::facts::FactsError;
 use crate::keeper::client::{Client, ClientError};
 use crate::keeper::protocol::{Reply, Request};
@@ -105,6 +106,8 @@ pub(crate) struct Service {
     /// Regions to be made; the first one is in the keeper's hands.
     pub(super) creations: VecDeque<Creation>,
     pub(super) locals: Locals,
+    /// The connection to `vmshm listen`, where one is wanted.
+    pub(super) connector: Option<Connector>,
     /// What the keeper knows of each region.
     pub(super) described: BTreeMap<u64, Description>,
     /// Session numbers start at the generation, so that none comes twice in an epoch.
@@ -154,6 +157,18 @@ impl Service {
         }
     }
 
+    /// Connects out to a host, beside everything else.
+    pub(crate) fn connect_to(
+        &mut self,
+        listener: Listener,
+        tell: fn(&str),
+    ) -> Result<(), ServiceError> {
+        let announce = self.announcement.for_connection();
+        let directory = Arc::clone(self.announcement.directory());
+        self.connector = Some(Connector::start(listener, announce, directory, tell)?);
+        Ok(())
+    }
+
     /// Counts the silence of hosts once more, without serving anybody.
     pub(crate) fn listen(&mut self) -> Result<(), ServiceError> {
         std::thread::sleep(Duration::from_secs(1) / sessions::LOOKS_PER_SECOND);
@@ -162,6 +177,7 @@ impl Service {
 
     /// Leaves in good order.
     pub(crate) fn leave(&mut self) -> Result<(), ServiceError> {
+        self.connector = None;
         self.benches.clear();
         for session in &mut self.sessions {
             // Such a slot holds nothing; its host sees that it is gone.

@@ -66,6 +66,7 @@ impl Service {
             benches: BTreeMap::new(),
             creations: VecDeque::new(),
             locals,
+            connector: None,
             described,
             last_session: summary.generation << 32,
             fixed_cost,

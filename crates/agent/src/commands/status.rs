@@ -13,6 +13,7 @@ use vmshm_shm::{MapError, Protection};
 use super::ask::{self, AskError};
 use crate::agent::local_protocol::{Answer, SessionInfo, Wish};
 use crate::agent::regions::Description;
+use crate::connect::{ConnectionInfo, ConnectionState};
 use crate::facts::{self, FactsError};
 use crate::keeper::client::{Client, ClientError, Inventory};
 use crate::keeper::protocol::{Allocation, Purpose, State};
@@ -80,6 +81,8 @@ struct Status {
     directory: Memory,
     regions: Vec<RegionStatus>,
     sessions: Vec<SessionStatus>,
+    /// The connection out of the guest; nothing where none was asked for.
+    connection: Option<ConnectionInfo>,
     notes: Vec<String>,
 }
 
@@ -130,7 +133,13 @@ pub(crate) fn run(json: bool) -> Result<String, StatusError> {
         Err(AskError::NotRunning) => None,
         Err(error) => return Err(error.into()),
     };
-    let status = collect(&inventory, heard)?;
+    let connection = match heard.as_ref().map(|_| ask::ask(Wish::Connection)) {
+        Some(Ok(Answer::Connection(connection))) => connection,
+        Some(Ok(_)) => return Err(AskError::Unexpected.into()),
+        None | Some(Err(AskError::NotRunning)) => None,
+        Some(Err(error)) => return Err(error.into()),
+    };
+    let status = collect(&inventory, heard, connection)?;
     if json {
         Ok(serde_json::to_string_pretty(&status)?)
     } else {
@@ -138,7 +147,11 @@ pub(crate) fn run(json: bool) -> Result<String, StatusError> {
     }
 }
 
-fn collect(inventory: &Inventory, heard: Option<Vec<SessionInfo>>) -> Result<Status, StatusError> {
+fn collect(
+    inventory: &Inventory,
+    heard: Option<Vec<SessionInfo>>,
+    connection: Option<ConnectionInfo>,
+) -> Result<Status, StatusError> {
     let summary = &inventory.summary;
     let beacon = &inventory.find(Purpose::Beacon)?.allocation;
     let directory = inventory.find(Purpose::Directory)?;
@@ -166,6 +179,7 @@ fn collect(inventory: &Inventory, heard: Option<Vec<SessionInfo>>) -> Result<Sta
         directory: memory(&directory.allocation, summary.keeper_pid),
         regions,
         sessions: sessions(&map, heard.as_deref())?,
+        connection,
         notes: summary.notes.clone(),
     })
 }
@@ -305,6 +319,14 @@ fn describe(text: &mut String, status: &Status) -> std::fmt::Result {
             write!(text, ", not served: {reason}")?;
         }
         writeln!(text)?;
+    }
+    if let Some(ConnectionInfo { to, state, reason }) = &status.connection {
+        write!(text, "connection  to {to}: ")?;
+        match (state, reason) {
+            (ConnectionState::Tied, _) => writeln!(text, "tied to this guest's host")?,
+            (ConnectionState::Connecting, None) => writeln!(text, "connecting")?,
+            (_, reason) => writeln!(text, "trying again ({})", reason.as_deref().unwrap_or("?"))?,
+        }
     }
     status
         .notes

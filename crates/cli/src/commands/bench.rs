@@ -13,8 +13,8 @@ use crate::reaper::Reaper;
 pub(crate) fn run(bench: &Bench, global: &Global) -> Result<(), Failure> {
     let vmm = machines::find(&bench.vm)?;
     let options = global.attach()?;
-    let find = bench::time_to_find(&vmm, options.method)?.map(|time| time.as_secs_f64() * 1e3);
-    let _reaper = Reaper::start(&vmm);
+    let find = bench::time_to_find(&vmm, &options)?.map(|time| time.as_secs_f64() * 1e3);
+    let _reaper = Reaper::start(&vmm, global);
     let mut session = vmshm_host::attach(&vmm, &options)?;
     let bar = output::bar(bench::STEPS as u64, "measuring", global.quiet);
     let rounds = usize::try_from(bench.rounds).unwrap_or(usize::MAX);

@@ -8,17 +8,17 @@ use vmshm_host::diagnosis::{Cause, Diagnosis, diagnose};
 use vmshm_host::machines;
 use vmshm_ram::ProcRoot;
 
-use crate::arguments::Doctor;
+use crate::arguments::{Doctor, Global};
 use crate::failure::Failure;
 use crate::output;
 
 /// Runs it.
-pub(crate) fn run(doctor: &Doctor) -> Result<(), Failure> {
+pub(crate) fn run(doctor: &Doctor, global: &Global) -> Result<(), Failure> {
     let machines = match &doctor.vm {
-        Some(vm) => machines::look_at(vec![machines::find(vm)?]),
+        Some(vm) => machines::look_by(vec![machines::find(vm)?], global.place()),
         None => {
             tell_what_may_be_hidden();
-            machines::list()?
+            machines::list_by(global.place())?
         }
     };
     let all: Vec<Diagnosis> = machines.into_iter().map(diagnose).collect();

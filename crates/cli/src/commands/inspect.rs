@@ -48,7 +48,7 @@ pub(crate) fn run(inspect: &Inspect, global: &Global) -> Result<(), Failure> {
     let subject = machines::find_subject(&inspect.vm)?;
     let options = global.attach()?;
     let reaper = match &subject {
-        Subject::Running(vmm) => Some(Reaper::start(vmm)),
+        Subject::Running(vmm) => Some(Reaper::start(vmm, global)),
         Subject::Stored(_) => None,
     };
     let found = inspect::inspect(&subject, &options)?;

@@ -4,13 +4,13 @@ use serde_json::{Value, json};
 use vmshm_host::machines::{self, AgentView, MachineView};
 use vmshm_link::directory::RegionEntry;
 
-use crate::arguments::List;
+use crate::arguments::{Global, List};
 use crate::failure::Failure;
 use crate::output;
 
 /// Runs it.
-pub(crate) fn run(list: &List) -> Result<(), Failure> {
-    let machines = machines::list()?;
+pub(crate) fn run(list: &List, global: &Global) -> Result<(), Failure> {
+    let machines = machines::list_by(global.place())?;
     if list.json {
         let array: Vec<Value> = machines.iter().map(machine_json).collect();
         return output::print(&format!("{:#}\n", Value::from(array)));

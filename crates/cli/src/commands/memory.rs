@@ -32,7 +32,7 @@ pub(crate) fn write(write: &Write, global: &Global) -> Result<(), Failure> {
     let vmm = machines::find(&write.vm)?;
     let options = global.attach()?;
     let start = GuestPhysical(write.address);
-    let reaper = Reaper::start(&vmm);
+    let reaper = Reaper::start(&vmm, global);
     let physical = match Physical::for_writing(&vmm, &options) {
         Err(PhysicalError::Attach(_)) if write.unverified => {
             Physical::without_agent(&vmm, &options)?

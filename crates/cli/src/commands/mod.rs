@@ -6,6 +6,7 @@ pub(crate) mod dump;
 pub(crate) mod generate;
 pub(crate) mod inspect;
 pub(crate) mod list;
+pub(crate) mod listen;
 pub(crate) mod memory;
 pub(crate) mod pipe;
 pub(crate) mod region;
@@ -20,7 +21,7 @@ pub(crate) fn attach(
 ) -> Result<(vmshm_host::Session, crate::reaper::Reaper), crate::failure::Failure> {
     let vmm = vmshm_host::machines::find(vm)?;
     let options = global.attach()?;
-    let reaper = crate::reaper::Reaper::start(&vmm);
+    let reaper = crate::reaper::Reaper::start(&vmm, global);
     let session = vmshm_host::attach(&vmm, &options)?;
     Ok((session, reaper))
 }

@@ -13,4 +13,5 @@ mod stream_model;
 mod stress;
 mod unreachable;
 mod untrusted_control;
+mod untrusted_messages;
 mod untrusted_pages;

@@ -21,5 +21,6 @@ mod pinning;
 mod pipes;
 mod quarantine;
 mod recognition;
+mod rendezvous;
 mod search;
 mod without_agent;

@@ -21,6 +21,10 @@ for stream in 0:stdin 1:stdout 2:stderr; do
 done
 $bb hostname "$hostname"
 $bb ifconfig lo up
+if [ "$network" = yes ]; then
+    $bb ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up && $bb route add default gw 10.0.2.2 ||
+        echo "vm: there is no network"
+fi
 
 # Serial lines without carriage returns and echo. They stay open here: some drivers forget both at the last close.
 if [ "$vmm" = uml ]; then

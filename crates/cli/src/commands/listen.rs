@@ -1,0 +1,151 @@
+//! `vmshm listen`: takes the connections of agents, and shows which VM each is tied to.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde_json::json;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use vmshm_host::listen::{Event, Listener, Machine, Processes};
+use vmshm_link::rendezvous::message::Announce;
+
+use crate::arguments::Global;
+use crate::failure::Failure;
+use crate::output;
+
+/// How long a wait may last before the signals are looked at once more.
+const TURN: Duration = Duration::from_millis(250);
+/// So many refusals are told within [`WINDOW`]; the rest is only counted.
+const TOLD: usize = 20;
+const WINDOW: Duration = Duration::from_secs(10);
+
+/// `vmshm listen`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Prints a line for each agent that is tied to its VM: process, VMM, name, the beacon's\naddress, and the peer. While it runs, other commands of the same user with --no-scan and\nwithout --beacon use the addresses it has learned. It ends at Ctrl-C or SIGTERM.\n\nExample:\n  vmshm listen 127.0.0.1:7001\n  vmshm region create web/shared --size 64M --no-scan\n\nIn the guest (QEMU's user network shows the host's 127.0.0.1 as 10.0.2.2):\n  vmshm-agent run --connect tcp:10.0.2.2:7001"
+)]
+pub(crate) struct Listen {
+    /// Where to listen, as HOST:PORT; port 0 takes a free one, and says which
+    #[arg(value_name = "ADDR")]
+    pub(crate) address: String,
+    /// Print JSON objects, one on each line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Runs it.
+pub(crate) fn run(listen: &Listen, global: &Global) -> Result<(), Failure> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&interrupted))
+            .map_err(|error| Failure::from_error(&error, None))?;
+    }
+    let method = global.attach()?.method;
+    let lookout = Box::new(Processes { method });
+    let mut listener = Listener::bind(&listen.address, global.patience(), lookout)?;
+    let mut voice = Voice::new(global.quiet);
+    if let Err(error) = listener.record_ties() {
+        voice.say(&format!(
+            "note: other commands cannot use what is learned: {}",
+            Failure::from_error(&error, None)
+        ));
+    }
+    for address in listener.addresses() {
+        voice.say(&format!("listening at {address}"));
+    }
+    let mut printed = Ok(());
+    while !interrupted.load(Ordering::Relaxed) && printed.is_ok() {
+        listener.turn(TURN, &mut |event| match event {
+            Event::Tied {
+                peer,
+                machine,
+                announce,
+            } => {
+                let line = tied(&peer.to_string(), machine, announce, listen.json);
+                printed = output::print(&line).and_then(|()| flush());
+            }
+            Event::Left { peer, machine, why } => voice.say(&format!(
+                "{} (process {}) at {peer} has left: {why}",
+                machine.name, machine.pid
+            )),
+            Event::Refused { peer, why } => voice.refuse(&format!("refused {peer}: {why}")),
+            Event::NotRecorded(error) => voice.say(&format!(
+                "note: other commands cannot use what is learned: {}",
+                Failure::from_error(&error, None)
+            )),
+        })?;
+        voice.sum_up();
+    }
+    printed
+}
+
+/// Scripts wait for each line.
+fn flush() -> Result<(), Failure> {
+    output::tolerate_broken_pipe(std::io::stdout().flush())
+        .map_err(|error| Failure::from_error(&error, None).because("writing the output"))
+}
+
+fn tied(peer: &str, machine: &Machine, announce: &Announce, as_json: bool) -> String {
+    if as_json {
+        let object = json!({
+            "pid": machine.pid,
+            "vmm": machine.vmm,
+            "name": machine.name,
+            "beacon": announce.beacon.0,
+            "peer": peer,
+            "agent_version": announce.version.as_str(),
+            "guest_name": announce.name.as_str(),
+        });
+        return format!("{object}\n");
+    }
+    format!(
+        "{}  {}  {}  {}  {peer}\n",
+        machine.pid, machine.vmm, machine.name, announce.beacon
+    )
+}
+
+/// What is said on stderr: not more than somebody can read, whoever knocks how often.
+struct Voice {
+    quiet: bool,
+    window: Instant,
+    refusals: usize,
+}
+
+impl Voice {
+    fn new(quiet: bool) -> Self {
+        Self {
+            quiet,
+            window: Instant::now(),
+            refusals: 0,
+        }
+    }
+
+    fn say(&self, line: &str) {
+        if !self.quiet {
+            // Nobody may listen.
+            let _ = writeln!(std::io::stderr(), "{line}");
+        }
+    }
+
+    fn refuse(&mut self, line: &str) {
+        self.sum_up();
+        self.refusals += 1;
+        if self.refusals <= TOLD {
+            self.say(line);
+        }
+    }
+
+    /// At the end of a window, how many refusals were not told.
+    fn sum_up(&mut self) {
+        if self.window.elapsed() < WINDOW {
+            return;
+        }
+        if self.refusals > TOLD {
+            self.say(&format!("refused {} more", self.refusals - TOLD));
+        }
+        self.window = Instant::now();
+        self.refusals = 0;
+    }
+}

@@ -1,0 +1,473 @@
+//! `vmshm listen`: agents connect over TCP, and each connection is tied to the VM whose
+//! memory shows the nonce that was sent over it.
+//!
+//! One thread serves all connections by turns; nothing waits for a peer. What a stranger
+//! can cost is bounded: how many connections that have proved nothing there are, how
+//! long each may take, how much each may send, and how often the VMs are looked at. It
+//! only reads guest memory, and never scans it.
+
+mod lookout;
+mod peer;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use vmshm_link::rendezvous::endpoint::{self, EndpointError};
+use vmshm_link::rendezvous::message::Announce;
+
+pub use lookout::{Looked, Lookout, Machine, Processes, Suspect};
+pub use peer::Refusal;
+
+use crate::identity::start_time;
+use crate::ties::{Record, Tie, TiesError};
+use peer::Peer;
+
+/// Connections at once that have proved nothing.
+const MOST_STRANGERS: usize = 32;
+/// Tied connections at once.
+const MOST_TIED: usize = 512;
+/// Connections that are taken in one turn, so that the others get theirs.
+const ACCEPTS_PER_TURN: usize = 16;
+/// The pause after a connection that could not be taken.
+const AFTER_FAILURE: Duration = Duration::from_millis(20);
+/// How often the VMs of tied connections are looked for.
+const CHECK_EVERY: Duration = Duration::from_millis(500);
+
+/// Why nobody can be listened to.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The address is none.
+    #[error("{text:?} is no address to listen at: {source}")]
+    Endpoint {
+        /// What was given.
+        text: String,
+        /// What is wrong.
+        #[source]
+        source: EndpointError,
+    },
+    /// The name has no address.
+    #[error("{text:?} cannot be looked up")]
+    Resolve {
+        /// What was given.
+        text: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The address cannot be had.
+    #[error("cannot listen at {address}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Waiting failed.
+    #[error("cannot wait for connections")]
+    Wait(#[source] io::Error),
+}
+
+impl ListenError {
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Endpoint { .. } => Some("for example `vmshm listen 127.0.0.1:7001`"),
+            Self::Bind { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
+                Some("another program listens there; choose another port")
+            }
+            Self::Bind { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Some("ports below 1024 need root")
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Why a tied connection ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Departure {
+    /// The peer, or what it did.
+    #[error(transparent)]
+    Peer(Refusal),
+    /// The VM's process has ended.
+    #[error("the VM has ended")]
+    VmGone,
+    /// The same VM's agent has connected anew.
+    #[error("it has connected anew")]
+    Replaced,
+}
+
+/// What happens to a listener.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// An agent is tied to a VM.
+    Tied {
+        /// Where it connects from.
+        peer: SocketAddr,
+        /// The VM.
+        machine: &'a Machine,
+        /// What it said of itself; the beacon's address and epoch are proved.
+        announce: &'a Announce,
+    },
+    /// A tied agent has gone.
+    Left {
+        /// Where it connected from.
+        peer: SocketAddr,
+        /// The VM.
+        machine: &'a Machine,
+        /// Why.
+        why: Departure,
+    },
+    /// A peer was not tied.
+    Refused {
+        /// Where it connects from.
+        peer: SocketAddr,
+        /// Why.
+        why: Refusal,
+    },
+    /// Other commands will not know what this one learns.
+    NotRecorded(TiesError),
+}
+
+/// A listener with its connections.
+pub struct Listener {
+    sockets: Vec<TcpListener>,
+    /// The oldest first.
+    peers: VecDeque<Peer>,
+    lookout: Box<dyn Lookout>,
+    /// How long a peer may take until it is tied.
+    limit: Duration,
+    next_look: Instant,
+    next_check: Instant,
+    record: Option<Record>,
+}
+
+impl Listener {
+    /// Listens at `[tcp:]HOST:PORT`, at every address of a name. Peers have `limit` to
+    /// prove themselves.
+    ///
+    /// # Errors
+    /// [`ListenError`].
+    pub fn bind(
+        text: &str,
+        limit: Duration,
+        lookout: Box<dyn Lookout>,
+    ) -> Result<Self, ListenError> {
+        let endpoint = endpoint::parse(text).map_err(|source| ListenError::Endpoint {
+            text: text.to_owned(),
+            source,
+        })?;
+        let mut addresses: Vec<SocketAddr> = (endpoint.host, endpoint.port)
+            .to_socket_addrs()
+            .map_err(|source| ListenError::Resolve {
+                text: text.to_owned(),
+                source,
+            })?
+            .collect();
+        if endpoint.port == 0 {
+            // Each address would get another port.
+            addresses.truncate(1);
+        }
+        let mut sockets = Vec::new();
+        for address in addresses {
+            let socket = TcpListener::bind(address)
+                .and_then(|socket| socket.set_nonblocking(true).map(|()| socket))
+                .map_err(|source| ListenError::Bind { address, source })?;
+            sockets.push(socket);
+        }
+        let now = Instant::now();
+        Ok(Self {
+            sockets,
+            peers: VecDeque::new(),
+            lookout,
+            limit,
+            next_look: now,
+            next_check: now,
+            record: None,
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.sockets
+            .iter()
+            .filter_map(|socket| socket.local_addr().ok())
+            .collect()
+    }
+
+    /// From now on lets this user's other commands know which VM's beacon lies where.
+    ///
+    /// # Errors
+    /// [`TiesError`].
+    pub fn record_ties(&mut self) -> Result<(), TiesError> {
+        let record = Record::open()?;
+        record.write(&self.ties())?;
+        self.record = Some(record);
+        Ok(())
+    }
+
+    /// Which VM's beacon lies where.
+    #[must_use]
+    pub fn ties(&self) -> Vec<Tie> {
+        self.peers
+            .iter()
+            .filter_map(|peer| {
+                let (machine, announce) = (peer.machine()?, peer.announced()?);
+                Some(Tie {
+                    pid: machine.pid,
+                    start_time: machine.start_time,
+                    beacon: announce.beacon,
+                })
+            })
+            .collect()
+    }
+
+    /// Serves whoever wants something, or waits up to `patience` for that. A signal cuts
+    /// the wait short.
+    ///
+    /// # Errors
+    /// [`ListenError::Wait`].
+    pub fn turn(
+        &mut self,
+        patience: Duration,
+        tell: &mut dyn FnMut(Event<'_>),
+    ) -> Result<(), ListenError> {
+        let before = self.ties();
+        let ready = self.wait(patience)?;
+        let (of_sockets, of_peers) = ready.split_at(self.sockets.len());
+        // From the end, so that the places of those before stay right.
+        for place in (0..of_peers.len()).rev() {
+            if of_peers.get(place) == Some(&true) {
+                self.serve(place, tell, Peer::hear);
+            }
+        }
+        if of_sockets.contains(&true) {
+            self.accept(tell);
+        }
+        self.look(tell);
+        self.drop_the_slow(tell);
+        self.check_machines(tell);
+        self.remember(&before, tell);
+        Ok(())
+    }
+
+    /// Which sockets, and then which peers, have something to read.
+    fn wait(&self, patience: Duration) -> Result<Vec<bool>, ListenError> {
+        let listeners = self
+            .sockets
+            .iter()
+            .map(|socket| PollFd::new(socket, PollFlags::IN));
+        let peers = self.peers.iter().map(|peer| {
+            // A peer that waits for its look is not heard meanwhile.
+            let wanted = if peer.waits_for_look() {
+                PollFlags::empty()
+            } else {
+                PollFlags::IN
+            };
+            PollFd::from_borrowed_fd(peer.as_fd(), wanted)
+        });
+        let mut fds: Vec<_> = listeners.chain(peers).collect();
+        let patience = patience.min(self.next_duty());
+        let timeout = Timespec {
+            tv_sec: i64::try_from(patience.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: patience.subsec_nanos().into(),
+        };
+        match rustix::event::poll(&mut fds, Some(&timeout)) {
+            Ok(_) | Err(Errno::INTR) => Ok(fds.iter().map(|fd| !fd.revents().is_empty()).collect()),
+            Err(error) => Err(ListenError::Wait(error.into())),
+        }
+    }
+
+    /// How long until something has to be done without anybody asking.
+    fn next_duty(&self) -> Duration {
+        let now = Instant::now();
+        let strangers = self.peers.iter().filter(|peer| peer.machine().is_none());
+        let slow = strangers.map(|peer| peer.since + self.limit);
+        let look = self.peers.iter().any(Peer::waits_for_look);
+        let look = look.then_some(self.next_look);
+        let check = self
+            .peers
+            .iter()
+            .any(|peer| peer.machine().is_some())
+            .then_some(self.next_check);
+        slow.chain(look)
+            .chain(check)
+            .min()
+            .map_or(Duration::MAX, |due| due.saturating_duration_since(now))
+    }
+
+    fn accept(&mut self, tell: &mut dyn FnMut(Event<'_>)) {
+        for _ in 0..ACCEPTS_PER_TURN {
+            let Some((socket, peer)) = self.next_connection() else {
+                return;
+            };
+            let is_stranger = |peer: &Peer| peer.machine().is_none();
+            if self.peers.iter().filter(|peer| is_stranger(peer)).count() >= MOST_STRANGERS
+                && let Some(oldest) = self.peers.iter().position(is_stranger)
+            {
+                self.refuse(oldest, Refusal::Displaced, tell);
+            }
+            match Peer::welcome(socket, peer) {
+                Ok(peer) => self.peers.push_back(peer),
+                Err(why) => tell(Event::Refused { peer, why }),
+            }
+        }
+    }
+
+    fn next_connection(&self) -> Option<(TcpStream, SocketAddr)> {
+        for socket in &self.sockets {
+            match socket.accept() {
+                Ok(connection) => return Some(connection),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => {
+                    // Where descriptors have run out, this must not become a busy loop.
+                    tracing::debug!(%error, "a connection cannot be taken");
+                    std::thread::sleep(AFTER_FAILURE);
+                }
+            }
+        }
+        None
+    }
+
+    /// Looks at the VMs for the one who has waited longest. Afterwards the listener rests
+    /// as long as that took: announcing costs little, and looking must not cost all.
+    fn look(&mut self, tell: &mut dyn FnMut(Event<'_>)) {
+        let start = Instant::now();
+        if start < self.next_look {
+            return;
+        }
+        let Some(place) = self.peers.iter().position(Peer::waits_for_look) else {
+            return;
+        };
+        let mut lookout = std::mem::replace(&mut self.lookout, Box::new(Nowhere));
+        self.serve(place, tell, |peer| peer.look(&mut *lookout));
+        self.lookout = lookout;
+        self.next_look = Instant::now() + start.elapsed();
+    }
+
+    /// Does something for a peer, and what follows from it.
+    fn serve(
+        &mut self,
+        place: usize,
+        tell: &mut dyn FnMut(Event<'_>),
+        act: impl FnOnce(&mut Peer) -> Result<bool, Refusal>,
+    ) {
+        let Some(peer) = self.peers.get_mut(place) else {
+            return;
+        };
+        match act(peer) {
+            Ok(false) => {}
+            Ok(true) => self.tied(place, tell),
+            Err(why) => self.refuse(place, why, tell),
+        }
+    }
+
+    fn tied(&mut self, place: usize, tell: &mut dyn FnMut(Event<'_>)) {
+        let Some(peer) = self.peers.get(place) else {
+            return;
+        };
+        let (Some(machine), Some(announce)) = (peer.machine(), peer.announced()) else {
+            return;
+        };
+        let tied = |peer: &Peer| peer.machine().is_some();
+        if self.peers.iter().filter(|peer| tied(peer)).count() > MOST_TIED {
+            let why = Refusal::Full(MOST_TIED);
+            let peer = peer.address;
+            self.peers.remove(place);
+            return tell(Event::Refused { peer, why });
+        }
+        tell(Event::Tied {
+            peer: peer.address,
+            machine,
+            announce,
+        });
+        let (pid, address) = (machine.pid, peer.address);
+        // One memory, one agent: an earlier connection of the same VM is a dead one.
+        let is_earlier = |peer: &Peer| {
+            peer.address != address && peer.machine().is_some_and(|machine| machine.pid == pid)
+        };
+        if let Some(earlier) = self.peers.iter().position(is_earlier) {
+            self.depart(earlier, Departure::Replaced, tell);
+        }
+    }
+
+    /// Ends a connection, and says which kind of end that is.
+    fn refuse(&mut self, place: usize, why: Refusal, tell: &mut dyn FnMut(Event<'_>)) {
+        let Some(peer) = self.peers.get(place) else {
+            return;
+        };
+        if peer.machine().is_some() {
+            return self.depart(place, Departure::Peer(why), tell);
+        }
+        let peer = peer.address;
+        self.peers.remove(place);
+        tell(Event::Refused { peer, why });
+    }
+
+    fn depart(&mut self, place: usize, why: Departure, tell: &mut dyn FnMut(Event<'_>)) {
+        let Some(peer) = self.peers.remove(place) else {
+            return;
+        };
+        if let Some(machine) = peer.machine() {
+            tell(Event::Left {
+                peer: peer.address,
+                machine,
+                why,
+            });
+        }
+    }
+
+    fn drop_the_slow(&mut self, tell: &mut dyn FnMut(Event<'_>)) {
+        let limit = self.limit;
+        let is_slow = |peer: &Peer| peer.machine().is_none() && peer.since.elapsed() >= limit;
+        while let Some(place) = self.peers.iter().position(is_slow) {
+            self.refuse(place, Refusal::Slow(limit), tell);
+        }
+    }
+
+    fn check_machines(&mut self, tell: &mut dyn FnMut(Event<'_>)) {
+        if Instant::now() < self.next_check {
+            return;
+        }
+        self.next_check = Instant::now() + CHECK_EVERY;
+        let is_gone =
+            |machine: &Machine| start_time(u64::from(machine.pid)) != Some(machine.start_time);
+        while let Some(place) = self
+            .peers
+            .iter()
+            .position(|peer| peer.machine().is_some_and(is_gone))
+        {
+            self.depart(place, Departure::VmGone, tell);
+        }
+    }
+
+    fn remember(&mut self, before: &[Tie], tell: &mut dyn FnMut(Event<'_>)) {
+        let Some(record) = &self.record else {
+            return;
+        };
+        let now = self.ties();
+        if now != before
+            && let Err(error) = record.write(&now)
+        {
+            tell(Event::NotRecorded(error));
+        }
+    }
+}
+
+/// Stands in while the lookout is lent to a peer.
+struct Nowhere;
+
+impl Lookout for Nowhere {
+    fn look(&mut self, _: &Announce) -> Result<Looked, vmshm_ram::FindError> {
+        Ok(Looked::default())
+    }
+}
