@@ -21,7 +21,7 @@ fn main() -> ExitCode {
     start_log(&arguments.global);
     let global = &arguments.global;
     let result = match &arguments.command {
-        Command::List(list) => commands::list::run(list),
+        Command::List(list) => commands::list::run(list, global),
         Command::Wait(wait) => commands::wait::run(wait, global),
         Command::Region(region) => match region {
             Region::List(list) => commands::region::list(list, global),

@@ -9,10 +9,17 @@
 //! `vmshm-link` before it gets here.
 
 pub mod attach;
+pub mod beacon_search;
 pub mod bench;
 pub mod ending;
+pub mod findings;
 pub mod identity;
+mod last_seen;
+mod look;
 pub mod machines;
+pub mod observer;
+#[cfg(test)]
+mod own_guest;
 pub mod physical;
 pub mod pipe;
 pub mod region;

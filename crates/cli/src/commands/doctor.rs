@@ -33,7 +33,7 @@ fn describe(text: &mut String, machine: &MachineView) {
     let _ = writeln!(
         text,
         "{} ({}, process {}, {})",
-        vmm.name,
+        output::plain(&vmm.name),
         vmm.kind,
         vmm.pid,
         output::size(vmm.ram_bytes)
@@ -53,7 +53,11 @@ fn method(text: &mut String, name: &str, result: &Result<(), Obstacle>) {
             let _ = writeln!(text, "  {name}: yes");
         }
         Err(obstacle) => {
-            let _ = writeln!(text, "  {name}: no: {obstacle}");
+            let _ = writeln!(
+                text,
+                "  {name}: no: {}",
+                output::plain(&obstacle.to_string())
+            );
             if let Some(hint) = obstacle.hint() {
                 let _ = writeln!(text, "    hint: {hint}");
             }

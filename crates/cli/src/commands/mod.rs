@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod doctor;
 pub(crate) mod generate;
 pub(crate) mod list;
+mod list_watch;
 pub(crate) mod memory;
 pub(crate) mod pipe;
 pub(crate) mod region;

@@ -10,4 +10,4 @@ pub(crate) use linux::{
     Residency, code, current_user, ptrace_scope,
 };
 #[cfg(target_os = "linux")]
-pub use linux::{Liveness, ProcRoot, RunState};
+pub use linux::{Census, Liveness, ProcRoot, RunState};

@@ -9,7 +9,7 @@ mod qemu_arguments;
 mod qemu_options;
 mod uml;
 
-pub use find::{find_all, find_all_in, find_by_pid, find_by_pid_in};
+pub use find::{find_all, find_all_in, find_among, find_by_pid, find_by_pid_in};
 
 use std::fmt;
 

@@ -2,6 +2,7 @@
 //! `/proc/PID/mem` and `process_vm_readv`.
 
 mod backing_file;
+mod census;
 mod executable;
 mod liveness;
 mod maps;
@@ -10,6 +11,7 @@ mod process;
 mod residency;
 
 pub(crate) use backing_file::BackingFile;
+pub use census::Census;
 pub(crate) use executable::ExecutableKind;
 pub use liveness::{Liveness, RunState};
 pub(crate) use memory::{MemoryRead, ProcessMemory};

@@ -36,6 +36,11 @@ impl ProcRoot {
         Self { path: path.into() }
     }
 
+    /// The directory itself.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The ids of all processes, in rising order.
     pub(crate) fn pids(&self) -> io::Result<Vec<u32>> {
         let mut pids: Vec<u32> = fs::read_dir(&self.path)?
