@@ -292,7 +292,7 @@ impl Findings {
         ram: &GuestRam,
         at: BlockOffset,
         epoch: u64,
-        vouched: &dyn Fn(&Signs) -> bool,
+        vouched: &mut dyn FnMut(&Signs) -> bool,
     ) {
         let found = self
             .traces

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
-use vmshm_link::beacon::KEEPER_BEAT_MILLIS;
+use vmshm_link::beacon::{KEEPER_BEAT_MILLIS, Signs};
 
 use crate::identity::own_identity;
 
@@ -23,6 +23,10 @@ const FILE: &str = "beacons";
 const LONGEST: u64 = 1 << 20;
 /// The most beacons that are remembered of one VM.
 const MOST_BEACONS: usize = 8;
+/// The most VMs that are remembered though they were not looked at this time, and how
+/// long.
+const MOST_VMS: usize = 256;
+const REMEMBERED_MILLIS: u64 = 600_000;
 /// How long ago the last beat may have been. A beat and what delays one, and no more: a
 /// guest that has just died must not be called alive.
 const FRESH_MILLIS: u64 = 600;
@@ -36,28 +40,44 @@ pub(crate) struct SeenBeacon {
     pub(crate) epoch: u64,
     /// How often the keeper's heart had beaten.
     pub(crate) keeper_pulse: u64,
+    /// How often the agent's had.
+    pub(crate) agent_pulse: u64,
+    /// When one of them last beat, at the earliest.
+    pub(crate) beat_at: u64,
     /// When that was read, or a moment before.
     pub(crate) read_at: u64,
 }
 
 impl SeenBeacon {
-    /// Whether a pulse of `keeper_pulse`, read at `now`, shows that the keeper was alive
-    /// a moment ago. Two beats are never less than their period apart, so so many beats
-    /// have taken at least so long, and what is left of the time is all the silence that
-    /// there can have been.
-    pub(crate) fn proves_life(&self, keeper_pulse: u64, now: u64) -> bool {
-        let Some(age) = now.checked_sub(self.read_at) else {
-            return false;
+    /// When a heart last beat at the earliest, now that these pulses are read. Two beats
+    /// of the keeper are never less than their period apart, so so many beats have taken
+    /// at least so long. The agent beats as it likes, but where it has, that was after it
+    /// was last looked at. Nothing for what no guest of ours does.
+    fn last_beat(&self, signs: &Signs, now: u64) -> Option<u64> {
+        let beats = signs.keeper_pulse.checked_sub(self.keeper_pulse)?;
+        let agent_beats = signs.agent_pulse.checked_sub(self.agent_pulse)?;
+        let of_keeper = match beats.checked_sub(1) {
+            Some(periods) => self
+                .read_at
+                .checked_add(periods.checked_mul(KEEPER_BEAT_MILLIS)?)?,
+            None => 0,
         };
-        let beats = keeper_pulse.saturating_sub(self.keeper_pulse);
-        let Some(periods) = beats.checked_sub(1) else {
-            return false;
-        };
-        // More beats than the time has room for: no keeper of ours beats so.
-        let Some(silence) = age.checked_sub(periods.saturating_mul(KEEPER_BEAT_MILLIS)) else {
-            return false;
-        };
-        silence <= FRESH_MILLIS
+        let of_agent = if agent_beats > 0 { self.read_at } else { 0 };
+        let last = self.beat_at.max(of_keeper).max(of_agent);
+        (last <= now).then_some(last)
+    }
+
+    /// Whether these pulses, read at `now`, show that the guest was alive a moment ago;
+    /// if so, what is to be remembered of it.
+    pub(crate) fn proves_life(&self, signs: &Signs, now: u64) -> Option<Self> {
+        let beat_at = self.last_beat(signs, now)?;
+        (now - beat_at <= FRESH_MILLIS).then_some(Self {
+            keeper_pulse: signs.keeper_pulse,
+            agent_pulse: signs.agent_pulse,
+            beat_at,
+            read_at: now,
+            ..*self
+        })
     }
 }
 
@@ -134,6 +154,19 @@ impl LastSeen {
             .find(|vm| vm.pid == pid && vm.start_time == start_time)
     }
 
+    /// The same with these VMs as they were seen now, and without those of which nothing
+    /// was seen for long.
+    pub(crate) fn with(self, mut now: Vec<SeenVm>) -> Self {
+        let oldest = self::now().saturating_sub(REMEMBERED_MILLIS);
+        let earlier = self.vms.into_iter().filter(|vm| {
+            vm.beacons.iter().any(|beacon| beacon.read_at > oldest)
+                && !now.iter().any(|other| other.pid == vm.pid)
+        });
+        let earlier: Vec<_> = earlier.take(MOST_VMS).collect();
+        now.extend(earlier);
+        Self { vms: now }
+    }
+
     fn text(&self) -> String {
         let mut text = format!("vmshm 1 {:032x}\n", boot_id());
         for vm in &self.vms {
@@ -145,8 +178,13 @@ impl LastSeen {
             for beacon in vm.beacons.iter().take(MOST_BEACONS) {
                 let _ = writeln!(
                     text,
-                    "beacon {} {} {} {}",
-                    beacon.address, beacon.epoch, beacon.keeper_pulse, beacon.read_at
+                    "beacon {} {} {} {} {} {}",
+                    beacon.address,
+                    beacon.epoch,
+                    beacon.keeper_pulse,
+                    beacon.agent_pulse,
+                    beacon.beat_at,
+                    beacon.read_at
                 );
             }
         }
@@ -172,13 +210,15 @@ impl LastSeen {
                     next,
                     beacons: Vec::new(),
                 }),
-                ("beacon", &[address, epoch, keeper_pulse, read_at]) => {
+                ("beacon", &[address, epoch, keeper_pulse, agent_pulse, beat_at, read_at]) => {
                     let vm = vms.last_mut()?;
                     if vm.beacons.len() < MOST_BEACONS {
                         vm.beacons.push(SeenBeacon {
                             address,
                             epoch,
                             keeper_pulse,
+                            agent_pulse,
+                            beat_at,
                             read_at,
                         });
                     }
@@ -215,39 +255,103 @@ fn directory(make: bool) -> Option<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vmshm_link::beacon::KeeperState;
 
     const SEEN: SeenBeacon = SeenBeacon {
         address: 0x7f00_0020_0000,
         epoch: 7,
         keeper_pulse: 100,
+        agent_pulse: 300,
+        beat_at: 49_900,
         read_at: 50_000,
     };
 
-    #[test]
-    fn a_pulse_that_kept_its_pace_proves_life() {
-        assert!(SEEN.proves_life(101, 50_200));
-        assert!(SEEN.proves_life(104, 51_000));
-        // Ten seconds at a pace that is two in the hundred slower.
-        assert!(SEEN.proves_life(100 + 39, 60_000));
+    fn proves(keeper_pulse: u64, agent_pulse: u64, now: u64) -> bool {
+        let signs = Signs {
+            keeper_pulse,
+            state: KeeperState::AgentAlive,
+            agent_pulse,
+            generation: 1,
+        };
+        SEEN.proves_life(&signs, now).is_some()
     }
 
     #[test]
-    fn a_dead_keeper_is_never_taken_for_a_living_one() {
-        assert!(!SEEN.proves_life(100, 50_100), "it may have died just then");
+    fn a_pulse_that_kept_its_pace_proves_life() {
+        assert!(proves(101, 300, 50_200));
+        assert!(proves(104, 300, 51_000));
+        // Ten seconds at a pace that is two in the hundred slower.
+        assert!(proves(100 + 39, 300, 60_000));
+        // No beat yet, but the last is known to be no older.
+        assert!(proves(100, 300, 50_100));
+        assert!(proves(100, 301, 50_500), "the agent's heart beats, too");
+    }
+
+    #[test]
+    fn a_dead_guest_is_never_taken_for_a_living_one() {
+        assert!(
+            !proves(100, 300, 50_550),
+            "none since long before it was read"
+        );
+        assert!(!proves(100, 301, 50_601));
         // It beat until a second ago, however long it was alive before.
         for seconds in 1..100 {
             let last_beat = 50_000 + seconds * 1000;
-            let pulse = 100 + seconds * 4;
-            assert!(!SEEN.proves_life(pulse, last_beat + 1000), "{seconds}");
+            assert!(
+                !proves(100 + seconds * 4, 300 + seconds * 10, last_beat + 1000),
+                "{seconds}"
+            );
         }
     }
 
     #[test]
+    fn looking_again_and_again_does_not_keep_the_dead_alive() {
+        let signs = Signs {
+            keeper_pulse: 101,
+            state: KeeperState::AgentAlive,
+            agent_pulse: 301,
+            generation: 1,
+        };
+        let mut seen = SEEN;
+        let mut last = 0;
+        for now in (50_010..60_000).step_by(10) {
+            let Some(next) = seen.proves_life(&signs, now) else {
+                break;
+            };
+            seen = next;
+            last = now;
+        }
+        assert!(last <= 50_000 + FRESH_MILLIS, "{last}");
+    }
+
+    #[test]
     fn what_cannot_be_is_no_proof() {
-        assert!(!SEEN.proves_life(99, 50_300), "an older memory");
-        assert!(!SEEN.proves_life(104, 49_000), "a clock that went back");
-        assert!(!SEEN.proves_life(120, 50_300), "faster than any keeper");
-        assert!(!SEEN.proves_life(u64::MAX, u64::MAX), "{SEEN:?}");
+        assert!(!proves(99, 301, 50_100), "an older memory");
+        assert!(!proves(101, 299, 50_100), "an older memory");
+        assert!(!proves(104, 300, 49_000), "a clock that went back");
+        assert!(!proves(120, 300, 50_300), "faster than any keeper");
+        assert!(!proves(u64::MAX, 300, u64::MAX));
+    }
+
+    #[test]
+    fn what_was_not_looked_at_is_remembered_for_a_while() {
+        let vm = |pid, read_at| SeenVm {
+            pid,
+            start_time: 1,
+            covered_at: 0,
+            next: 0,
+            beacons: vec![SeenBeacon { read_at, ..SEEN }],
+        };
+        let before = LastSeen {
+            vms: vec![vm(1, now()), vm(2, now()), vm(3, 0)],
+        };
+        let pids: Vec<u32> = before
+            .with(vec![vm(1, now())])
+            .vms
+            .iter()
+            .map(|vm| vm.pid)
+            .collect();
+        assert_eq!(pids, [1, 2]);
     }
 
     #[test]

@@ -21,7 +21,7 @@ const PAGES_WAIT: Duration = Duration::from_secs(3);
 /// How long the guest's kernel is searched for where no agent tells.
 const BANNER_BUDGET: Duration = Duration::from_millis(1500);
 /// A search of all pages for guests inside the guest counts for so many milliseconds.
-const COVERED_FOR: u64 = 5000;
+const COVERED_FOR: u64 = 10_000;
 /// Most of the time is spent waiting, so more at once than there are processors.
 const AT_ONCE: usize = 16;
 
@@ -48,15 +48,8 @@ pub(crate) fn look_at(vmms: Vec<Vmm>) -> Vec<Look> {
     });
     let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
     results.sort_by_key(|(index, _)| *index);
-    let seen = LastSeen {
-        vms: results
-            .iter()
-            .filter_map(|(_, look)| look.seen.clone())
-            .collect(),
-    };
-    if seen != last {
-        seen.store();
-    }
+    let seen = results.iter().filter_map(|(_, look)| look.seen.clone());
+    last.with(seen.collect()).store();
     results.into_iter().map(|(_, look)| look).collect()
 }
 
@@ -91,11 +84,14 @@ impl Look {
         let known = known(&target, before, now);
         let (sighting, seen) = match BeaconSearch::resume(&target, Where::Scan, &known) {
             Ok(mut search) => {
-                for beacon in before.iter().flat_map(|vm| &vm.beacons) {
-                    vouch(&mut search, &target, beacon);
-                }
+                let vouched: Vec<SeenBeacon> = before
+                    .iter()
+                    .flat_map(|vm| &vm.beacons)
+                    .filter_map(|beacon| vouch(&mut search, &target, beacon))
+                    .collect();
                 let sighting = wait(&mut search, &target);
-                let seen = remember(&mut search, &target, before, known.pages_from.is_some());
+                let mut seen = remember(&search, &target, before, known.pages_from.is_some());
+                seen.beacons = seen_beacons(&mut search, &target, now, &vouched);
                 (sighting, Some(seen))
             }
             Err(error) => {
@@ -216,18 +212,50 @@ fn known(target: &Target, before: Option<&SeenVm>, now: u64) -> Known {
     }
 }
 
-fn vouch(search: &mut BeaconSearch, target: &Target, beacon: &SeenBeacon) {
-    if let Some(at) = place_of(target, beacon.address) {
-        search
-            .findings()
-            .vouch(&target.ram, at, beacon.epoch, &|signs| {
-                beacon.proves_life(signs.keeper_pulse, last_seen::now())
-            });
-    }
+/// Takes a beacon that was seen before for alive, if its pulses show that it is.
+fn vouch(search: &mut BeaconSearch, target: &Target, beacon: &SeenBeacon) -> Option<SeenBeacon> {
+    let at = place_of(target, beacon.address)?;
+    let mut proof = None;
+    search
+        .findings()
+        .vouch(&target.ram, at, beacon.epoch, &mut |signs| {
+            proof = beacon.proves_life(signs, last_seen::now());
+            proof.is_some()
+        });
+    proof
+}
+
+/// What is to be remembered of the beacons that live. Those that are not vouched for
+/// have been seen to beat since the search began, at `started`.
+fn seen_beacons(
+    search: &mut BeaconSearch,
+    target: &Target,
+    started: u64,
+    vouched: &[SeenBeacon],
+) -> Vec<SeenBeacon> {
+    let living: Vec<Candidate> = search.findings().living().copied().collect();
+    let seen = living.iter().filter_map(|candidate| {
+        let address = address_of(target, candidate.at)?;
+        let known = vouched.iter().find(|beacon| beacon.address == address);
+        if let Some(known) = known {
+            return Some(*known);
+        }
+        let read_at = last_seen::now();
+        let signs = sighting::signs_at(&target.ram, candidate.at, &candidate.beacon)?;
+        Some(SeenBeacon {
+            address,
+            epoch: candidate.beacon.epoch,
+            keeper_pulse: signs.keeper_pulse,
+            agent_pulse: signs.agent_pulse,
+            beat_at: started,
+            read_at,
+        })
+    });
+    seen.collect()
 }
 
 fn remember(
-    search: &mut BeaconSearch,
+    search: &BeaconSearch,
     target: &Target,
     before: Option<&SeenVm>,
     searched_pages: bool,
@@ -237,7 +265,6 @@ fn remember(
         (None, false) => before.map_or(0, |vm| vm.covered_at),
         (Some(_), _) => 0,
     };
-    let living: Vec<Candidate> = search.findings().living().copied().collect();
     SeenVm {
         pid: target.vmm.pid,
         start_time: target.vmm.start_time,
@@ -246,19 +273,7 @@ fn remember(
             .next_page()
             .and_then(|at| address_of(target, at))
             .unwrap_or(0),
-        beacons: living
-            .iter()
-            .filter_map(|candidate| {
-                let read_at = last_seen::now();
-                let signs = sighting::signs_at(&target.ram, candidate.at, &candidate.beacon)?;
-                Some(SeenBeacon {
-                    address: address_of(target, candidate.at)?,
-                    epoch: candidate.beacon.epoch,
-                    keeper_pulse: signs.keeper_pulse,
-                    read_at,
-                })
-            })
-            .collect(),
+        beacons: Vec::new(),
     }
 }
 
