@@ -27,8 +27,12 @@ pub const SEARCH_EVERY: Duration = Duration::from_millis(100);
 const SILENCE: Duration = Duration::from_millis(1500);
 /// How long a search waits for a heartbeat.
 const PULSE_WAIT: Duration = Duration::from_millis(1500);
-/// How often a VM's mappings are compared with what they were.
-const BLOCKS_EVERY: Duration = Duration::from_secs(3);
+/// How often processes are counted.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
+/// How often it is asked whether a VM's mappings are others than they were.
+const BLOCKS_EVERY: Duration = Duration::from_secs(1);
+/// How often they are compared in any case.
+const COMPARE_EVERY: Duration = Duration::from_secs(60);
 /// Searches take at most one part in so many of the time, all VMs together.
 const SHARE: u32 = 300;
 /// The shortest pause between two looks at the likely places.
@@ -92,7 +96,7 @@ pub struct Event {
 pub struct Observer {
     census: Census,
     watched: BTreeMap<u32, Watched>,
-    begun: bool,
+    next_count: Option<Instant>,
 }
 
 impl Observer {
@@ -103,15 +107,25 @@ impl Observer {
     pub fn look(&mut self) -> Result<Vec<Event>, FindError> {
         let now = Instant::now();
         let mut events = Vec::new();
-        let due = self
-            .census
-            .count(now)
-            .map_err(|error| FindError::Processes(error.to_string()))?;
-        if self.begun {
+        let begun = self.next_count.is_some();
+        let mut due = Vec::new();
+        if self.next_count.is_none_or(|next| now >= next) {
+            self.next_count = Some(now + COUNT_EVERY);
+            due = self
+                .census
+                .count(now)
+                .map_err(|error| FindError::Processes(error.to_string()))?;
+        }
+        if begun {
+            for pid in &due {
+                if let Some(watched) = self.watched.get_mut(pid) {
+                    // It may have become another program.
+                    watched.mapped_pages = None;
+                }
+            }
             self.watch_known(now, &mut events);
             self.judge(due, now, &mut events);
         } else {
-            self.begun = true;
             for look in look::look_at(find_all()?) {
                 let watched = Watched::new(look, now);
                 events.push(watched.event(Happening::Appeared));
@@ -142,17 +156,15 @@ impl Observer {
         });
     }
 
-    /// Judges processes that may be VMs now. Those that are known are judged with them, so
-    /// that copies of a VMM are told from it.
-    fn judge(&mut self, due: Vec<u32>, now: Instant, events: &mut Vec<Event>) {
-        let unknown = due.iter().any(|pid| !self.watched.contains_key(pid));
-        if !unknown {
+    /// Judges processes that may be VMs now.
+    fn judge(&mut self, mut pids: Vec<u32>, now: Instant, events: &mut Vec<Event>) {
+        pids.retain(|pid| !self.watched.contains_key(pid));
+        if pids.is_empty() || find_among(pids.clone()).is_empty() {
             return;
         }
-        let mut pids = due;
+        // Together with those that are known, a VMM's copies of itself are told from it.
         pids.extend(self.watched.keys());
         pids.sort_unstable();
-        pids.dedup();
         for vmm in find_among(pids) {
             if self.watched.contains_key(&vmm.pid) {
                 continue;
@@ -180,6 +192,9 @@ struct Watched {
     next_likely: Instant,
     next_pages: Instant,
     next_blocks: Instant,
+    compare_blocks_at: Instant,
+    /// How many pages the VMM had mapped when its blocks were compared.
+    mapped_pages: Option<u64>,
     next_kernel: Option<(Instant, Duration)>,
 }
 
@@ -197,6 +212,8 @@ impl Watched {
             next_likely: now,
             next_pages: now + PAGES_EVERY,
             next_blocks: now + BLOCKS_EVERY,
+            compare_blocks_at: now + COMPARE_EVERY,
+            mapped_pages: look.view.vmm.mapped_pages(),
             next_kernel: look
                 .view
                 .guest_os
@@ -258,8 +275,13 @@ impl Watched {
         }
         if now >= self.next_blocks {
             self.next_blocks = now + BLOCKS_EVERY;
-            if !self.compare_blocks(events) {
-                return false;
+            let mapped_pages = self.view.vmm.mapped_pages();
+            if mapped_pages != self.mapped_pages || now >= self.compare_blocks_at {
+                self.mapped_pages = mapped_pages;
+                self.compare_blocks_at = now + COMPARE_EVERY;
+                if !self.compare_blocks(events) {
+                    return false;
+                }
             }
         }
         if paused {

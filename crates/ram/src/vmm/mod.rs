@@ -165,6 +165,13 @@ impl Vmm {
         layout_rule::by_machine(self.machine, self.ram_bytes, &self.blocks)
     }
 
+    /// How many pages the VMM has mapped now: as long as the number stays, so do its
+    /// blocks. Nothing once the process is gone, or where it may not be asked.
+    #[must_use]
+    pub fn mapped_pages(&self) -> Option<u64> {
+        self.process().mapped_pages().ok()
+    }
+
     pub(crate) fn process(&self) -> Process {
         self.root.process(self.pid)
     }
