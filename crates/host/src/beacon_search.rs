@@ -12,8 +12,8 @@ use crate::findings::Findings;
 use crate::sighting::{Sighting, Target, Where, stated_address};
 
 /// For how long pages are searched for a guest inside the guest once its own beacon is
-/// known. The wait for a heartbeat takes about as long.
-const INNER_BUDGET: Duration = Duration::from_millis(250);
+/// known. In what is left then, the next search goes on.
+const INNER_BUDGET: Duration = Duration::from_millis(600);
 /// A beacon that shows no life for so long may be a copy: the true one may lie where no
 /// huge page starts.
 const LATE: Duration = Duration::from_millis(400);
@@ -114,8 +114,8 @@ impl BeaconSearch {
     /// [`RamError`] when the VM's memory cannot be read.
     pub fn step(&mut self, target: &Target) -> Result<Option<Sighting>, RamError> {
         let ram = &target.ram;
-        self.findings.poll(ram)?;
-        let verdict = self.findings.verdict(ram, self.started.elapsed());
+        self.findings.poll(target)?;
+        let verdict = self.findings.verdict(ram, false);
         if matches!(verdict, Some(Sighting::Nested)) {
             return Ok(verdict);
         }
@@ -195,7 +195,7 @@ pub fn find_living(
     place: Where,
     patience: Duration,
 ) -> Result<Sighting, RamError> {
-    let mut search = BeaconSearch::start(target, place)?;
+    let mut search = BeaconSearch::resume(target, place, &crate::look::last_known(target))?;
     loop {
         if let Some(sighting) = search.step(target)? {
             return Ok(sighting);

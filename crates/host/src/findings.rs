@@ -7,7 +7,7 @@
 //! where the machine's rule puts them before all others. Nothing is written.
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vmshm_link::beacon::{
     AGENT_PULSE, Beacon, BeaconError, KEEPER_PULSE, PAGE_BYTES, Signs, brand,
@@ -27,9 +27,10 @@ const HEADS_AT_ONCE: usize = 256;
 const MOST: usize = 1 << 16;
 /// How many whole pages are read between two looks at the heartbeats.
 const CHECKS_AT_ONCE: usize = 64;
-/// How long other guests get to show life after one did: the slowest pulse has a
-/// period of a quarter of a second.
-const GRACE: Duration = Duration::from_millis(300);
+/// How long the beacon of another guest gets to show life after it was found: the
+/// slowest pulse has a period of a quarter of a second, and a guest inside a guest may
+/// be slow.
+const GRACE: Duration = Duration::from_millis(500);
 
 /// What is known of a page's place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +70,8 @@ pub struct Findings {
     foreign: Vec<BlockOffset>,
     living: Vec<(Candidate, Fit)>,
     left_out: u64,
+    /// When the last page was added.
+    grown_at: Option<Instant>,
 }
 
 /// What the front of a page says.
@@ -181,6 +184,7 @@ impl Findings {
             }
             self.strays += usize::from(is_stray);
             self.traces.push(trace);
+            self.grown_at = Some(Instant::now());
         }
         self.foreign.extend(foreign);
         self.foreign.truncate(MOST);
@@ -219,32 +223,57 @@ impl Findings {
             .all(|trace| trace.is_beacon == Some(false))
     }
 
-    /// Reads all heartbeats once, and the whole page of each that moved.
-    pub(crate) fn poll(&mut self, ram: &GuestRam) -> Result<(), RamError> {
-        let watched: Vec<usize> = (0..self.traces.len())
-            .filter(|index| {
-                self.traces
-                    .get(*index)
-                    .is_some_and(|trace| !trace.lives && trace.is_beacon != Some(false))
-            })
-            .collect();
-        let places: Vec<BlockOffset> = watched
+    /// Reads the heartbeats once, and the whole page of each that moved. Copies of a
+    /// beacon that is known to be at its own place are not looked at.
+    pub(crate) fn poll(&mut self, target: &Target) -> Result<(), RamError> {
+        let ram = &target.ram;
+        let known: HashSet<[u8; 16]> = self
+            .traces
             .iter()
-            .filter_map(|index| self.traces.get(*index))
-            .map(|trace| trace.at)
+            .filter(|trace| trace.fit == Fit::Right && trace.is_beacon == Some(true))
+            .map(|trace| trace.boot_id)
             .collect();
-        let traces = &self.traces;
+        let alive: HashSet<[u8; 16]> = self
+            .living
+            .iter()
+            .filter(|(_, fit)| *fit == Fit::Right)
+            .map(|(candidate, _)| candidate.beacon.boot_id)
+            .collect();
+        let is_watched = |trace: &Trace| {
+            let is_copy = trace.fit == Fit::Wrong && known.contains(&trace.boot_id);
+            let settled = trace.lives || trace.is_beacon == Some(false);
+            !is_copy && !settled && !alive.contains(&trace.boot_id)
+        };
+        let watched: Vec<(usize, BlockOffset)> = self
+            .traces
+            .iter()
+            .enumerate()
+            .filter(|(_, trace)| is_watched(trace))
+            .map(|(index, trace)| (index, trace.at))
+            .collect();
+        let places: Vec<BlockOffset> = watched.iter().map(|(_, at)| *at).collect();
+        let traces = &mut self.traces;
         let mut moved = Vec::new();
-        read_heads(ram, &places, &mut |index, head| {
-            let Some((&index, trace)) = watched
-                .get(index)
-                .and_then(|index| Some((index, traces.get(*index)?)))
-            else {
+        read_heads(ram, &places, &mut |number, head| {
+            let Some(&(index, at)) = watched.get(number) else {
                 return;
             };
-            if pulse(head, KEEPER_PULSE) > trace.keeper_pulse
-                || pulse(head, AGENT_PULSE) > trace.agent_pulse
-            {
+            let Some(trace) = traces.get_mut(index) else {
+                return;
+            };
+            let now = trace_of(target, at, head);
+            if head.get(..16) != Some(brand().as_slice()) {
+                trace.is_beacon = Some(false);
+            } else if (now.own, now.epoch, now.boot_id) != (trace.own, trace.epoch, trace.boot_id) {
+                // Another one has come to this place: its heart is yet to be seen to beat.
+                *trace = Trace {
+                    fit: trace.fit,
+                    ..now
+                };
+                if now.fit != trace.fit {
+                    trace.is_beacon = Some(false);
+                }
+            } else if now.keeper_pulse > trace.keeper_pulse || now.agent_pulse > trace.agent_pulse {
                 moved.push(index);
             }
         })?;
@@ -273,14 +302,8 @@ impl Findings {
                 };
                 self.living.push((candidate, trace.fit));
             }
-            // Another one has come to this place: its heartbeat is yet to be seen.
-            Ok((beacon, signs)) => {
-                trace.own = beacon.own.0;
-                trace.boot_id = beacon.boot_id;
-                trace.epoch = beacon.epoch;
-                trace.keeper_pulse = signs.keeper_pulse;
-                trace.agent_pulse = signs.agent_pulse;
-            }
+            // It has just become another one: the next look tells.
+            Ok(_) => {}
             Err(_) => trace.is_beacon = Some(false),
         }
     }
@@ -318,9 +341,9 @@ impl Findings {
         own.chain(strays).map(|(candidate, _)| candidate)
     }
 
-    /// What the heartbeats seen within `since` make of the guest; nothing while more of
-    /// them may change that.
-    pub(crate) fn verdict(&mut self, ram: &GuestRam, since: Duration) -> Option<Sighting> {
+    /// What the heartbeats seen so far make of the guest; nothing while more of them may
+    /// change that, unless it is the `last` word.
+    pub(crate) fn verdict(&mut self, ram: &GuestRam, last: bool) -> Option<Sighting> {
         let own: Vec<&(Candidate, Fit)> = self
             .living
             .iter()
@@ -342,7 +365,8 @@ impl Findings {
         if other_guest || (fit == Fit::Open && own.len() > 1) {
             return Some(Sighting::Nested);
         }
-        if since < GRACE && self.another_may_live(ram, &first, fit) {
+        let grace = self.grown_at.is_some_and(|at| at.elapsed() < GRACE);
+        if grace && !last && self.another_may_live(ram, &first, fit) {
             return None;
         }
         Some(Sighting::Living(first))
@@ -351,7 +375,7 @@ impl Findings {
     /// Whether a guest inside the guest shows life: a copy of the guest's own beacon in
     /// another place, which anybody in the guest may make, is none.
     fn inner_lives(&mut self, ram: &GuestRam) -> bool {
-        let strays: Vec<[u8; 16]> = self
+        let strays: HashSet<[u8; 16]> = self
             .living
             .iter()
             .map(|(candidate, _)| candidate.beacon.boot_id)
@@ -405,7 +429,7 @@ impl Findings {
 
     /// What is left to say when no time is left to wait.
     pub(crate) fn conclude(&mut self, ram: &GuestRam) -> Sighting {
-        if let Some(verdict) = self.verdict(ram, GRACE) {
+        if let Some(verdict) = self.verdict(ram, true) {
             return verdict;
         }
         if let Some(candidate) = self.first_beacon(ram) {

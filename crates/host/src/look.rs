@@ -190,6 +190,14 @@ fn wait(search: &mut BeaconSearch, target: &Target) -> Sighting {
     }
 }
 
+/// What the last look at a VM found. It saves a search for guests inside the guest, and
+/// nothing is taken for alive by it.
+pub(crate) fn last_known(target: &Target) -> Known {
+    let last = LastSeen::load();
+    let before = last.of(target.vmm.pid, target.vmm.start_time);
+    known(target, before, last_seen::now())
+}
+
 fn known(target: &Target, before: Option<&SeenVm>, now: u64) -> Known {
     let covered = before.is_some_and(|vm| {
         vm.covered_at > 0

@@ -10,10 +10,13 @@
 mod agent_faults;
 mod bad_input;
 mod compaction;
+mod decoys;
 mod extents;
 mod host_faults;
 mod listing;
 mod machine_faults;
+mod nested;
 mod pinning;
 mod pipes;
 mod quarantine;
+mod watching;
