@@ -61,7 +61,7 @@ fn main() {
             // Somebody else reads this, of whom the compiler does not know.
             std::hint::black_box(&mut page.0)[at..at + 8].copy_from_slice(&pulse.to_le_bytes());
         }
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(100));
     }
 }
 
