@@ -16,6 +16,7 @@ mod host_faults;
 mod listing;
 mod machine_faults;
 mod nested;
+mod odd_processes;
 mod pinning;
 mod pipes;
 mod quarantine;
