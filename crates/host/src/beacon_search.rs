@@ -41,6 +41,8 @@ pub struct BeaconSearch {
     started: Instant,
     /// The next page to look at; nothing when all were looked at.
     next_page: Option<BlockOffset>,
+    /// Whether the last step took its time for searching pages.
+    searched: bool,
 }
 
 impl BeaconSearch {
@@ -105,6 +107,7 @@ impl BeaconSearch {
             findings,
             started,
             next_page,
+            searched: false,
         })
     }
 
@@ -114,6 +117,7 @@ impl BeaconSearch {
     /// [`RamError`] when the VM's memory cannot be read.
     pub fn step(&mut self, target: &Target) -> Result<Option<Sighting>, RamError> {
         let ram = &target.ram;
+        self.searched = false;
         self.findings.poll(target)?;
         let verdict = self.findings.verdict(ram, false);
         if matches!(verdict, Some(Sighting::Nested)) {
@@ -124,6 +128,7 @@ impl BeaconSearch {
             let has_own = self.findings.has_own_beacon(ram);
             if !has_own || elapsed < INNER_BUDGET || (elapsed > LATE && verdict.is_none()) {
                 self.search_pages(target, from)?;
+                self.searched = true;
                 return Ok(None);
             }
         }
@@ -149,7 +154,7 @@ impl BeaconSearch {
 
     /// Waits until it makes sense to look again.
     pub fn pause(&self) {
-        if self.next_page.is_none() || self.started.elapsed() > INNER_BUDGET {
+        if !self.searched {
             // Many pages take a while to look at; half of the time is enough for that.
             let long = Duration::from_nanos(600)
                 .saturating_mul(u32::try_from(self.findings.len()).unwrap_or(u32::MAX));

@@ -17,11 +17,14 @@ use crate::sighting::{self, Candidate, Directory, Sighting, Target, Where};
 /// How long pulses are waited for: the slowest beats four times a second.
 const PULSE_WAIT: Duration = Duration::from_millis(900);
 /// How long pages are searched where none of the likely places has a beacon.
-const PAGES_WAIT: Duration = Duration::from_secs(3);
+const PAGES_WAIT: Duration = Duration::from_secs(1);
 /// How long the guest's kernel is searched for where no agent tells.
 const BANNER_BUDGET: Duration = Duration::from_millis(1500);
 /// A search of all pages for guests inside the guest counts for so many milliseconds.
 const COVERED_FOR: u64 = 10_000;
+/// One that found no beacon at all counts for so many: an agent whose beacon is not at
+/// one of the likely places, where each look finds it, is rare.
+const BARE_FOR: u64 = 30_000;
 /// Most of the time is spent waiting, so more at once than there are processors.
 const AT_ONCE: usize = 16;
 
@@ -195,15 +198,19 @@ fn wait(search: &mut BeaconSearch, target: &Target) -> Sighting {
 pub(crate) fn last_known(target: &Target) -> Known {
     let last = LastSeen::load();
     let before = last.of(target.vmm.pid, target.vmm.start_time);
-    known(target, before, last_seen::now())
+    Known {
+        // Who asks for an agent waits for it, wherever its beacon lies.
+        likely_only: false,
+        ..known(target, before, last_seen::now())
+    }
 }
 
 fn known(target: &Target, before: Option<&SeenVm>, now: u64) -> Known {
+    let is_bare = before.is_some_and(|vm| vm.beacons.is_empty());
+    let valid_for = if is_bare { BARE_FOR } else { COVERED_FOR };
     let covered = before.is_some_and(|vm| {
-        vm.covered_at > 0
-            && now
-                .checked_sub(vm.covered_at)
-                .is_some_and(|age| age < COVERED_FOR)
+        let age = now.checked_sub(vm.covered_at);
+        vm.covered_at > 0 && age.is_some_and(|age| age < valid_for)
     });
     Known {
         places: before
@@ -216,7 +223,7 @@ fn known(target: &Target, before: Option<&SeenVm>, now: u64) -> Known {
                 .and_then(|vm| place_of(target, vm.next))
                 .unwrap_or_default()
         }),
-        likely_only: false,
+        likely_only: covered && is_bare,
     }
 }
 
