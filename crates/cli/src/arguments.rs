@@ -40,7 +40,7 @@ pub(crate) struct Global {
     /// Do not scan guest RAM for the beacon: look where --beacon says, else where a running `vmshm listen` has learned it to be
     #[arg(long, global = true)]
     pub(crate) no_scan: bool,
-    /// How long to wait for the guest [default: 5; for `wait` and a running pipe: no limit]
+    /// How long to wait for the guest [default: 5; for `wait`, `list --watch` and a running pipe: no limit]
     #[arg(long, global = true, value_name = "SECONDS", value_parser = parse_seconds)]
     pub(crate) timeout: Option<Duration>,
     /// Say nothing on stderr but errors
@@ -116,7 +116,9 @@ impl Global {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// List the VMs of this host
-    #[command(after_help = "Examples:\n  vmshm list\n  vmshm list --json | jq '.[].name'")]
+    #[command(
+        after_help = "Examples:\n  vmshm list\n  vmshm list --json | jq '.[].name'\n  vmshm list --watch                  what happens, a line for each event, until Ctrl-C\n  vmshm list --watch --json --timeout 60 | jq -r 'select(.event == \"rebooted\").name'"
+    )]
     List(List),
     /// Wait until a VM, or its agent, is there
     #[command(after_help = "Example:\n  vmshm wait web --agent --timeout 60")]
@@ -178,9 +180,12 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct List {
-    /// Print a JSON array
+    /// Print a JSON array; with --watch an object for each event, one a line
     #[arg(long)]
     pub(crate) json: bool,
+    /// Go on and print what happens: VMs and agents that come and go, reboots, changes
+    #[arg(long)]
+    pub(crate) watch: bool,
 }
 
 #[derive(Debug, Args)]

@@ -12,6 +12,8 @@ use vmshm_host::{RequestError, SessionEnd};
 use vmshm_link::LinkError;
 use vmshm_ram::{DumpWriteError, FindError, OpenError, PatternError, SearchError};
 
+use crate::output;
+
 /// Why a command failed, for the user.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -53,9 +55,9 @@ impl Failure {
     /// Prints it and gives the exit code.
     pub(crate) fn report(&self) -> ExitCode {
         use std::io::Write;
-        let mut text = format!("error: {}\n", self.message);
+        let mut text = format!("error: {}\n", output::plain(&self.message));
         if let Some(hint) = &self.hint {
-            text.push_str(&format!("hint: {hint}\n"));
+            text.push_str(&format!("hint: {}\n", output::plain(hint)));
         }
         // Nobody listens on stderr: the exit code still tells.
         let _ = std::io::stderr().write_all(text.as_bytes());

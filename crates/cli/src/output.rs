@@ -1,6 +1,7 @@
 //! What is shown, and where: data on stdout, talk on stderr, colour and progress only
 //! on a terminal.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::path::Path;
@@ -16,6 +17,34 @@ use crate::output_file::{OutputFile, Readers};
 /// Whether stderr may be coloured: a terminal, and no NO_COLOR (no-color.org).
 pub(crate) fn colour_on_stderr() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && io::stderr().is_terminal()
+}
+
+/// The same for stdout.
+pub(crate) fn colour_on_stdout() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && io::stdout().is_terminal()
+}
+
+/// Text that does nothing to a terminal: whatever a process or a guest chose for a name,
+/// control characters and those that turn the direction of writing are shown as
+/// escapes.
+pub(crate) fn plain(text: &str) -> Cow<'_, str> {
+    let acts = |character: char| {
+        character.is_control()
+            || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}' | '\u{2029}'
+                | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(acts) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for character in text.chars() {
+        if acts(character) {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    Cow::Owned(shown)
 }
 
 /// Prints to stdout. A reader that has left is no failure.
@@ -63,20 +92,12 @@ pub(crate) fn size(bytes: u64) -> String {
     format!("{bytes} B")
 }
 
-/// Text that somebody else chose, with nothing in it that a terminal would obey.
-pub(crate) fn plain(text: &str) -> String {
-    let shown = |character: char| {
-        if character.is_control() {
-            char::REPLACEMENT_CHARACTER
-        } else {
-            character
-        }
-    };
-    text.chars().map(shown).collect()
-}
-
 /// Lines of a table with columns as wide as their widest cell.
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<Cow<'_, str>>> = rows
+        .iter()
+        .map(|row| row.iter().map(|cell| plain(cell)).collect())
+        .collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         rows.iter()
@@ -87,7 +108,7 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut text = String::new();
-    for row in rows {
+    for row in &rows {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(&widths) {
             let _ = write!(line, "{cell:width$}  ");
@@ -222,6 +243,19 @@ mod tests {
             "000000001000  30 31 32 33 34 35 36 37  38 39 61 62 63 64 65 66  |0123456789abcdef|\n\
              000000001010  00 7f                                             |..|\n"
         );
+    }
+
+    #[test]
+    fn names_do_nothing_to_the_terminal() {
+        assert!(matches!(
+            plain("web \u{fffd} ü"),
+            Cow::Borrowed("web \u{fffd} ü")
+        ));
+        assert_eq!(
+            plain("\x1b[2Ja\nb\u{9b}31m\u{202e}"),
+            "\\u{1b}[2Ja\\nb\\u{9b}31m\\u{202e}"
+        );
+        assert_eq!(table(&[vec!["\x07".into(), "b".into()]]), "\\u{7}  b\n");
     }
 
     #[test]

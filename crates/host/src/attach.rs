@@ -17,6 +17,7 @@ use vmshm_ram::{
     BlockPiece, GuestRam, Method, OpenError, Protection, RamError, RunState, View, Vmm,
 };
 
+use crate::beacon_search;
 use crate::ending::{Condition, SessionEnd};
 use crate::identity::{is_known_dead, own_identity};
 use crate::session::Session;
@@ -107,8 +108,8 @@ pub enum AttachError {
         /// The VM.
         name: String,
     },
-    /// Two living beacons.
-    #[error("{name} holds the beacons of several guests: a VM runs inside it")]
+    /// A living beacon that is not, or not for certain, this guest's own.
+    #[error("{name} is nested: a VM runs inside it, and that one's beacon is alive in its memory")]
     Nested {
         /// The VM.
         name: String,
@@ -215,7 +216,8 @@ pub fn see(vmm: &Vmm, options: &AttachOptions) -> Result<Seen, AttachError> {
     };
     let target = Target::open(vmm, options.method).map_err(open_error)?;
     let ram = Arc::clone(&target.ram);
-    let sighting = sighting::find_living(&target, place, options.timeout).map_err(ram_error)?;
+    let sighting =
+        beacon_search::find_living(&target, place, options.timeout).map_err(ram_error)?;
     let candidate = match sighting {
         Sighting::Living(candidate) => candidate,
         Sighting::Nothing => {
@@ -241,9 +243,11 @@ pub fn see(vmm: &Vmm, options: &AttachOptions) -> Result<Seen, AttachError> {
     }
     let directory =
         Directory::open(&target, &candidate, Protection::ReadWrite).map_err(|source| {
-            AttachError::Directory {
-                name: name.clone(),
-                source,
+            let name = name.clone();
+            if source.shows_nesting() {
+                AttachError::Nested { name }
+            } else {
+                AttachError::Directory { name, source }
             }
         })?;
     let page = beacon_view(&ram, &candidate).map_err(open_error)?;

@@ -8,14 +8,15 @@ use vmshm_link::bench::{BENCH_SIZE, BULK, Mode, PING, PONG, STOP, rings};
 use vmshm_link::control::{RefusalCode, Request};
 use vmshm_link::directory::RegionKind;
 use vmshm_link::ring::{Consumer, Producer};
-use vmshm_ram::{OpenError, Step, View, Vmm};
+use vmshm_ram::{OpenError, View, Vmm};
 use vmshm_shm::SharedMemory;
 
 use crate::attach::AttachOptions;
+use crate::beacon_search::BeaconSearch;
 use crate::ending::SessionEnd;
 use crate::region::Region;
 use crate::session::{RequestError, Session};
-use crate::sighting::{self, Target, Where};
+use crate::sighting::{Target, Where};
 
 /// Bytes of a message whose latency is measured.
 const MESSAGE: usize = 64;
@@ -89,8 +90,9 @@ pub fn time_to_find(vmm: &Vmm, options: &AttachOptions) -> Result<Option<Duratio
     }
     let start = Instant::now();
     let target = Target::open(vmm, options.method)?;
-    let findings = sighting::look(&target, Where::Scan, Step::HugePage).unwrap_or_default();
-    Ok((!findings.candidates.is_empty()).then(|| start.elapsed()))
+    let found = BeaconSearch::start(&target, Where::Scan)
+        .is_ok_and(|mut search| search.findings().has_own_beacon(&target.ram));
+    Ok(found.then(|| start.elapsed()))
 }
 
 /// Measures over a session. Takes a few seconds; `advance` is told how far it is,

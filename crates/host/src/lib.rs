@@ -9,13 +9,20 @@
 //! `vmshm-link` before it gets here.
 
 pub mod attach;
+pub mod beacon_search;
 pub mod bench;
 pub mod diagnosis;
 pub mod ending;
+pub mod findings;
 pub mod identity;
 pub mod inspect;
+mod last_seen;
 pub mod listen;
+mod look;
 pub mod machines;
+pub mod observer;
+#[cfg(test)]
+mod own_guest;
 pub mod physical;
 pub mod pipe;
 pub mod region;

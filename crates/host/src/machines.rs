@@ -1,21 +1,12 @@
 //! The VMs of this host, as users see and name them.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
 
-use vmshm_link::beacon::KeeperState;
-use vmshm_link::directory::{self, RegionEntry};
-use vmshm_ram::{
-    Access, DumpError, FindError, Method, Protection, RunState, StoredDump, Vmm, find_all,
-    find_by_pid, guest_os,
-};
+use vmshm_link::directory::RegionEntry;
+use vmshm_ram::{DumpError, FindError, StoredDump, Vmm, find_all, find_by_pid};
 
-use crate::sighting::{self, Candidate, Directory, Findings, Target, Where};
-
-/// How long `list` waits for pulses to move: the slowest beats four times a second.
-const PULSE_WAIT: Duration = Duration::from_millis(900);
-/// How long the guest's kernel is searched for where no agent tells.
-const BANNER_BUDGET: Duration = Duration::from_millis(1500);
+use crate::look;
+use crate::sighting::Where;
 
 /// How an agent appears to somebody who only reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +17,7 @@ pub enum AgentState {
     Silent,
     /// Its keeper says that it died.
     Dead,
-    /// Several living agents: a VM runs inside the VM.
+    /// A VM runs inside the VM, and its agent lives.
     Nested,
     /// It speaks another major version of the protocol.
     Incompatible,
@@ -47,7 +38,7 @@ impl AgentState {
 }
 
 /// An agent as seen from outside.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentView {
     /// Its version; nothing where it cannot be read.
     pub version: Option<String>,
@@ -71,7 +62,8 @@ pub struct MachineView {
 }
 
 impl MachineView {
-    const fn bare(vmm: Vmm) -> Self {
+    /// A VM of which nothing else is known.
+    pub(crate) const fn bare(vmm: Vmm) -> Self {
         Self {
             vmm,
             guest_os: None,
@@ -211,7 +203,7 @@ pub fn list_by(place: Where) -> Result<Vec<MachineView>, FindError> {
     Ok(look_by(find_all()?, place))
 }
 
-/// What looking at these VMs shows. All are watched at the same time.
+/// What looking at these VMs shows. All are looked at at the same time.
 #[must_use]
 pub fn look_at(vmms: Vec<Vmm>) -> Vec<MachineView> {
     look_by(vmms, Where::Scan)
@@ -220,103 +212,8 @@ pub fn look_at(vmms: Vec<Vmm>) -> Vec<MachineView> {
 /// As [`look_at`], with agents looked for only where `place` says.
 #[must_use]
 pub fn look_by(vmms: Vec<Vmm>, place: Where) -> Vec<MachineView> {
-    let start = |vmm| Look::start(vmm, place);
-    let mut looks: Vec<Look> = vmms.into_iter().map(start).collect();
-    let start = Instant::now();
-    while start.elapsed() < PULSE_WAIT && looks.iter_mut().any(|look| !look.is_decided()) {
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    looks.into_iter().map(Look::finish).collect()
-}
-
-/// One VM while it is being watched.
-struct Look {
-    vmm: Vmm,
-    target: Option<Target>,
-    findings: Findings,
-    living: Vec<Candidate>,
-    may_scan: bool,
-}
-
-impl Look {
-    fn start(vmm: Vmm, place: Where) -> Self {
-        let may_scan = place == Where::Scan;
-        let place = place.resolved_for(&vmm).unwrap_or(Where::Learned);
-        let target = (vmm.access() != Access::None)
-            .then(|| Target::open(&vmm, Method::Auto).ok())
-            .flatten();
-        let mut findings = Findings::default();
-        if let Some(target) = &target {
-            for &step in target.vmm.kind.steps() {
-                findings = sighting::look(target, place, step).unwrap_or_default();
-                if !findings.candidates.is_empty() || !findings.incompatible.is_empty() {
-                    break;
-                }
-            }
-        }
-        Self {
-            vmm,
-            target,
-            findings,
-            living: Vec::new(),
-            may_scan,
-        }
-    }
-
-    /// Whether waiting longer would tell nothing new.
-    fn is_decided(&mut self) -> bool {
-        let Some(target) = &self.target else {
-            return true;
-        };
-        if self.findings.candidates.is_empty()
-            || target.ram.liveness().run_state() != RunState::Running
-        {
-            return true;
-        }
-        self.living = self.findings.living(&target.ram);
-        self.living.len() == self.findings.candidates.len()
-    }
-
-    fn finish(self) -> MachineView {
-        let mut view = MachineView::bare(self.vmm);
-        let Some(target) = &self.target else {
-            return view;
-        };
-        let candidate = self.living.first().or(self.findings.candidates.first());
-        if let Some(candidate) = candidate {
-            let state = match self.living.len() {
-                0 => AgentState::Silent,
-                1 if candidate.signs.state == KeeperState::AgentDead => AgentState::Dead,
-                1 => AgentState::Seen,
-                _ => AgentState::Nested,
-            };
-            let mut agent = AgentView {
-                version: None,
-                state,
-                boot_id: Some(candidate.beacon.boot_id),
-            };
-            if state != AgentState::Nested
-                && let Ok(directory) = Directory::open(target, candidate, Protection::Read)
-            {
-                let header = &directory.header;
-                agent.version = Some(header.agent_version.as_str().to_owned());
-                view.guest_os = Some(format!("Linux {}", header.kernel_release.as_str()));
-                view.regions = directory::regions(&directory.memory)
-                    .filter_map(Result::ok)
-                    .collect();
-            }
-            view.agent = Some(agent);
-        } else if !self.findings.incompatible.is_empty() {
-            view.agent = Some(AgentView {
-                version: None,
-                state: AgentState::Incompatible,
-                boot_id: None,
-            });
-        }
-        if view.guest_os.is_none() && self.may_scan {
-            view.guest_os =
-                guest_os(&view.vmm, &target.ram, BANNER_BUDGET).map(|found| found.to_string());
-        }
-        view
-    }
+    look::look_at(vmms, place)
+        .into_iter()
+        .map(|look| look.view)
+        .collect()
 }

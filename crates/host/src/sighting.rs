@@ -2,17 +2,16 @@
 //! anything. What comes out is only *seen*; `attach` proves it.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use vmshm_link::beacon::{Beacon, BeaconError, PAGE, PAGE_BYTES, Signs, brand};
+use vmshm_link::beacon::{self, Beacon, PAGE, PAGE_BYTES, Signs};
 use vmshm_link::directory::{self, DIRECTORY_SIZE, Header, SLOTS};
 use vmshm_link::{Extent, GuestPhysical, LinkError};
 use vmshm_ram::{
-    BlockOffset, BlockPiece, GuestRam, Layout, OpenError, Protection, RamBlock, RamError, Step,
-    View, Vmm,
+    BlockOffset, BlockPiece, GuestRam, Layout, OpenError, Protection, RamBlock, View, Vmm,
 };
 use vmshm_shm::SharedMemory;
 
+use crate::findings::Fit;
 use crate::ties;
 
 /// A VM's opened memory, with what is known of it beforehand.
@@ -43,7 +42,7 @@ impl Target {
 
     /// Where the machine's rule, or plain counting from a block's start, would put an
     /// address. Guesses: whoever uses one checks what lies there.
-    fn likely_places(&self, address: GuestPhysical) -> Vec<BlockOffset> {
+    pub(crate) fn likely_places(&self, address: GuestPhysical) -> Vec<BlockOffset> {
         let by_rule = self
             .rule
             .iter()
@@ -53,6 +52,20 @@ impl Target {
             offset: address.0,
         });
         distinct(by_rule.map(|location| location.at).chain(counted))
+    }
+
+    /// What the machine's rule says of a page at `at` that states the address `own`.
+    pub(crate) fn fit(&self, own: GuestPhysical, at: BlockOffset) -> Fit {
+        let Some(rule) = &self.rule else {
+            return Fit::Open;
+        };
+        match rule.translate(own) {
+            Ok(location) if location.at == at => Fit::Right,
+            Ok(_) => Fit::Wrong,
+            Err(_) if rule.guest_physical(at).is_some() => Fit::Wrong,
+            // Plugged memory: the rule knows neither its place nor its address.
+            Err(_) => Fit::Open,
+        }
     }
 }
 
@@ -101,45 +114,8 @@ pub struct Candidate {
     pub at: BlockOffset,
     /// What it states.
     pub beacon: Beacon,
-    /// Its live words when it was first read.
+    /// Its live words when it was last read.
     pub signs: Signs,
-}
-
-/// Everything in a VM's RAM that carries the brand.
-#[derive(Debug, Clone, Default)]
-pub struct Findings {
-    /// Readable beacons, live or stale.
-    pub candidates: Vec<Candidate>,
-    /// Why other branded pages cannot be talked to (another protocol version).
-    pub incompatible: Vec<LinkError>,
-}
-
-impl Findings {
-    fn judge(&mut self, ram: &GuestRam, at: BlockOffset) {
-        let mut page = [0; PAGE_BYTES];
-        if ram.read_at(at, &mut page).is_err() {
-            return;
-        }
-        match Beacon::from_page(&page) {
-            Ok(beacon) => {
-                if let Ok(signs) = Signs::from_page(&page) {
-                    self.candidates.push(Candidate { at, beacon, signs });
-                }
-            }
-            Err(BeaconError::Incompatible(error)) => self.incompatible.push(error),
-            Err(_) => {}
-        }
-    }
-
-    /// The candidates that show signs of life: a pulse has moved since they were read.
-    #[must_use]
-    pub fn living(&self, ram: &GuestRam) -> Vec<Candidate> {
-        let moved = |candidate: &&Candidate| {
-            signs_at(ram, candidate.at, &candidate.beacon)
-                .is_some_and(|signs| signs.moved_since(&candidate.signs))
-        };
-        self.candidates.iter().filter(moved).copied().collect()
-    }
 }
 
 /// The live words at `at`, if the same beacon still stands there.
@@ -151,34 +127,25 @@ pub fn signs_at(ram: &GuestRam, at: BlockOffset, beacon: &Beacon) -> Option<Sign
     (there == *beacon).then(|| Signs::from_page(&page).ok())?
 }
 
-/// Looks for beacons with one step width.
-///
-/// # Errors
-/// [`RamError`] when the VM's memory cannot be read.
-pub fn look(target: &Target, place: Where, step: Step) -> Result<Findings, RamError> {
-    let mut findings = Findings::default();
-    match place {
-        Where::At(address) => {
-            tracing::debug!(%address, "looking for the beacon there only");
-            for at in target.likely_places(address) {
-                findings.judge(&target.ram, at);
-            }
-            // What lies at a guess may be meant for another address.
-            findings
-                .candidates
-                .retain(|candidate| candidate.beacon.own == address);
-        }
-        // Nothing was learned: there is no place to look at.
-        Where::Learned => {}
-        Where::Scan => {
-            tracing::debug!(?step, "scanning guest RAM for the beacon");
-            target.ram.scan(&brand(), step, &mut |at| {
-                findings.judge(&target.ram, at);
-                std::ops::ControlFlow::Continue(())
-            })?;
-        }
-    }
-    Ok(findings)
+/// The beacons that state `address` as their own and lie where it may lie; alive or not.
+pub(crate) fn candidates_at(target: &Target, address: GuestPhysical) -> Vec<Candidate> {
+    let read = |at| {
+        let mut page = [0; PAGE_BYTES];
+        target.ram.read_at(at, &mut page).ok()?;
+        let beacon = Beacon::from_page(&page).ok()?;
+        let signs = Signs::from_page(&page).ok()?;
+        (beacon.own == address).then_some(Candidate { at, beacon, signs })
+    };
+    let places = target.likely_places(address);
+    places.into_iter().filter_map(read).collect()
+}
+
+/// The address that a page at `at` states as its own, if it were a beacon.
+pub(crate) fn stated_address(ram: &GuestRam, at: BlockOffset) -> Option<GuestPhysical> {
+    let mut word = [0; 8];
+    ram.read_at(at.checked_add(beacon::OWN_ADDRESS)?, &mut word)
+        .ok()?;
+    Some(GuestPhysical(u64::from_le_bytes(word)))
 }
 
 /// What came of looking for a living beacon.
@@ -186,7 +153,7 @@ pub fn look(target: &Target, place: Where, step: Step) -> Result<Findings, RamEr
 pub enum Sighting {
     /// One guest's beacon, alive.
     Living(Candidate),
-    /// Several living beacons: a VM inside the VM has its own.
+    /// A VM inside the VM has a living beacon of its own.
     Nested,
     /// Beacons, but none whose pulse moved in the time given.
     Silent(Candidate),
@@ -194,56 +161,6 @@ pub enum Sighting {
     Incompatible(LinkError),
     /// No agent.
     Nothing,
-}
-
-/// Looks for the living beacon of a guest, waiting up to `patience` for a pulse to
-/// move.
-///
-/// # Errors
-/// [`RamError`] when the VM's memory cannot be read.
-pub fn find_living(
-    target: &Target,
-    place: Where,
-    patience: Duration,
-) -> Result<Sighting, RamError> {
-    let ram = &target.ram;
-    let start = Instant::now();
-    let mut findings = Findings::default();
-    for &step in target.vmm.kind.steps() {
-        findings = look(target, place, step)?;
-        loop {
-            let living = findings.living(ram);
-            match living.as_slice() {
-                [] => {}
-                [one] => {
-                    // Another guest's pulse may be slower: give it one more chance when
-                    // there are other candidates at all.
-                    if findings.candidates.len() > 1 {
-                        std::thread::sleep(Duration::from_millis(300));
-                        if findings.living(ram).len() > 1 {
-                            return Ok(Sighting::Nested);
-                        }
-                    }
-                    return Ok(Sighting::Living(*one));
-                }
-                _ => return Ok(Sighting::Nested),
-            }
-            if findings.candidates.is_empty() || start.elapsed() >= patience {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        if !matches!(place, Where::Scan) || start.elapsed() >= patience {
-            break;
-        }
-    }
-    Ok(if let Some(candidate) = findings.candidates.first() {
-        Sighting::Silent(*candidate)
-    } else if let Some(error) = findings.incompatible.first() {
-        Sighting::Incompatible(*error)
-    } else {
-        Sighting::Nothing
-    })
 }
 
 /// A guest's directory, located and checked, but not proved.
@@ -277,6 +194,18 @@ pub enum DirectoryError {
     /// A page of the directory is not where any known layout would put it.
     #[error("the directory's page at {0} could not be found in the VM's memory")]
     NotFound(GuestPhysical),
+}
+
+impl DirectoryError {
+    /// Whether the addresses are such as only a guest inside the guest has them: its
+    /// pages lie scattered in the outer one's RAM.
+    #[must_use]
+    pub const fn shows_nesting(&self) -> bool {
+        matches!(
+            self,
+            Self::Layout(vmshm_ram::LayoutError::Contradiction { .. })
+        )
+    }
 }
 
 impl Directory {

@@ -46,8 +46,13 @@ const COUNT_AT: usize = 0x48;
 const LIVE_AT: usize = 0x80;
 const EXTENTS_AT: usize = 0x100;
 
+/// Offset of the page's own guest-physical address.
+pub const OWN_ADDRESS: u64 = OWN_ADDRESS_AT as u64;
 /// Offset of the keeper's pulse: a count that grows while the keeper lives.
 pub const KEEPER_PULSE: u64 = 0x80;
+/// Milliseconds between two beats of the keeper: never less, and little more while the
+/// guest runs.
+pub const KEEPER_BEAT_MILLIS: u64 = 250;
 /// Offset of the keeper's state, see [`KeeperState`].
 pub const KEEPER_STATE: u64 = 0x88;
 /// Offset of the agent's pulse: a count that grows while the agent lives.

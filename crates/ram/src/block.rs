@@ -384,22 +384,9 @@ fn take_anonymous(runs: &mut [AnonymousRun], size: u64) -> Option<RamBlock> {
         }
     }
     for run in runs.iter_mut().rev() {
-        for first in 0..run.parts.len() {
-            let begin = run.parts[first].0;
-            let Some(wanted_end) = begin.checked_add(size) else {
-                break;
-            };
-            let adjacent = run.parts[first..]
-                .windows(2)
-                .take_while(|pair| pair[0].1 == pair[1].0)
-                .count();
-            let last = run.parts[first..=first + adjacent]
-                .iter()
-                .position(|part| part.1 == wanted_end);
-            if let Some(last) = last {
-                run.parts.drain(first..=first + last);
-                return Some(anonymous_block(begin, size));
-            }
+        if let Some(parts) = neighbours(&run.parts, size) {
+            let begin = run.parts.drain(parts).next()?.0;
+            return Some(anonymous_block(begin, size));
         }
     }
     for run in runs.iter_mut().rev() {
@@ -423,6 +410,24 @@ fn take_anonymous(runs: &mut [AnonymousRun], size: u64) -> Option<RamBlock> {
         };
         run.parts.clear();
         return Some(anonymous_block(begin, size));
+    }
+    None
+}
+
+/// The first parts that touch each other and together have the size. A process may have
+/// tens of thousands of parts, so each is looked at once.
+fn neighbours(parts: &[(u64, u64)], size: u64) -> Option<Range<usize>> {
+    let mut end = 0;
+    for (first, part) in parts.iter().enumerate() {
+        if first >= end {
+            let following = parts.get(first..)?.windows(2);
+            end = first + 1 + following.take_while(|pair| pair[0].1 == pair[1].0).count();
+        }
+        let wanted = part.0.checked_add(size)?;
+        let touching = parts.get(first..end)?;
+        if let Ok(last) = touching.binary_search_by_key(&wanted, |part| part.1) {
+            return Some(first..first + last + 1);
+        }
     }
     None
 }

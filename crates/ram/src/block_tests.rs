@@ -204,3 +204,22 @@ proptest! {
         let _ = candidates(&maps);
     }
 }
+
+#[test]
+fn tens_of_thousands_of_mappings_take_no_longer_than_their_number() {
+    let count = 40_000_u64;
+    let start = 0x7f00_0000_0000;
+    // Neighbours that differ only in advice, as allocators and emulators leave them.
+    let mappings: Vec<MemoryMapping> = (0..count)
+        .map(|number| mapping(start + number * 8192, 8192, "rw-p", ""))
+        .collect();
+    let begun = std::time::Instant::now();
+    // No part has that size, no neighbours together have it, and the run is too short.
+    assert_eq!(place(&mappings, 3 * 4096 + count * 8192), None);
+    assert_eq!(place(&mappings, 300 * 8192 + 4096), Some(start));
+    assert_eq!(place(&mappings, 300 * 8192), Some(start));
+    let took = begun.elapsed();
+    println!("{count} mappings in {took:?}");
+    // Generous: the square of the number takes far longer.
+    assert!(took < std::time::Duration::from_secs(2), "{took:?}");
+}

@@ -42,7 +42,7 @@ pub use guest_ram::{GuestRam, RamRead};
 pub use layout::{Layout, LayoutError, LayoutRange, Location, Source};
 pub use layout_proof::Point;
 pub use mapping::{FileIdentity, MemoryMapping};
-pub use os::{Liveness, ProcRoot, RunState};
+pub use os::{Census, Liveness, ProcRoot, RunState};
 pub use ram_error::{OpenError, RamError};
 pub use scan::{ScanStats, Sink, Step};
 pub use search::{
@@ -51,6 +51,6 @@ pub use search::{
 pub use view::View;
 pub use vmm::{
     Confidential, Evidence, Examination, FindError, GraftObstacle, Machine, MonitorError,
-    Namespace, Vmm, VmmKind, find_all, find_all_in, find_by_pid, find_by_pid_in,
+    Namespace, Vmm, VmmKind, find_all, find_all_in, find_among, find_by_pid, find_by_pid_in,
 };
 pub use vmshm_shm::Protection;

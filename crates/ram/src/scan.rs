@@ -111,6 +111,49 @@ impl GuestRam {
         Ok(stats)
     }
 
+    /// Looks at the starts of pages from `from` on, as [`scan`](Self::scan) with
+    /// [`Step::Page`] does, for as long as `go_on` says. It is asked after each MiB or
+    /// so. Tells where to go on another time; nothing when the end was reached.
+    ///
+    /// # Errors
+    /// As [`scan`](Self::scan).
+    pub fn scan_some_pages(
+        &self,
+        pattern: &[u8],
+        from: BlockOffset,
+        go_on: &mut dyn FnMut() -> bool,
+        sink: &mut dyn FnMut(BlockOffset),
+    ) -> Result<Option<BlockOffset>, RamError> {
+        let lengths: Vec<u64> = self.blocks().map(|block| block.length).collect();
+        for (block, length) in lengths.into_iter().enumerate().skip(from.block) {
+            let start = if block == from.block { from.offset } else { 0 };
+            let start = start / PAGE * PAGE;
+            if pattern.is_empty() || start >= length || !self.is_reachable(block) {
+                continue;
+            }
+            let mut next = None;
+            let flow = self.read_resident(block, start..length, 0, &mut |buffer| {
+                for place in (0..buffer.bytes.len()).step_by(PAGE_SIZE) {
+                    let there = buffer.bytes.get(place..place + pattern.len());
+                    if there == Some(pattern) {
+                        let offset = buffer.start + place as u64;
+                        sink(BlockOffset { block, offset });
+                    }
+                }
+                if go_on() {
+                    return ControlFlow::Continue(());
+                }
+                let offset = buffer.start + buffer.bytes.len() as u64;
+                next = Some(BlockOffset { block, offset });
+                ControlFlow::Break(())
+            })?;
+            if flow.is_break() {
+                return Ok(next);
+            }
+        }
+        Ok(None)
+    }
+
     fn scan_huge_pages(
         &self,
         block: usize,

@@ -117,3 +117,32 @@ fn a_scan_ends_when_it_is_told_to() {
         assert_eq!((calls, stats.found, stats.ended_early), (1, 1, true));
     }
 }
+
+#[test]
+fn a_scan_in_parts_finds_what_a_whole_one_does() {
+    let own = OwnRam::new(16 * MIB);
+    own.mapping
+        .write(0, &vec![b'-'; 12 << 20])
+        .expect("written");
+    let planted = [0, 3 * 4096, MIB - 4096, MIB, 5 * MIB, 12 * MIB - 4096];
+    for place in planted {
+        own.mapping.write(place, BRAND).expect("write");
+    }
+    for method in [Method::Map, Method::Copy] {
+        let ram = own.open(method);
+        let (mut found, mut parts) = (Vec::new(), 0);
+        let mut next = Some(BlockOffset::default());
+        while let Some(from) = next {
+            parts += 1;
+            next = ram
+                .scan_some_pages(BRAND, from, &mut || false, &mut |at| {
+                    if at.block == own.block {
+                        found.push(at.offset);
+                    }
+                })
+                .expect("a scan");
+        }
+        assert_eq!(found, planted, "{method:?}");
+        assert!(parts > 10, "it was stopped after each piece: {parts}");
+    }
+}

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use vmshm_link::LinkError;
-use vmshm_link::beacon::{KEEPER_PULSE, KEEPER_STATE, KeeperState, PAGE};
+use vmshm_link::beacon::{KEEPER_BEAT_MILLIS, KEEPER_PULSE, KEEPER_STATE, KeeperState, PAGE};
 use vmshm_link::own_word::OwnWord;
 use vmshm_shm::{MapError, Protection, SharedMemory};
 
@@ -12,7 +12,7 @@ use crate::pin::Pinned;
 use crate::window::Window;
 
 /// Time between two heartbeats.
-pub(crate) const BEAT: Duration = Duration::from_millis(250);
+pub(crate) const BEAT: Duration = Duration::from_millis(KEEPER_BEAT_MILLIS);
 /// Length of the brand.
 const BRAND_BYTES: usize = 16;
 

@@ -56,7 +56,7 @@ fn describe(text: &mut String, diagnosis: &Diagnosis) {
     let _ = writeln!(
         text,
         "{} ({}, process {}, {})",
-        vmm.name,
+        output::plain(&vmm.name),
         vmm.kind,
         vmm.pid,
         output::size(vmm.ram_bytes)

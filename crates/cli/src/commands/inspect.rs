@@ -187,7 +187,7 @@ fn head(text: &mut String, found: &Inspection) {
     let mut rows: Vec<(&str, String)> = Vec::new();
     match &found.identity {
         Identity::Running(vmm) => {
-            rows.push(("name", output::plain(&vmm.name)));
+            rows.push(("name", output::plain(&vmm.name).into_owned()));
             rows.push(("VMM", format!("{}, process {}", vmm.kind, vmm.pid)));
             for (index, line) in evidence(vmm).into_iter().enumerate() {
                 rows.push((if index == 0 { "because" } else { "" }, line));
@@ -195,19 +195,28 @@ fn head(text: &mut String, found: &Inspection) {
             rows.push(("access", vmm.access().to_string()));
         }
         Identity::Stored { path, format } => {
-            rows.push(("dump", output::plain(&path.display().to_string())));
+            rows.push((
+                "dump",
+                output::plain(&path.display().to_string()).into_owned(),
+            ));
             rows.push(("format", format.to_string()));
         }
     }
     rows.push(("RAM", output::size(found.ram_bytes)));
     let unknown = || "not recognised".to_owned();
-    let system = found.guest_os.as_deref().map(output::plain);
+    let system = found
+        .guest_os
+        .as_deref()
+        .map(|text| output::plain(text).into_owned());
     rows.push(("guest", system.unwrap_or_else(unknown)));
     if let Identity::Running(_) = found.identity {
         let agent = found.agent.as_ref().map_or_else(
             || "none".to_owned(),
             |agent| {
-                let version = agent.version.as_deref().map(output::plain);
+                let version = agent
+                    .version
+                    .as_deref()
+                    .map(|text| output::plain(text).into_owned());
                 let version =
                     version.map_or_else(String::new, |version| format!(", version {version}"));
                 let beacon = found
@@ -236,7 +245,7 @@ fn block_row(index: usize, view: &BlockView, identity: &Identity) -> Vec<String>
         Identity::Running(_) => {
             row.push(format!("at {}", block.start));
             row.push(block.backing.to_string());
-            row.push(output::plain(&block.name));
+            row.push(output::plain(&block.name).into_owned());
         }
         Identity::Stored { .. } => row.push(format!("from byte {:#x}", block.file_offset())),
     }
@@ -279,7 +288,7 @@ fn region_row(region: &RegionView) -> Vec<String> {
         places.join(", ")
     });
     vec![
-        output::plain(entry.name.as_str()),
+        output::plain(entry.name.as_str()).into_owned(),
         entry.kind.name().to_owned(),
         output::size(entry.size),
         places,

@@ -4,12 +4,16 @@ use serde_json::{Value, json};
 use vmshm_host::machines::{self, AgentView, MachineView};
 use vmshm_link::directory::RegionEntry;
 
+use super::list_watch;
 use crate::arguments::{Global, List};
 use crate::failure::Failure;
 use crate::output;
 
 /// Runs it.
 pub(crate) fn run(list: &List, global: &Global) -> Result<(), Failure> {
+    if list.watch {
+        return list_watch::run(list.json, global.timeout);
+    }
     let machines = machines::list_by(global.place())?;
     if list.json {
         let array: Vec<Value> = machines.iter().map(machine_json).collect();
@@ -35,7 +39,8 @@ fn backing(machine: &MachineView) -> &'static str {
     }
 }
 
-fn machine_json(machine: &MachineView) -> Value {
+/// A VM as scripts see it.
+pub(crate) fn machine_json(machine: &MachineView) -> Value {
     json!({
         "pid": machine.vmm.pid,
         "vmm": machine.vmm.kind.to_string(),

@@ -6,6 +6,7 @@ pub(crate) mod dump;
 pub(crate) mod generate;
 pub(crate) mod inspect;
 pub(crate) mod list;
+mod list_watch;
 pub(crate) mod listen;
 pub(crate) mod memory;
 pub(crate) mod pipe;

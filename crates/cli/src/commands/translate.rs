@@ -79,7 +79,7 @@ impl Place<'_> {
     fn behind(&self) -> String {
         let label = output::plain(self.block.label());
         match (self.pid, self.block.name.is_empty()) {
-            (None, _) => label,
+            (None, _) => label.into_owned(),
             (Some(_), true) => self.block.backing.to_string(),
             (Some(_), false) => format!("{}, {label}", self.block.backing),
         }

@@ -99,7 +99,7 @@ impl Sheet<'_> {
         let system = found
             .guest_os
             .as_deref()
-            .map_or_else(|| "system not recognised".to_owned(), output::plain);
+            .map_or("system not recognised".into(), output::plain);
         let agent = match (&found.identity, &found.agent) {
             (Identity::Stored { .. }, _) => String::new(),
             (_, None) => " · no agent".to_owned(),
@@ -138,7 +138,7 @@ impl Sheet<'_> {
             let middle = GuestPhysical(largest.start.0.saturating_add(largest.length / 2));
             if let Some(place) = self.axis.place(middle) {
                 let name = output::plain(region.entry.name.as_str());
-                marks.push((across(place), colour::of_region(index), name));
+                marks.push((across(place), colour::of_region(index), name.into_owned()));
             }
         }
         if marks.is_empty() {

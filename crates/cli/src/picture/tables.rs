@@ -88,7 +88,7 @@ impl Sheet<'_> {
                 let first = first.map_or_else(String::new, |extent| extent.start.to_string());
                 let entry = &region.entry;
                 let cells = vec![
-                    output::plain(entry.name.as_str()),
+                    output::plain(entry.name.as_str()).into_owned(),
                     entry.kind.name().to_owned(),
                     output::size(entry.size),
                     pieces,
@@ -162,7 +162,7 @@ fn block_row(index: usize, view: &BlockView, stored: bool) -> (Option<&'static s
         _ => "not known".to_owned(),
     };
     let behind = if stored {
-        output::plain(&block.name)
+        output::plain(&block.name).into_owned()
     } else if block.name.is_empty() {
         block.backing.to_string()
     } else {

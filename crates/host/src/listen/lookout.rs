@@ -2,10 +2,10 @@
 //! only, wherever that may lie in each, and only by reading.
 
 use vmshm_link::rendezvous::message::Announce;
-use vmshm_ram::{FindError, Method, Protection, Step, Vmm, find_all};
+use vmshm_ram::{FindError, Method, OpenError, Protection, Vmm, find_all};
 use vmshm_shm::SharedMemory;
 
-use crate::sighting::{self, Candidate, Directory, Target, Where};
+use crate::sighting::{self, Candidate, Directory, Target};
 
 /// A VM of this host, as a listener names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,18 +70,14 @@ impl Lookout for Processes {
     }
 }
 
-fn look_at(
-    vmm: &Vmm,
-    method: Method,
-    announce: &Announce,
-) -> Result<Vec<Suspect>, Box<dyn std::error::Error>> {
+fn look_at(vmm: &Vmm, method: Method, announce: &Announce) -> Result<Vec<Suspect>, OpenError> {
     let target = Target::open(vmm, method)?;
-    let findings = sighting::look(&target, Where::At(announce.beacon), Step::Page)?;
     let is_meant = |candidate: &&Candidate| {
         candidate.beacon.epoch == announce.epoch && candidate.beacon.boot_id == announce.boot_id
     };
     let mut suspects = Vec::new();
-    for candidate in findings.candidates.iter().filter(is_meant) {
+    let candidates = sighting::candidates_at(&target, announce.beacon);
+    for candidate in candidates.iter().filter(is_meant) {
         // A damaged directory is as good as none: an old copy of a beacon has one.
         match Directory::open(&target, candidate, Protection::Read) {
             Ok(directory) => suspects.push(Suspect {

@@ -10,4 +10,4 @@ pub(crate) use linux::{
     ProcessMemory, ProcessStatus, Residency, code, current_user, holds_constant, user_name,
 };
 #[cfg(target_os = "linux")]
-pub use linux::{Liveness, ProcRoot, RunState};
+pub use linux::{Census, Liveness, ProcRoot, RunState};

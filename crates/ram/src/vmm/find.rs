@@ -26,6 +26,17 @@ pub fn find_all_in(root: &ProcRoot) -> Result<Vec<Vmm>, FindError> {
     let pids = root
         .pids()
         .map_err(|error| FindError::Processes(error.to_string()))?;
+    Ok(find_among_in(root, pids))
+}
+
+/// The VMs among some processes of this host. A VMM's copies of itself are told only
+/// where the VMM is among them, too.
+#[must_use]
+pub fn find_among(pids: Vec<u32>) -> Vec<Vmm> {
+    find_among_in(&ProcRoot::system(), pids)
+}
+
+fn find_among_in(root: &ProcRoot, pids: Vec<u32>) -> Vec<Vmm> {
     let own = std::process::id();
     let mut found: Vec<(Candidate, Draft)> = Vec::new();
     for pid in pids.into_iter().filter(|pid| *pid != own) {
@@ -54,12 +65,12 @@ pub fn find_all_in(root: &ProcRoot) -> Result<Vec<Vmm>, FindError> {
             })
         })
         .collect();
-    Ok(found
+    found
         .into_iter()
         .zip(copies)
         .filter(|(_, is_copy)| !is_copy)
         .map(|((candidate, draft), _)| draft.finish(candidate))
-        .collect())
+        .collect()
 }
 
 /// The VM of one process. A process that is no known VMM is taken as one of unknown

@@ -19,7 +19,7 @@ mod virtualbox;
 mod vmware;
 
 pub use examination::{Confidential, Examination, GraftObstacle, Namespace};
-pub use find::{find_all, find_all_in, find_by_pid, find_by_pid_in};
+pub use find::{find_all, find_all_in, find_among, find_by_pid, find_by_pid_in};
 pub use qmp::MonitorError;
 
 use std::fmt;
@@ -259,6 +259,13 @@ impl Vmm {
             return self.rule_layout();
         }
         firmware::judge(ram, &hypotheses, budget).map_or_else(|| self.rule_layout(), Ok)
+    }
+
+    /// How many pages the VMM has mapped now: as long as the number stays, so do its
+    /// blocks. Nothing once the process is gone, or where it may not be asked.
+    #[must_use]
+    pub fn mapped_pages(&self) -> Option<u64> {
+        self.process().mapped_pages().ok()
     }
 
     pub(crate) fn process(&self) -> Process {

@@ -2,6 +2,7 @@
 //! `/proc/PID/mem` and `process_vm_readv`.
 
 mod backing_file;
+mod census;
 mod executable;
 mod liveness;
 mod local_socket;
@@ -11,6 +12,7 @@ mod process;
 mod residency;
 
 pub(crate) use backing_file::BackingFile;
+pub use census::Census;
 pub(crate) use executable::{ExecutableKind, holds_constant};
 pub use liveness::{Liveness, RunState};
 pub(crate) use local_socket::LocalSocket;

@@ -39,6 +39,11 @@ impl ProcRoot {
         Self { path: path.into() }
     }
 
+    /// The directory itself.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The ids of all processes, in rising order.
     pub(crate) fn pids(&self) -> io::Result<Vec<u32>> {
         let mut pids: Vec<u32> = fs::read_dir(&self.path)?
@@ -206,6 +211,20 @@ impl Process {
         })
     }
 
+    /// How many pages its mappings have, all together. Cheap, and another number once
+    /// something as large as RAM was mapped or unmapped.
+    pub(crate) fn mapped_pages(&self) -> Result<u64, ProcessError> {
+        let bytes = self.read("statm")?;
+        let text = String::from_utf8_lossy(&bytes);
+        let first = text.split_whitespace().next();
+        first
+            .and_then(|word| word.parse().ok())
+            .ok_or(ProcessError::System {
+                what: "statm",
+                code: 0,
+            })
+    }
+
     /// All mappings, in the order of their addresses.
     pub(crate) fn mappings(&self) -> Result<Vec<MemoryMapping>, ProcessError> {
         Ok(maps::parse(&self.read("maps")?))
@@ -328,6 +347,7 @@ mod tests {
         assert!(status.parent > 0);
         assert!(!process.command_line().expect("command line").is_empty());
         assert!(process.start_time().expect("start time") > 0);
+        assert!(process.mapped_pages().expect("statm") > 0);
         assert!(process.mappings().expect("mappings").len() > 3);
         assert!(!process.descriptors().expect("descriptors").is_empty());
     }

@@ -1,0 +1,173 @@
+//! `vmshm list --watch`: what happens to the VMs of this host, a line for each event,
+//! first of all those that are there. Ends with a signal, with `--timeout`, or when
+//! nobody reads any more; none of these is a failure.
+
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use serde_json::{Value, json};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use vmshm_host::machines::MachineView;
+use vmshm_host::observer::{Event, Happening, Observer};
+
+use super::list::machine_json;
+use crate::failure::Failure;
+use crate::output;
+
+/// Runs it.
+pub(crate) fn run(json: bool, timeout: Option<Duration>) -> Result<(), Failure> {
+    let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    let signals = catch_signals()
+        .map_err(|error| Failure::from_error(&error, None).because("cannot handle signals"))?;
+    let coloured = output::colour_on_stdout();
+    let mut observer = Observer::default();
+    loop {
+        for event in observer.look()? {
+            let line = if json {
+                format!("{}\n", event_json(&event))
+            } else {
+                event_text(&event, coloured)
+            };
+            match print(&line) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
+                Err(error) => {
+                    return Err(Failure::from_error(&error, None).because("writing the output"));
+                }
+            }
+        }
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if left == Some(Duration::ZERO) {
+            return Ok(());
+        }
+        let pause = observer.pause();
+        let ended = wait(&signals, left.map_or(pause, |left| left.min(pause)))
+            .map_err(|error| Failure::from_error(&error, None).because("cannot wait"))?;
+        if ended {
+            return Ok(());
+        }
+    }
+}
+
+/// A whole line at once: who reads a pipe sees each event when it happens.
+fn print(line: &str) -> io::Result<()> {
+    let mut output = io::stdout().lock();
+    output.write_all(line.as_bytes())?;
+    output.flush()
+}
+
+/// A socket that becomes readable when the user wants the end.
+fn catch_signals() -> io::Result<UnixStream> {
+    let (receiver, sender) = UnixStream::pair()?;
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::low_level::pipe::register(signal, sender.try_clone()?)?;
+    }
+    Ok(receiver)
+}
+
+/// Waits for a while; whether the end was asked for, or nobody reads any more.
+fn wait(signals: &UnixStream, pause: Duration) -> Result<bool, Errno> {
+    let output = io::stdout();
+    let mut fds = [
+        PollFd::new(signals, PollFlags::IN),
+        // Nothing is waited for but that its reader leaves, which is always told.
+        PollFd::new(&output, PollFlags::empty()),
+    ];
+    let timeout = Timespec {
+        tv_sec: i64::try_from(pause.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: pause.subsec_nanos().into(),
+    };
+    match poll(&mut fds, Some(&timeout)) {
+        Ok(_) => Ok(fds.iter().any(|fd| !fd.revents().is_empty())),
+        // The handler has run: the next look at the socket tells.
+        Err(Errno::INTR) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn event_json(event: &Event) -> Value {
+    let mut value = machine_json(&event.view);
+    if let Some(object) = value.as_object_mut() {
+        object.insert("event".to_owned(), json!(event.happening.name()));
+        if event.happening == Happening::Changed {
+            object.insert("changed".to_owned(), json!(event.changed));
+        }
+        object.insert("blocks".to_owned(), json!(event.view.vmm.blocks.len()));
+    }
+    value
+}
+
+fn event_text(event: &Event, coloured: bool) -> String {
+    let view = &event.view;
+    let name = event.happening.name();
+    let (start, end) = match event.happening {
+        _ if !coloured => ("", ""),
+        Happening::Appeared | Happening::Resumed => ("\x1b[32m", "\x1b[0m"),
+        Happening::Disappeared => ("\x1b[31m", "\x1b[0m"),
+        _ => ("\x1b[33m", "\x1b[0m"),
+    };
+    let details = match event.happening {
+        Happening::Appeared => appearance(view),
+        Happening::Agent => agent(view),
+        Happening::Rebooted => format!("the guest has started again, {}", agent(view)),
+        Happening::Changed => changes(event),
+        Happening::Paused | Happening::Resumed | Happening::Disappeared => String::new(),
+    };
+    let line = format!(
+        "{:>7}  {}:{}  {details}",
+        view.vmm.pid, view.vmm.kind, view.vmm.name
+    );
+    format!(
+        "{start}{name:<11}{end} {}\n",
+        output::plain(line.trim_end())
+    )
+}
+
+fn appearance(view: &MachineView) -> String {
+    format!(
+        "{}, access {}, guest {}, {}",
+        output::size(view.vmm.ram_bytes),
+        view.vmm.access(),
+        view.guest_os.as_deref().unwrap_or("unknown"),
+        agent(view)
+    )
+}
+
+fn agent(view: &MachineView) -> String {
+    match &view.agent {
+        None => "no agent".to_owned(),
+        Some(agent) => format!("agent {}", agent.state.name()),
+    }
+}
+
+fn changes(event: &Event) -> String {
+    let view = &event.view;
+    let texts: Vec<String> = event
+        .changed
+        .iter()
+        .map(|field| match *field {
+            "regions" => {
+                let names: Vec<_> = view
+                    .regions
+                    .iter()
+                    .map(|region| region.name.as_str())
+                    .collect();
+                format!(
+                    "regions: {}",
+                    if names.is_empty() {
+                        "none".to_owned()
+                    } else {
+                        names.join(", ")
+                    }
+                )
+            }
+            "guest_os" => format!("guest {}", view.guest_os.as_deref().unwrap_or("unknown")),
+            "blocks" => format!("RAM in {} blocks", view.vmm.blocks.len()),
+            other => other.to_owned(),
+        })
+        .collect();
+    texts.join("; ")
+}

@@ -1,0 +1,508 @@
+//! Watches the VMs of this host and tells what happens to them: VMs and agents that
+//! come and go, guests that start again, regions and RAM that change, VMs that pause.
+//!
+//! It only reads, and as little as it can: a process is judged once, a known beacon is
+//! read where it lies, and RAM is searched again only where no living beacon is known,
+//! more rarely the longer that takes.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use vmshm_link::directory;
+use vmshm_ram::{
+    BlockOffset, Census, FindError, Protection, RamBlock, RunState, Vmm, find_all, find_among,
+    guest_os,
+};
+
+use crate::beacon_search::{BeaconSearch, Known};
+use crate::look::{self, Look};
+use crate::machines::{AgentState, AgentView, MachineView};
+use crate::sighting::{self, Candidate, Directory, Sighting, Target, Where};
+
+/// How often [`Observer::look`] is meant to be called.
+pub const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often while RAM is being searched, which goes on a little with each look.
+pub const SEARCH_EVERY: Duration = Duration::from_millis(100);
+/// A heartbeat that has not moved for so long is called silent.
+const SILENCE: Duration = Duration::from_millis(1500);
+/// How long a search waits for a heartbeat.
+const PULSE_WAIT: Duration = Duration::from_millis(1500);
+/// How often processes are counted.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
+/// How often it is asked whether a VM's mappings are others than they were.
+const BLOCKS_EVERY: Duration = Duration::from_secs(1);
+/// How often they are compared in any case.
+const COMPARE_EVERY: Duration = Duration::from_secs(60);
+/// Searches take at most one part in so many of the time, all VMs together.
+const SHARE: u32 = 300;
+/// The shortest pause between two looks at the likely places.
+const LIKELY_EVERY: Duration = Duration::from_secs(1);
+/// The shortest pause between two looks at all pages.
+const PAGES_EVERY: Duration = Duration::from_secs(10);
+/// When the kernel of a guest without an agent is looked for, after it appeared; four
+/// times as long after that again, and so on.
+const KERNEL_AFTER: Duration = Duration::from_secs(5);
+/// How long each of those takes at most.
+const KERNEL_BUDGET: Duration = Duration::from_millis(300);
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Happening {
+    /// A VM is there, for the first time.
+    Appeared,
+    /// Its RAM, its regions or its system are others than before.
+    Changed,
+    /// Its guest has started again.
+    Rebooted,
+    /// Its agent came, went, or is in another state.
+    Agent,
+    /// Its process is stopped: the guest makes no progress.
+    Paused,
+    /// It runs again.
+    Resumed,
+    /// Its process has ended.
+    Disappeared,
+}
+
+impl Happening {
+    /// The word that scripts see.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Appeared => "appeared",
+            Self::Changed => "changed",
+            Self::Rebooted => "rebooted",
+            Self::Agent => "agent",
+            Self::Paused => "paused",
+            Self::Resumed => "resumed",
+            Self::Disappeared => "disappeared",
+        }
+    }
+}
+
+/// Something that happened, with what is known of the VM since.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// What.
+    pub happening: Happening,
+    /// The VM, as it is now.
+    pub view: MachineView,
+    /// Which fields changed, for [`Happening::Changed`].
+    pub changed: Vec<&'static str>,
+}
+
+/// The watch over all VMs.
+#[derive(Debug, Default)]
+pub struct Observer {
+    census: Census,
+    watched: BTreeMap<u32, Watched>,
+    next_count: Option<Instant>,
+}
+
+impl Observer {
+    /// Looks once. The first look tells of every VM that is there.
+    ///
+    /// # Errors
+    /// [`FindError`] when processes cannot be listed.
+    pub fn look(&mut self) -> Result<Vec<Event>, FindError> {
+        let now = Instant::now();
+        let mut events = Vec::new();
+        let begun = self.next_count.is_some();
+        let mut due = Vec::new();
+        if self.next_count.is_none_or(|next| now >= next) {
+            self.next_count = Some(now + COUNT_EVERY);
+            due = self
+                .census
+                .count(now)
+                .map_err(|error| FindError::Processes(error.to_string()))?;
+        }
+        if begun {
+            for pid in &due {
+                if let Some(watched) = self.watched.get_mut(pid) {
+                    // It may have become another program.
+                    watched.mapped_pages = None;
+                }
+            }
+            self.watch_known(now, &mut events);
+            self.judge(due, now, &mut events);
+        } else {
+            for look in look::look_at(find_all()?, Where::Scan) {
+                let watched = Watched::new(look, now);
+                events.push(watched.event(Happening::Appeared));
+                self.watched.insert(watched.view.vmm.pid, watched);
+            }
+        }
+        Ok(events)
+    }
+
+    /// When it makes sense to look again.
+    #[must_use]
+    pub fn pause(&self) -> Duration {
+        if self.watched.values().any(|one| one.search.is_some()) {
+            SEARCH_EVERY
+        } else {
+            LOOK_EVERY
+        }
+    }
+
+    fn watch_known(&mut self, now: Instant, events: &mut Vec<Event>) {
+        let count = u32::try_from(self.watched.len()).unwrap_or(u32::MAX);
+        self.watched.retain(|_, watched| {
+            let stays = watched.look(now, count, events);
+            if !stays {
+                events.push(watched.event(Happening::Disappeared));
+            }
+            stays
+        });
+    }
+
+    /// Judges processes that may be VMs now.
+    fn judge(&mut self, mut pids: Vec<u32>, now: Instant, events: &mut Vec<Event>) {
+        pids.retain(|pid| !self.watched.contains_key(pid));
+        if pids.is_empty() || find_among(pids.clone()).is_empty() {
+            return;
+        }
+        // Together with those that are known, a VMM's copies of itself are told from it.
+        pids.extend(self.watched.keys());
+        pids.sort_unstable();
+        for vmm in find_among(pids) {
+            if self.watched.contains_key(&vmm.pid) {
+                continue;
+            }
+            let target = look::open(&vmm);
+            let watched = Watched::new(Look::bare(vmm, target), now);
+            events.push(watched.event(Happening::Appeared));
+            self.watched.insert(watched.view.vmm.pid, watched);
+        }
+    }
+}
+
+/// One VM under watch.
+#[derive(Debug)]
+struct Watched {
+    view: MachineView,
+    target: Option<Target>,
+    beacon: Option<Candidate>,
+    directory: Option<Directory>,
+    last_moved: Instant,
+    /// The guest's boot id when an agent last told it.
+    boot_id: Option<[u8; 16]>,
+    paused: bool,
+    search: Option<(BeaconSearch, Duration)>,
+    next_likely: Instant,
+    next_pages: Instant,
+    next_blocks: Instant,
+    compare_blocks_at: Instant,
+    /// How many pages the VMM had mapped when its blocks were compared.
+    mapped_pages: Option<u64>,
+    next_kernel: Option<(Instant, Duration)>,
+}
+
+impl Watched {
+    fn new(look: Look, now: Instant) -> Self {
+        let agent = look.view.agent.as_ref();
+        let mut watched = Self {
+            boot_id: agent.and_then(|agent| agent.boot_id),
+            target: look.target,
+            beacon: None,
+            directory: None,
+            last_moved: now,
+            paused: false,
+            search: None,
+            next_likely: now,
+            next_pages: now + PAGES_EVERY,
+            next_blocks: now + BLOCKS_EVERY,
+            compare_blocks_at: now + COMPARE_EVERY,
+            mapped_pages: look.view.vmm.mapped_pages(),
+            next_kernel: look
+                .view
+                .guest_os
+                .is_none()
+                .then_some((now + KERNEL_AFTER, KERNEL_AFTER)),
+            view: look.view,
+        };
+        watched.paused = watched.run_state() == RunState::Stopped;
+        watched.take_beacon(look.beacon, now);
+        watched
+    }
+
+    fn event(&self, happening: Happening) -> Event {
+        Event {
+            happening,
+            view: self.view.clone(),
+            changed: Vec::new(),
+        }
+    }
+
+    fn changed(&self, what: &'static str) -> Event {
+        Event {
+            changed: vec![what],
+            ..self.event(Happening::Changed)
+        }
+    }
+
+    fn run_state(&self) -> RunState {
+        match &self.target {
+            Some(target) => target.ram.liveness().run_state(),
+            // What cannot be reached can still be seen to end.
+            None if find_among(vec![self.view.vmm.pid])
+                .iter()
+                .any(|vmm| vmm.start_time == self.view.vmm.start_time) =>
+            {
+                RunState::Running
+            }
+            None => RunState::Gone,
+        }
+    }
+
+    /// Looks once; whether the VM is still there.
+    fn look(&mut self, now: Instant, count: u32, events: &mut Vec<Event>) -> bool {
+        let run_state = self.run_state();
+        if run_state == RunState::Gone {
+            return false;
+        }
+        let paused = run_state == RunState::Stopped;
+        if paused != self.paused {
+            self.paused = paused;
+            // Its heart could not beat meanwhile.
+            self.last_moved = now;
+            let happening = if paused {
+                Happening::Paused
+            } else {
+                Happening::Resumed
+            };
+            events.push(self.event(happening));
+        }
+        if now >= self.next_blocks {
+            self.next_blocks = now + BLOCKS_EVERY;
+            let mapped_pages = self.view.vmm.mapped_pages();
+            if mapped_pages != self.mapped_pages || now >= self.compare_blocks_at {
+                self.mapped_pages = mapped_pages;
+                self.compare_blocks_at = now + COMPARE_EVERY;
+                if !self.compare_blocks(events) {
+                    return false;
+                }
+            }
+        }
+        if paused {
+            return true;
+        }
+        self.look_at_beacon(now, events);
+        self.look_at_regions(events);
+        self.go_on_searching(now, count, events);
+        self.look_at_kernel(now, events);
+        true
+    }
+
+    /// Whether the process is still a VM; opens it anew where its RAM is another.
+    fn compare_blocks(&mut self, events: &mut Vec<Event>) -> bool {
+        let before = &self.view.vmm;
+        let found = find_among(vec![before.pid]);
+        let Some(vmm) = found
+            .into_iter()
+            .find(|vmm| vmm.start_time == before.start_time && vmm.kind == before.kind)
+        else {
+            return false;
+        };
+        if !same_blocks(&vmm, before) {
+            self.search = None;
+            self.target = look::open(&vmm);
+            self.view.vmm = vmm;
+            // Its place is counted by blocks, which are others now.
+            self.beacon = None;
+            self.directory = None;
+            self.next_likely = Instant::now();
+            self.next_pages = Instant::now();
+            events.push(self.changed("blocks"));
+        }
+        true
+    }
+
+    fn look_at_beacon(&mut self, now: Instant, events: &mut Vec<Event>) {
+        let (Some(target), Some(candidate)) = (&self.target, &mut self.beacon) else {
+            return;
+        };
+        let Some(signs) = sighting::signs_at(&target.ram, candidate.at, &candidate.beacon) else {
+            if target.ram.liveness().is_gone() {
+                return;
+            }
+            // It left, or the guest has started again: the search will tell.
+            self.beacon = None;
+            self.directory = None;
+            self.next_likely = now;
+            self.set_agent(None, events);
+            return;
+        };
+        let moved = signs.moved_since(&candidate.signs);
+        candidate.signs = signs;
+        if moved {
+            self.last_moved = now;
+        }
+        let was_silent =
+            self.view.agent.as_ref().map(|agent| agent.state) == Some(AgentState::Silent);
+        // Who was silent is so until a heartbeat is seen.
+        let silent = !moved && (was_silent || now.duration_since(self.last_moved) > SILENCE);
+        let state = if silent {
+            AgentState::Silent
+        } else {
+            look::state_of(&signs)
+        };
+        let mut agent = self.view.agent.clone();
+        if let Some(agent) = &mut agent
+            && agent.state != AgentState::Nested
+        {
+            agent.state = state;
+        }
+        self.set_agent(agent, events);
+    }
+
+    fn look_at_regions(&mut self, events: &mut Vec<Event>) {
+        let Some(directory) = &self.directory else {
+            return;
+        };
+        let regions: Vec<_> = directory::regions(&directory.memory)
+            .filter_map(Result::ok)
+            .collect();
+        let key = |region: &directory::RegionEntry| {
+            (
+                region.name.as_str().to_owned(),
+                region.kind.name(),
+                region.size,
+            )
+        };
+        if !regions
+            .iter()
+            .map(key)
+            .eq(self.view.regions.iter().map(key))
+        {
+            self.view.regions = regions;
+            events.push(self.changed("regions"));
+        }
+    }
+
+    /// Starts a search where one is due, and carries one on that has begun.
+    fn go_on_searching(&mut self, now: Instant, count: u32, events: &mut Vec<Event>) {
+        let Some(target) = &self.target else {
+            return;
+        };
+        let all_pages = now >= self.next_pages;
+        let silent = self.view.agent.as_ref().map(|agent| agent.state) == Some(AgentState::Silent);
+        let lacks = self.beacon.is_none() || silent;
+        if self.search.is_none() && (all_pages || (lacks && now >= self.next_likely)) {
+            let known = Known {
+                places: self.beacon.iter().map(|candidate| candidate.at).collect(),
+                pages_from: all_pages.then(BlockOffset::default),
+                likely_only: !all_pages,
+            };
+            let started = Instant::now();
+            let search = BeaconSearch::resume(target, Where::Scan, &known).ok();
+            let took = started.elapsed();
+            self.next_likely = now + LIKELY_EVERY.max(took * SHARE * count);
+            if all_pages {
+                // Set anew when it is known how long it took.
+                self.next_pages = now + PAGES_EVERY;
+            }
+            self.search = search.map(|search| (search, took));
+        }
+        let Some((search, took)) = &mut self.search else {
+            return;
+        };
+        let started = Instant::now();
+        let sighting = match search.step(target) {
+            Ok(Some(sighting)) => Some(sighting),
+            Ok(None) if search.elapsed() < PULSE_WAIT || search.is_searching(target) => None,
+            _ => Some(search.conclude(target)),
+        };
+        *took += started.elapsed();
+        let took = *took;
+        let Some(sighting) = sighting else { return };
+        self.next_pages = self.next_pages.max(now + took * SHARE * count);
+        self.search = None;
+        self.settle(&sighting, now, events);
+    }
+
+    /// What a search that is over means.
+    fn settle(&mut self, sighting: &Sighting, now: Instant, events: &mut Vec<Event>) {
+        // Nothing new where the beacon that is watched was found again.
+        if let (Sighting::Living(found) | Sighting::Silent(found), Some(known)) =
+            (sighting, &self.beacon)
+            && found.at == known.at
+            && found.beacon == known.beacon
+            && self.view.agent.as_ref().map(|agent| agent.state) != Some(AgentState::Nested)
+        {
+            return;
+        }
+        let Some(target) = self.target.take() else {
+            return;
+        };
+        let look = Look::of_sighting(self.view.vmm.clone(), target, sighting);
+        self.target = look.target;
+        let regions_before = std::mem::take(&mut self.view.regions);
+        self.view.regions = look.view.regions;
+        let system = look.view.guest_os;
+        if system.is_some() {
+            self.view.guest_os = system;
+            self.next_kernel = None;
+        }
+        self.take_beacon(look.beacon, now);
+        let told = self.set_agent(look.view.agent, events);
+        if !told && regions_before.len() != self.view.regions.len() {
+            events.push(self.changed("regions"));
+        }
+    }
+
+    fn take_beacon(&mut self, beacon: Option<Candidate>, now: Instant) {
+        self.last_moved = now;
+        self.directory = match (&self.target, &beacon) {
+            (Some(target), Some(candidate)) => {
+                Directory::open(target, candidate, Protection::Read).ok()
+            }
+            _ => None,
+        };
+        self.beacon = beacon;
+    }
+
+    /// Tells of the agent if it is another than before; whether it did.
+    fn set_agent(&mut self, agent: Option<AgentView>, events: &mut Vec<Event>) -> bool {
+        if agent == self.view.agent {
+            return false;
+        }
+        let boot_id = agent.as_ref().and_then(|agent| agent.boot_id);
+        if agent.is_none() {
+            self.view.regions.clear();
+        }
+        self.view.agent = agent;
+        let rebooted = boot_id.is_some() && self.boot_id.is_some() && boot_id != self.boot_id;
+        self.boot_id = boot_id.or(self.boot_id);
+        let happening = if rebooted {
+            Happening::Rebooted
+        } else {
+            Happening::Agent
+        };
+        events.push(self.event(happening));
+        true
+    }
+
+    fn look_at_kernel(&mut self, now: Instant, events: &mut Vec<Event>) {
+        let (Some((when, pause)), Some(target)) = (self.next_kernel, &self.target) else {
+            return;
+        };
+        if now < when {
+            return;
+        }
+        self.next_kernel = Some((now + pause * 4, pause * 4));
+        let system = guest_os(&self.view.vmm, &target.ram, KERNEL_BUDGET);
+        if let Some(system) = system {
+            self.next_kernel = None;
+            self.view.guest_os = Some(system.to_string());
+            events.push(self.changed("guest_os"));
+        }
+    }
+}
+
+fn same_blocks(one: &Vmm, other: &Vmm) -> bool {
+    let key = |block: &RamBlock| (block.start, block.length, block.file);
+    one.blocks.iter().map(key).eq(other.blocks.iter().map(key))
+        && one.ram_bytes == other.ram_bytes
+        && one.access() == other.access()
+}

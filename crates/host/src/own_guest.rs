@@ -1,0 +1,109 @@
+//! Test support: this process as a VMM, with a memory file as the RAM of a guest whose
+//! pages the tests write.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::fs::{MemfdFlags, fstat, ftruncate, memfd_create};
+use vmshm_link::beacon::{Beacon, KEEPER_PULSE, PAGE_BYTES};
+use vmshm_link::{Extent, GuestPhysical};
+use vmshm_ram::{Machine, Method, find_by_pid};
+use vmshm_shm::{Mapping, Piece, Protection, SharedMemory};
+
+use crate::sighting::Target;
+
+/// The boot id of the guest, and of a guest inside it.
+pub(crate) const OUTER: [u8; 16] = [1; 16];
+pub(crate) const INNER: [u8; 16] = [2; 16];
+
+/// A guest in this process.
+pub(crate) struct OwnGuest {
+    memory: Arc<Mapping>,
+    pub(crate) target: Target,
+}
+
+impl OwnGuest {
+    /// A guest with `size` bytes of RAM in a machine of this kind.
+    pub(crate) fn new(size: u64, machine: Machine) -> Self {
+        let file = memfd_create("guest-ram", MemfdFlags::CLOEXEC).expect("a memory file");
+        ftruncate(&file, size).expect("its size");
+        let piece = Piece {
+            offset: 0,
+            length: size,
+        };
+        let memory = Mapping::new(&file, &[piece], Protection::ReadWrite).expect("mapped");
+        let inode = fstat(&file).expect("it is there").st_ino;
+        let mut vmm = find_by_pid(std::process::id()).expect("this process");
+        // Other tests of this process map and unmap theirs at the same time.
+        vmm.blocks
+            .retain(|block| block.file.is_some_and(|file| file.inode == inode));
+        assert_eq!(vmm.blocks.len(), 1, "the RAM is found");
+        vmm.machine = machine;
+        vmm.ram_bytes = size;
+        Self {
+            memory: Arc::new(memory),
+            target: Target::open(&vmm, Method::Auto).expect("it opens"),
+        }
+    }
+
+    pub(crate) fn write(&self, at: u64, bytes: &[u8]) {
+        self.memory.write(at, bytes).expect("written");
+    }
+
+    /// A beacon at `at` that states `own`.
+    pub(crate) fn beacon(&self, at: u64, own: u64, boot_id: [u8; 16]) {
+        self.write(at, &page(own, boot_id));
+    }
+
+    /// Makes the hearts at these places beat, after `delay`, until the value is dropped.
+    pub(crate) fn beat(&self, places: Vec<u64>, delay: Duration) -> Beating {
+        let memory = Arc::clone(&self.memory);
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            std::thread::sleep(delay);
+            let mut pulse = 100_u64;
+            while !stopped.load(Ordering::Relaxed) {
+                pulse += 1;
+                for place in &places {
+                    memory
+                        .write(place + KEEPER_PULSE, &pulse.to_le_bytes())
+                        .expect("written");
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        Beating {
+            stop,
+            thread: Some(thread),
+        }
+    }
+}
+
+/// A beacon's page.
+pub(crate) fn page(own: u64, boot_id: [u8; 16]) -> [u8; PAGE_BYTES] {
+    let directory = [Extent {
+        start: GuestPhysical(own + 0x1000),
+        length: 0x1000,
+    }];
+    Beacon::new(GuestPhysical(own), boot_id, 99, &directory)
+        .expect("a right beacon")
+        .to_page()
+}
+
+/// Hearts that beat.
+pub(crate) struct Beating {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Beating {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("it does not panic");
+        }
+    }
+}
