@@ -25,7 +25,7 @@ the file. The file appears under its name when it is whole, and a new one is rea
 owner alone; a pipe or a device is written straight, with zeros for holes.
 
 Formats:
-  elf   core file with guest-physical addresses in its program headers; for Volatility, objdump -s
+  elf   core file with guest-physical addresses in its program headers; for Volatility, gdb, objdump
   lime  a header before each range of RAM; for Volatility
   raw   guest-physical address is place in the file
 

@@ -16,6 +16,8 @@ pub use stored::{DumpError, StoredDump};
 pub use write::{DumpOutput, DumpWriteError};
 
 #[cfg(test)]
+mod property_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod write_tests;
