@@ -1,8 +1,8 @@
 //! Layouts by rule: where a machine that is known puts its RAM. Rules are guesses until
 //! something proves them. The splits of QEMU's machines follow its sources
 //! (`hw/i386/pc_piix.c`, `pc_q35.c`, `microvm.c`), those of Firecracker its
-//! `src/vmm/src/arch/x86_64/layout.rs` (a hole of 768 MiB below 4 GiB until 1.12, of 1 GiB
-//! since), that of Cloud Hypervisor its `arch/src/x86_64/layout.rs` (RAM up to 3 GiB).
+//! `src/vmm/src/arch/x86_64/layout.rs` (a hole of 768 MiB below 4 GiB in older releases, of
+//! 1 GiB in newer ones), that of Cloud Hypervisor its `arch/src/x86_64/layout.rs` (RAM up to 3 GiB).
 
 use vmshm_link::{Extent, GuestPhysical};
 

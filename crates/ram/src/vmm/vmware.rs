@@ -1,7 +1,7 @@
 //! Recognises VMware Workstation and Player: a process with their driver open that runs a
 //! `.vmx` file. Guest RAM is a file that it maps shared: named like the VM with the ending
 //! `.vmem`, or a deleted one without a name (`mainMem.useNamedFile = "FALSE"`). By VMware's
-//! documentation; where RAM appears to the guest is not known.
+//! documentation, never seen running here; where RAM appears to the guest is not known.
 
 use std::path::Path;
 
