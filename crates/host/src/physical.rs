@@ -15,7 +15,7 @@ use crate::session::Session;
 use crate::sighting::Where;
 
 /// How long firmware's and the kernel's tables are searched for.
-const LAYOUT_BUDGET: Duration = Duration::from_millis(400);
+const LAYOUT_BUDGET: Duration = Duration::from_millis(1500);
 /// How much is copied at once.
 const CHUNK: usize = 1 << 20;
 

@@ -18,7 +18,7 @@ pub enum Source {
     Qmp,
     /// By firmware tables whose pointers lead to what they describe.
     FirmwareTables,
-    /// By the guest kernel's page tables, which lead to what they say.
+    /// By the guest's own page tables, which lead to what they say.
     GuestPageTables,
     /// By the headers of a stored dump.
     DumpHeaders,
@@ -53,7 +53,7 @@ impl fmt::Display for Source {
             Self::Proved => "proved by the agent's pages",
             Self::Qmp => "told by QMP",
             Self::FirmwareTables => "shown by firmware tables",
-            Self::GuestPageTables => "shown by the kernel's page tables",
+            Self::GuestPageTables => "shown by the guest's page tables",
             Self::DumpHeaders => "stated by the dump's headers",
             Self::MachineRule => "by the machine's rule, not proved",
             Self::FileOrder => "by place in the raw file",

@@ -26,6 +26,8 @@ use page_tables::PageTables;
 
 const PAGE: u64 = 4096;
 const FOUR_GIB: u64 = 1 << 32;
+/// How much of a block is searched before what lies below it.
+const CHUNK: u64 = 64 << 20;
 const ONE_MIB: usize = 1 << 20;
 /// The last part of the first MiB, where a PC's firmware puts the root pointer.
 const ROM_START: usize = 0xe_0000;
@@ -302,7 +304,8 @@ fn follow(
     best
 }
 
-/// Root pointers at any multiple of 16, as EFI leaves them.
+/// Root pointers at any multiple of 16, as EFI leaves them: below 4 GiB, and near the
+/// end of RAM there, so that is where the search starts.
 fn roots_anywhere(ram: &GuestRam, deadline: Instant) -> Vec<Root> {
     let finder = memchr::memmem::Finder::new(RSDP_SIGNATURE);
     let mut roots: Vec<Root> = Vec::new();
@@ -311,25 +314,28 @@ fn roots_anywhere(ram: &GuestRam, deadline: Instant) -> Vec<Root> {
         if !ram.is_reachable(block) {
             continue;
         }
-        let overlap = RSDP_LENGTH.next_multiple_of(4096);
-        let flow = ram.read_resident(block, 0..length, overlap, &mut |buffer| {
-            for at in finder.find_iter(buffer.bytes) {
-                let pointer = buffer.bytes.get(at..).and_then(RootPointer::parse);
-                if let Some(pointer) = pointer.filter(|_| at % 16 == 0) {
-                    roots.push(Root {
+        let mut end = length.min(FOUR_GIB);
+        while end > 0 {
+            let start = (end - 1) / CHUNK * CHUNK;
+            let flow = ram.read_resident(block, start..end, RSDP_LENGTH, &mut |buffer| {
+                for at in finder.find_iter(buffer.bytes) {
+                    let pointer = buffer.bytes.get(at..).and_then(RootPointer::parse);
+                    let aligned = (buffer.start + at as u64).is_multiple_of(16);
+                    roots.extend(pointer.filter(|_| aligned).map(|pointer| Root {
                         pointer,
                         place: None,
-                    });
+                    }));
                 }
+                if roots.len() >= MOST_ROOTS || Instant::now() > deadline {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            });
+            if !matches!(flow, Ok(ControlFlow::Continue(()))) {
+                return roots;
             }
-            if roots.len() >= MOST_ROOTS || Instant::now() > deadline {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
-        });
-        if !matches!(flow, Ok(ControlFlow::Continue(()))) {
-            break;
+            end = start;
         }
     }
     roots

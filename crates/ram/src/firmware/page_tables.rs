@@ -57,11 +57,15 @@ pub(super) struct PageTables {
 }
 
 impl PageTables {
-    /// Looks for tables until the deadline, from each block's end on: kernels allocate
-    /// them there.
+    /// Looks for tables until the deadline, or until there is one for each GiB, from each
+    /// block's end on: kernels allocate them there.
     pub(super) fn find(ram: &GuestRam, deadline: Instant) -> Self {
         let mut tables = Self::default();
         let lengths: Vec<u64> = ram.blocks().map(|block| block.length).collect();
+        let all = lengths
+            .iter()
+            .fold(0_u64, |sum, length| sum.saturating_add(*length));
+        let enough = usize::try_from(all >> 30).unwrap_or(MOST_TABLES).max(1);
         for (block, length) in lengths.into_iter().enumerate().rev() {
             if !ram.is_reachable(block) {
                 continue;
@@ -80,7 +84,8 @@ impl PageTables {
                         ControlFlow::Continue(())
                     }
                 });
-                if !matches!(flow, Ok(ControlFlow::Continue(()))) {
+                let has_enough = tables.gibs.len() >= enough && !tables.uppers.is_empty();
+                if has_enough || !matches!(flow, Ok(ControlFlow::Continue(()))) {
                     return tables;
                 }
                 end = start;
