@@ -5,11 +5,12 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use vmshm_link::GuestPhysical;
 use vmshm_link::beacon::brand;
-use vmshm_ram::{BlockOffset, RamError, Step};
+use vmshm_ram::{BlockOffset, RamError, Step, VmmKind};
 
 use crate::findings::Findings;
-use crate::sighting::{Sighting, Target, Where, stated_address};
+use crate::sighting::{Candidate, Sighting, Target, Where, stated_address};
 
 /// For how long pages are searched for a guest inside the guest once its own beacon is
 /// known. In what is left then, the next search goes on.
@@ -41,6 +42,8 @@ pub struct BeaconSearch {
     started: Instant,
     /// The next page to look at; nothing when all were looked at.
     next_page: Option<BlockOffset>,
+    /// Whether pages may lie at any address of the process, and those were not searched.
+    any_address: bool,
     /// Whether the last step took its time for searching pages.
     searched: bool,
 }
@@ -82,15 +85,7 @@ impl BeaconSearch {
                         findings.add(target, at)?;
                     }
                 }
-                let mut result = Ok(());
-                target.ram.scan(&brand(), Step::HugePage, &mut |at| {
-                    result = findings.add(target, at);
-                    match result {
-                        Ok(()) => ControlFlow::Continue(()),
-                        Err(_) => ControlFlow::Break(()),
-                    }
-                })?;
-                result?;
+                scan(target, Step::HugePage, &mut findings)?;
                 next_page = known.pages_from;
             }
         }
@@ -107,6 +102,9 @@ impl BeaconSearch {
             findings,
             started,
             next_page,
+            any_address: place == Where::Scan
+                && !known.likely_only
+                && target.vmm.kind == VmmKind::Unknown,
             searched: false,
         })
     }
@@ -131,6 +129,14 @@ impl BeaconSearch {
                 self.searched = true;
                 return Ok(None);
             }
+        }
+        if self.next_page.is_none()
+            && std::mem::take(&mut self.any_address)
+            && !self.findings.has_own_beacon(ram)
+        {
+            scan(target, Step::Byte, &mut self.findings)?;
+            self.findings.settle(target)?;
+            return Ok(None);
         }
         if self.next_page.is_none() && self.findings.is_hopeless() {
             return Ok(Some(self.findings.conclude(ram)));
@@ -188,6 +194,28 @@ impl BeaconSearch {
     pub fn findings(&mut self) -> &mut Findings {
         &mut self.findings
     }
+}
+
+/// The beacons that state the address `address` at a place where it may lie, whether
+/// they live or not.
+///
+/// # Errors
+/// [`RamError`] when the VM's memory cannot be read.
+pub fn beacons_at(target: &Target, address: GuestPhysical) -> Result<Vec<Candidate>, RamError> {
+    let mut search = BeaconSearch::start(target, Where::At(address))?;
+    Ok(search.findings.candidates(&target.ram))
+}
+
+fn scan(target: &Target, step: Step, findings: &mut Findings) -> Result<(), RamError> {
+    let mut result = Ok(());
+    target.ram.scan(&brand(), step, &mut |at| {
+        result = findings.add(target, at);
+        match result {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    })?;
+    result
 }
 
 /// Looks for the living beacon of a guest, waiting up to `patience` for a pulse to
