@@ -5,11 +5,12 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use vmshm_link::GuestPhysical;
 use vmshm_link::beacon::brand;
-use vmshm_ram::{BlockOffset, RamError, Step};
+use vmshm_ram::{BlockOffset, RamError, Step, VmmKind};
 
 use crate::findings::Findings;
-use crate::sighting::{Sighting, Target, Where, stated_address};
+use crate::sighting::{Candidate, Sighting, Target, Where, stated_address};
 
 /// For how long pages are searched for a guest inside the guest once its own beacon is
 /// known. In what is left then, the next search goes on.
@@ -41,7 +42,7 @@ pub struct BeaconSearch {
     started: Instant,
     /// The next page to look at; nothing when all were looked at.
     next_page: Option<BlockOffset>,
-    /// Whether a VMM that may hold RAM at any address is still to be searched so.
+    /// Whether pages may lie at any address of the process, and those were not searched.
     any_address: bool,
     /// Whether the last step took its time for searching pages.
     searched: bool,
@@ -88,7 +89,7 @@ impl BeaconSearch {
                         findings.add(target, at)?;
                     }
                 }
-                add_all(&mut findings, target, Step::HugePage)?;
+                scan(target, Step::HugePage, &mut findings)?;
                 next_page = known.pages_from;
             }
         }
@@ -105,9 +106,9 @@ impl BeaconSearch {
             findings,
             started,
             next_page,
-            any_address: matches!(place, Where::Scan)
+            any_address: place == Where::Scan
                 && !known.likely_only
-                && target.vmm.kind.steps().contains(&Step::Byte),
+                && target.vmm.kind == VmmKind::Unknown,
             searched: false,
         })
     }
@@ -133,21 +134,18 @@ impl BeaconSearch {
                 return Ok(None);
             }
         }
-        if self.next_page.is_none() && self.any_address && !self.findings.has_own_beacon(ram) {
-            self.any_address = false;
-            self.search_all(target, Step::Byte)?;
-            self.searched = true;
+        if self.next_page.is_none()
+            && std::mem::take(&mut self.any_address)
+            && !self.findings.has_own_beacon(ram)
+        {
+            scan(target, Step::Byte, &mut self.findings)?;
+            self.findings.settle(target)?;
             return Ok(None);
         }
         if self.next_page.is_none() && self.findings.is_hopeless() {
             return Ok(Some(self.findings.conclude(ram)));
         }
         Ok(verdict)
-    }
-
-    fn search_all(&mut self, target: &Target, step: Step) -> Result<(), RamError> {
-        add_all(&mut self.findings, target, step)?;
-        self.findings.settle(target)
     }
 
     fn search_pages(&mut self, target: &Target, from: BlockOffset) -> Result<(), RamError> {
@@ -202,8 +200,17 @@ impl BeaconSearch {
     }
 }
 
-/// Adds every place with the brand that steps of this width meet.
-fn add_all(findings: &mut Findings, target: &Target, step: Step) -> Result<(), RamError> {
+/// The beacons that state the address `address` at a place where it may lie, whether
+/// they live or not.
+///
+/// # Errors
+/// [`RamError`] when the VM's memory cannot be read.
+pub fn beacons_at(target: &Target, address: GuestPhysical) -> Result<Vec<Candidate>, RamError> {
+    let mut search = BeaconSearch::start(target, Where::At(address))?;
+    Ok(search.findings.candidates(&target.ram))
+}
+
+fn scan(target: &Target, step: Step, findings: &mut Findings) -> Result<(), RamError> {
     let mut result = Ok(());
     target.ram.scan(&brand(), step, &mut |at| {
         result = findings.add(target, at);

@@ -427,6 +427,20 @@ impl Findings {
         })
     }
 
+    /// All pages that are beacons as a whole, living or not, and wherever they lie.
+    pub(crate) fn candidates(&mut self, ram: &GuestRam) -> Vec<Candidate> {
+        let mut found = Vec::new();
+        for trace in &mut self.traces {
+            if is_beacon(ram, trace)
+                && let Some(Ok((beacon, signs))) = page_at(ram, trace.at)
+            {
+                let at = trace.at;
+                found.push(Candidate { at, beacon, signs });
+            }
+        }
+        found
+    }
+
     /// What is left to say when no time is left to wait.
     pub(crate) fn conclude(&mut self, ram: &GuestRam) -> Sighting {
         if let Some(verdict) = self.verdict(ram, true) {

@@ -7,7 +7,7 @@ use vmshm_link::beacon::KEEPER_PULSE;
 use vmshm_ram::Machine;
 
 use super::*;
-use crate::beacon_search::find_living;
+use crate::beacon_search::{beacons_at, find_living};
 use crate::own_guest::{INNER, OUTER, OwnGuest, page};
 use crate::sighting::Where;
 
@@ -196,4 +196,20 @@ fn an_address_by_hand_finds_only_what_states_it() {
     assert!(matches!(by_hand(TRUE), Sighting::Living(_)));
     assert!(matches!(by_hand(10 * MIB), Sighting::Nothing));
     assert!(matches!(by_hand(u64::MAX - 4095), Sighting::Nothing));
+    let stated =
+        |address| beacons_at(&guest.target, GuestPhysical(address)).expect("it can be read");
+    assert_eq!(stated(TRUE).len(), 1);
+    assert_eq!(stated(10 * MIB).len(), 0);
+}
+
+#[test]
+fn a_process_of_unknown_kind_may_hold_pages_at_any_address() {
+    let guest = OwnGuest::new(16 * MIB, Machine::Unknown);
+    let at = 5 * MIB + 16;
+    guest.beacon(at, TRUE, OUTER);
+    let _heart = guest.beat(vec![at], AT_ONCE);
+    match sight(&guest, PATIENCE) {
+        Sighting::Living(candidate) => assert_eq!(candidate.at.offset, at),
+        other => panic!("{other:?}"),
+    }
 }

@@ -127,19 +127,6 @@ pub fn signs_at(ram: &GuestRam, at: BlockOffset, beacon: &Beacon) -> Option<Sign
     (there == *beacon).then(|| Signs::from_page(&page).ok())?
 }
 
-/// The beacons that state `address` as their own and lie where it may lie; alive or not.
-pub(crate) fn candidates_at(target: &Target, address: GuestPhysical) -> Vec<Candidate> {
-    let read = |at| {
-        let mut page = [0; PAGE_BYTES];
-        target.ram.read_at(at, &mut page).ok()?;
-        let beacon = Beacon::from_page(&page).ok()?;
-        let signs = Signs::from_page(&page).ok()?;
-        (beacon.own == address).then_some(Candidate { at, beacon, signs })
-    };
-    let places = target.likely_places(address);
-    places.into_iter().filter_map(read).collect()
-}
-
 /// The address that a page at `at` states as its own, if it were a beacon.
 pub(crate) fn stated_address(ram: &GuestRam, at: BlockOffset) -> Option<GuestPhysical> {
     let mut word = [0; 8];

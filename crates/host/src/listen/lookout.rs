@@ -2,10 +2,11 @@
 //! only, wherever that may lie in each, and only by reading.
 
 use vmshm_link::rendezvous::message::Announce;
-use vmshm_ram::{FindError, Method, OpenError, Protection, Vmm, find_all};
+use vmshm_ram::{FindError, Method, Protection, Vmm, find_all};
 use vmshm_shm::SharedMemory;
 
-use crate::sighting::{self, Candidate, Directory, Target};
+use crate::beacon_search::beacons_at;
+use crate::sighting::{Candidate, Directory, Target};
 
 /// A VM of this host, as a listener names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,13 +71,17 @@ impl Lookout for Processes {
     }
 }
 
-fn look_at(vmm: &Vmm, method: Method, announce: &Announce) -> Result<Vec<Suspect>, OpenError> {
+fn look_at(
+    vmm: &Vmm,
+    method: Method,
+    announce: &Announce,
+) -> Result<Vec<Suspect>, Box<dyn std::error::Error>> {
     let target = Target::open(vmm, method)?;
     let is_meant = |candidate: &&Candidate| {
         candidate.beacon.epoch == announce.epoch && candidate.beacon.boot_id == announce.boot_id
     };
     let mut suspects = Vec::new();
-    let candidates = sighting::candidates_at(&target, announce.beacon);
+    let candidates = beacons_at(&target, announce.beacon)?;
     for candidate in candidates.iter().filter(is_meant) {
         // A damaged directory is as good as none: an old copy of a beacon has one.
         match Directory::open(&target, candidate, Protection::Read) {
