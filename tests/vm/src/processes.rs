@@ -93,3 +93,16 @@ pub fn is_alive(pid: u32) -> bool {
         .and_then(|rest| rest.split_whitespace().next());
     state.is_some_and(|state| !matches!(state, "Z" | "X"))
 }
+
+/// Whether all threads of a process are stopped; the signal takes a moment to reach them.
+#[must_use]
+pub fn is_stopped(pid: u32) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return false;
+    };
+    threads.flatten().all(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        let state = stat.rsplit(')').next().unwrap_or_default().trim_start();
+        state.starts_with(['T', 't'])
+    })
+}

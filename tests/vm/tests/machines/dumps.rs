@@ -13,6 +13,7 @@ use vmshm_vm_tests::environment::{self, guest_program, report, skip};
 use vmshm_vm_tests::fleet;
 use vmshm_vm_tests::machine::{Kind, Machine};
 use vmshm_vm_tests::patience::{SOON, wait_for, wait_until};
+use vmshm_vm_tests::processes;
 use vmshm_vm_tests::program::{Outcome, Program, vmshm};
 use vmshm_vm_tests::status::Status;
 
@@ -219,6 +220,9 @@ fn nothing_comes_into_being_in_a_machine_that_is_dumped() {
         kib.map(|kib: u64| kib << 10).expect("a size")
     };
     let paused = machine.pause();
+    wait_for("machine that stands still", SOON, || {
+        processes::is_stopped(machine.pid)
+    });
     let before = resident();
     let outcome = vmshm(["dump", &machine.name, "-o", "/dev/null"]).run();
     let after = resident();
