@@ -266,7 +266,79 @@ impl Connection {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::time::Instant;
+
+    use rustix::fs::MemfdFlags;
+    use vmshm_link::GuestPhysical;
+    use vmshm_link::directory::DIRECTORY_SIZE;
+    use vmshm_link::fields::Text;
+    use vmshm_link::rendezvous::message::{GREETING_BYTES, greeting};
+    use vmshm_shm::Protection;
+
     use super::*;
+
+    fn start(port: u16) -> Connector {
+        let file = rustix::fs::memfd_create("directory", MemfdFlags::CLOEXEC).expect("a memfd");
+        rustix::fs::ftruncate(&file, DIRECTORY_SIZE).expect("a size");
+        let directory = Window::open(&file, 0, DIRECTORY_SIZE, Protection::ReadWrite);
+        let announce = Announce {
+            beacon: GuestPhysical(0x20_0000),
+            epoch: 7,
+            boot_id: [1; 16],
+            version: Text::new("0.1.0"),
+            name: Text::new("guest"),
+        };
+        let listener = format!("tcp:127.0.0.1:{port}").parse().expect("right");
+        let directory = Arc::new(directory.expect("maps"));
+        Connector::start(listener, announce, directory, |_| {}).expect("a thread")
+    }
+
+    fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !holds() {
+            assert!(Instant::now() < deadline, "no {what}");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    #[test]
+    fn it_tries_again_until_somebody_is_there_speaks_second_and_ends_with_the_agent() {
+        let port = {
+            let taken = TcpListener::bind("127.0.0.1:0").expect("binds");
+            taken.local_addr().expect("an address").port()
+        };
+        let connector = start(port);
+        wait_for("failure", || {
+            connector.info().state == ConnectionState::Waiting
+        });
+        let reason = connector.info().reason.unwrap_or_default();
+        assert!(reason.contains("refused"), "{reason}");
+
+        let listener = TcpListener::bind(("127.0.0.1", port)).expect("binds");
+        let (mut socket, _) = listener.accept().expect("it connects");
+        socket
+            .set_read_timeout(Some(Duration::from_millis(200)))
+            .expect("set");
+        let early = socket.read(&mut [0; 16]);
+        assert!(early.is_err(), "said before it was greeted: {early:?}");
+        socket.write_all(&greeting()).expect("sent");
+        socket
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .expect("set");
+        let mut answer = [0; GREETING_BYTES];
+        socket.read_exact(&mut answer).expect("it greets");
+        assert_eq!(answer, greeting());
+
+        // One that hangs up is connected to again.
+        drop(socket);
+        let (mut socket, _) = listener.accept().expect("it connects again");
+        drop(connector);
+        let mut rest = Vec::new();
+        let _ = socket.read_to_end(&mut rest);
+        assert!(rest.is_empty(), "said to who does not greet: {rest:?}");
+    }
 
     #[test]
     fn listeners_are_named_with_tcp_before_them() {

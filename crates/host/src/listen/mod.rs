@@ -6,6 +6,7 @@
 //! long each may take, how much each may send, and how often the VMs are looked at. It
 //! only reads guest memory, and never scans it.
 
+mod event;
 mod lookout;
 mod peer;
 #[cfg(test)]
@@ -18,9 +19,10 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use vmshm_link::rendezvous::endpoint::{self, EndpointError};
+use vmshm_link::rendezvous::endpoint;
 use vmshm_link::rendezvous::message::Announce;
 
+pub use event::{Departure, Event, ListenError};
 pub use lookout::{Looked, Lookout, Machine, Processes, Suspect};
 pub use peer::Refusal;
 
@@ -38,104 +40,6 @@ const ACCEPTS_PER_TURN: usize = 16;
 const AFTER_FAILURE: Duration = Duration::from_millis(20);
 /// How often the VMs of tied connections are looked for.
 const CHECK_EVERY: Duration = Duration::from_millis(500);
-
-/// Why nobody can be listened to.
-#[derive(Debug, thiserror::Error)]
-pub enum ListenError {
-    /// The address is none.
-    #[error("{text:?} is no address to listen at: {source}")]
-    Endpoint {
-        /// What was given.
-        text: String,
-        /// What is wrong.
-        #[source]
-        source: EndpointError,
-    },
-    /// The name has no address.
-    #[error("{text:?} cannot be looked up")]
-    Resolve {
-        /// What was given.
-        text: String,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// The address cannot be had.
-    #[error("cannot listen at {address}")]
-    Bind {
-        /// The address.
-        address: SocketAddr,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// Waiting failed.
-    #[error("cannot wait for connections")]
-    Wait(#[source] io::Error),
-}
-
-impl ListenError {
-    /// What the user can do about it.
-    #[must_use]
-    pub fn hint(&self) -> Option<&'static str> {
-        match self {
-            Self::Endpoint { .. } => Some("for example `vmshm listen 127.0.0.1:7001`"),
-            Self::Bind { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
-                Some("another program listens there; choose another port")
-            }
-            Self::Bind { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-                Some("ports below 1024 need root")
-            }
-            _ => None,
-        }
-    }
-}
-
-/// Why a tied connection ended.
-#[derive(Debug, thiserror::Error)]
-pub enum Departure {
-    /// The peer, or what it did.
-    #[error(transparent)]
-    Peer(Refusal),
-    /// The VM's process has ended.
-    #[error("the VM has ended")]
-    VmGone,
-    /// The same VM's agent has connected anew.
-    #[error("it has connected anew")]
-    Replaced,
-}
-
-/// What happens to a listener.
-#[derive(Debug)]
-pub enum Event<'a> {
-    /// An agent is tied to a VM.
-    Tied {
-        /// Where it connects from.
-        peer: SocketAddr,
-        /// The VM.
-        machine: &'a Machine,
-        /// What it said of itself; the beacon's address and epoch are proved.
-        announce: &'a Announce,
-    },
-    /// A tied agent has gone.
-    Left {
-        /// Where it connected from.
-        peer: SocketAddr,
-        /// The VM.
-        machine: &'a Machine,
-        /// Why.
-        why: Departure,
-    },
-    /// A peer was not tied.
-    Refused {
-        /// Where it connects from.
-        peer: SocketAddr,
-        /// Why.
-        why: Refusal,
-    },
-    /// Other commands will not know what this one learns.
-    NotRecorded(TiesError),
-}
 
 /// A listener with its connections.
 pub struct Listener {

@@ -85,16 +85,24 @@ struct Listening {
 }
 
 fn listening(guests: &[Guest], limit: Duration) -> Listening {
+    listening_at("127.0.0.1:0", guests, limit).expect("binds")
+}
+
+fn listening_at(
+    address: &str,
+    guests: &[Guest],
+    limit: Duration,
+) -> Result<Listening, ListenError> {
     let looks = Arc::new(Mutex::new(0));
     let host = Host {
         guests: guests.to_vec(),
         looks: Arc::clone(&looks),
     };
-    Listening {
-        listener: Listener::bind("127.0.0.1:0", limit, Box::new(host)).expect("binds"),
+    Ok(Listening {
+        listener: Listener::bind(address, limit, Box::new(host))?,
         told: Vec::new(),
         looks,
-    }
+    })
 }
 
 impl Listening {
@@ -261,6 +269,20 @@ fn whoever_announces_another_vms_beacon_is_refused_and_learns_nothing_but_the_no
     // Meanwhile the victim's own connection works.
     let _talk = host.tie(&victim);
     assert_eq!(host.news(), "tied victim at 0xe00000");
+}
+
+#[test]
+fn agents_are_tied_over_ipv6_too() {
+    let guest = guest(7, "one");
+    match listening_at("[::1]:0", std::slice::from_ref(&guest), LONG) {
+        Ok(mut host) => {
+            let _talk = host.tie(&guest);
+            assert_eq!(host.news(), "tied one at 0xe00000");
+        }
+        // Some containers have no IPv6 at all.
+        Err(ListenError::Bind { source, .. }) => eprintln!("skipped: no IPv6 here: {source}"),
+        Err(error) => panic!("{error}"),
+    }
 }
 
 #[test]
