@@ -52,7 +52,8 @@ impl OpenBlock {
         let mut rest = into;
         let mut from = at.offset;
         for run in existing {
-            let (absent, present, later) = split(rest, run.start - from, run.end - run.start)?;
+            let (absent, after) = cut(rest, run.start - from)?;
+            let (present, later) = cut(after, run.end - run.start)?;
             if !absent.is_empty() {
                 origin.read_at(self.block.file_offset() + from, absent)?;
             }
@@ -69,19 +70,12 @@ impl OpenBlock {
     }
 }
 
-/// The next two parts of some bytes, and the rest.
-fn split(
-    bytes: &mut [u8],
-    first: u64,
-    second: u64,
-) -> Result<(&mut [u8], &mut [u8], &mut [u8]), i32> {
-    let cut = |bytes, length| {
-        let length = usize::try_from(length).map_err(|_| code::BAD_DESCRIPTOR)?;
-        <[u8]>::split_at_mut_checked(bytes, length).ok_or(code::BAD_DESCRIPTOR)
-    };
-    let (first, rest) = cut(bytes, first)?;
-    let (second, rest) = cut(rest, second)?;
-    Ok((first, second, rest))
+/// The next so many of some bytes, and the rest.
+fn cut(bytes: &mut [u8], length: u64) -> Result<(&mut [u8], &mut [u8]), i32> {
+    let length = usize::try_from(length).map_err(|_| code::BAD_DESCRIPTOR)?;
+    bytes
+        .split_at_mut_checked(length)
+        .ok_or(code::BAD_DESCRIPTOR)
 }
 
 /// Writes to a file, through a mapping where it is made of huge pages.
