@@ -317,11 +317,15 @@ fn by_length(
         .collect()
 }
 
-/// Whether a rule puts every point where it was seen.
+/// Whether a rule puts every point where it was seen. It knows nothing of blocks that it
+/// does not use, such as plugged memory.
 fn agrees(rule: &Layout, points: &[Point]) -> bool {
-    points.iter().all(|point| {
-        rule.translate(point.0)
-            .is_ok_and(|location| location.at == point.1)
+    points.iter().all(|point| match rule.translate(point.0) {
+        Ok(location) => location.at == point.1,
+        Err(_) => {
+            let mut used = rule.ranges().iter();
+            used.all(|range| range.at.block != point.1.block)
+        }
     })
 }
 

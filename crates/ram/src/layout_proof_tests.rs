@@ -91,6 +91,17 @@ fn plugged_memory_is_told_by_its_length() {
     assert_eq!((location.at.block, location.at.offset), (1, PAGE));
     assert_eq!(location.source, Source::MachineRule);
 
+    // The agent's own pages may be in it, of which the rule knows nothing.
+    let inside = [point(4 * GIB + PAGE, 1, PAGE)];
+    let layout = Layout::prove(&inside, &ranges, &blocks, Some(&rule)).expect("a layout");
+    let source = |address| {
+        layout
+            .translate(GuestPhysical(address))
+            .map(|found| found.source)
+    };
+    assert_eq!(source(4 * GIB), Ok(Source::Proved));
+    assert_eq!(source(0x20_0000), Ok(Source::MachineRule));
+
     // Two of one length could be exchanged.
     let twins = [block(GIB), block(256 << 20), block(256 << 20)];
     let layout = Layout::prove(&points, &ranges, &twins, Some(&rule)).expect("a layout");

@@ -52,8 +52,8 @@ impl OpenBlock {
         let mut rest = into;
         let mut from = at.offset;
         for run in existing {
-            let (absent, behind) = split(rest, run.start - from)?;
-            let (present, later) = split(behind, run.end - run.start)?;
+            let (absent, after) = cut(rest, run.start - from)?;
+            let (present, later) = cut(after, run.end - run.start)?;
             if !absent.is_empty() {
                 origin.read_at(self.block.file_offset() + from, absent)?;
             }
@@ -70,8 +70,8 @@ impl OpenBlock {
     }
 }
 
-/// The first `length` of some bytes, and the rest.
-fn split(bytes: &mut [u8], length: u64) -> Result<(&mut [u8], &mut [u8]), i32> {
+/// The next so many of some bytes, and the rest.
+fn cut(bytes: &mut [u8], length: u64) -> Result<(&mut [u8], &mut [u8]), i32> {
     let length = usize::try_from(length).map_err(|_| code::BAD_DESCRIPTOR)?;
     bytes
         .split_at_mut_checked(length)

@@ -1,9 +1,9 @@
 //! Runs in a guest, as root: fills pages in as many parts of its memory as it can get, each with bytes that name its own
 //! guest-physical address, and keeps them until it is killed.
 //!
-//! `plant-pages SEED`. Says `page GPA ADDRESS` in hexadecimal for each, and in the end `planted`. Ordinary memory comes
-//! from the highest zone. A pool of huge pages that takes almost everything reaches the others, and what it gives out
-//! first is what it got last; the rest of it is given back.
+//! `plant-pages SEED`. Says `page GPA ADDRESS` in hexadecimal for each, and in the end `planted`. Memory comes from the
+//! highest zone first: a few huge pages of each node show that. A pool that takes almost everything reaches the lower
+//! ones, and what it gives out first is what it got last; the rest of it is given back.
 #![allow(
     clippy::expect_used,
     reason = "a program of the tests that cannot go on says so by panicking"
@@ -31,14 +31,18 @@ fn main() {
     let mut kept = vec![fill(MemfdFlags::CLOEXEC, ORDINARY, seed)];
     for pool in pools() {
         let count = pool.join("nr_hugepages");
-        let wanted = free_memory(&pool) / HUGE_PAGE * 7 / 8;
-        fs::write(&count, wanted.to_string()).expect("the pool grows");
-        let got = fs::read_to_string(pool.join("free_hugepages")).expect("the pool tells");
-        let got: u64 = got.trim().parse().expect("a number");
-        let size = got.min(HUGE_PAGES) * HUGE_PAGE;
-        if size > 0 {
-            let flags = MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
-            kept.push(fill(flags, size, seed));
+        let mut used = 0;
+        for fraction in [0, 7] {
+            let wanted = (free_memory(&pool) / HUGE_PAGE * fraction / 8).max(HUGE_PAGES);
+            fs::write(&count, (used + wanted).to_string()).expect("the pool grows");
+            let got = fs::read_to_string(pool.join("free_hugepages")).expect("the pool tells");
+            let got: u64 = got.trim().parse().expect("a number");
+            let pages = got.min(HUGE_PAGES);
+            if pages > 0 {
+                let flags = MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
+                kept.push(fill(flags, pages * HUGE_PAGE, seed));
+            }
+            used += pages;
         }
         fs::write(&count, "0").expect("the pool shrinks to what is used");
     }

@@ -2,7 +2,11 @@
 
 use std::time::Instant;
 
-use vmshm_ram::find_by_pid;
+use vmshm_host::attach::AttachOptions;
+use vmshm_host::machines::Subject;
+use vmshm_host::physical::Physical;
+use vmshm_link::GuestPhysical;
+use vmshm_ram::{Source, find_by_pid};
 use vmshm_vm_tests::agent;
 use vmshm_vm_tests::environment::report;
 use vmshm_vm_tests::machine::{Kind, Machine};
@@ -125,28 +129,38 @@ fn entry_of(machine: &Machine) -> serde_json::Value {
         .clone()
 }
 
-/// Compares every page that something is known of, and asks for what is none. Gives the number of pages.
+/// Compares every page that something is known of, and asks for what is none. Gives the number of pages. The command
+/// looks for the agent anew each time, so most of it is asked of the library, as the command asks it.
 fn memory_is_right(
     machine: &Machine,
     truth: &Truth,
     planted: &Planted<'_>,
     layout: Layout,
 ) -> usize {
+    let vmm = find_by_pid(machine.pid).expect("it is there");
+    let physical = Physical::for_looking(&Subject::Running(vmm), &AttachOptions::default());
+    let physical = physical.expect("a layout is known");
+    let look = Look {
+        machine,
+        physical,
+        layout,
+    };
     let mut count = 0;
     for address in planted.addresses() {
-        is_planted_there(machine, planted, address, layout);
+        look.is_planted_there(planted, address);
         count += 1;
     }
     if let Some(monitor) = &truth.monitor {
         for address in truth.pages() {
-            let bytes = |address| monitor.memory(address, PAGE);
-            is_same_page(machine, address, &bytes, layout);
+            look.is_same_page(address, &|| monitor.memory(address, PAGE));
             count += 1;
         }
     }
     for &address in &truth.holes {
-        read(machine, address).refused(&["guest's RAM"]);
+        let refused = look.ask(address).expect_err("there is no RAM");
+        assert!(refused.contains("guest's RAM"), "{address:#x}: {refused}");
     }
+    look.commands_say_the_same(truth, planted);
     count
 }
 
@@ -155,25 +169,105 @@ fn read(machine: &Machine, address: u64) -> Outcome {
     vmshm(["read", &pid, &format!("{address:#x}"), "4096"]).run()
 }
 
-/// What is read at an address; nothing where that may be unknown: where plugged memory lies, only the guest knows.
-fn page(machine: &Machine, address: u64, layout: Layout) -> Option<Vec<u8>> {
-    let outcome = read(machine, address);
-    let may_be_unknown = layout == Layout::Guessed && is_plugged(machine, address);
-    if may_be_unknown && outcome.code == Some(2) {
-        outcome.refused(&["guest's RAM"]);
-        return None;
+/// A machine while its memory is read.
+struct Look<'a> {
+    machine: &'a Machine,
+    physical: Physical,
+    layout: Layout,
+}
+
+impl Look<'_> {
+    /// A page, and how its place is known; else the reason.
+    fn ask(&self, address: u64) -> Result<(Vec<u8>, Option<Source>), String> {
+        let mut bytes = Vec::new();
+        let read = self
+            .physical
+            .read(GuestPhysical(address), PAGE, &mut |part| {
+                bytes.extend_from_slice(part);
+                Ok(())
+            });
+        match read {
+            Ok(source) => Ok((bytes, source)),
+            Err(error) => Err(error.to_string()),
+        }
     }
-    match layout {
-        Layout::Guessed => assert!(outcome.errors.starts_with("layout: "), "{}", outcome.errors),
-        Layout::Shown => assert!(
-            outcome.errors.is_empty() || outcome.errors.starts_with("layout: "),
+
+    /// What is read at an address that is RAM; nothing where that may be unknown: where plugged memory lies, only the
+    /// guest and the monitor know.
+    fn page(&self, address: u64) -> Option<Vec<u8>> {
+        match self.ask(address) {
+            Ok((bytes, source)) => {
+                let source = source.expect("a page has a source");
+                assert_eq!(bytes.len() as u64, PAGE);
+                assert!(
+                    self.layout == Layout::Shown || source != Source::Proved,
+                    "{address:#x} is proved without an agent"
+                );
+                Some(bytes)
+            }
+            Err(reason) => {
+                let may_be_unknown =
+                    self.layout == Layout::Guessed && is_plugged(self.machine, address);
+                assert!(may_be_unknown, "{address:#x}: {reason}");
+                assert!(reason.contains("guest's RAM"), "{address:#x}: {reason}");
+                None
+            }
+        }
+    }
+
+    fn is_planted_there(&self, planted: &Planted<'_>, address: u64) {
+        let Some(bytes) = self.page(address) else {
+            return;
+        };
+        let wanted = planted.contents(address);
+        assert!(
+            bytes == wanted || !planted.is_still_at(address),
+            "not what was planted at {address:#x}: {:02x?}…, not {:02x?}…",
+            &bytes[..16],
+            &wanted[..16]
+        );
+    }
+
+    /// The guest may be using the page, so only what stands still between two looks of the VMM's counts.
+    fn is_same_page(&self, address: u64, told: &dyn Fn() -> Vec<u8>) {
+        let mut wrong = Vec::new();
+        for _ in 0..LOOKS {
+            let before = told();
+            let Some(bytes) = self.page(address) else {
+                return;
+            };
+            let after = told();
+            let mut places = 0..bytes.len();
+            let still = |place: &usize| before[*place] == after[*place];
+            if places.clone().filter(still).count() * 2 < bytes.len() {
+                continue;
+            }
+            let differs = |place: &usize| still(place) && bytes[*place] != before[*place];
+            let Some(place) = places.find(differs) else {
+                return;
+            };
+            wrong.push(place);
+        }
+        panic!("another page than the monitor's at {address:#x}: at {wrong:?}");
+    }
+
+    /// The same at some addresses, as users ask.
+    fn commands_say_the_same(&self, truth: &Truth, planted: &Planted<'_>) {
+        let known = |address: &u64| self.ask(*address).is_ok();
+        let address = planted.addresses().find(known).expect("a known page");
+        let outcome = read(self.machine, address);
+        let guessed = outcome.errors.starts_with("layout: ");
+        assert!(
+            guessed || (self.layout == Layout::Shown && outcome.errors.is_empty()),
             "{}",
             outcome.errors
-        ),
+        );
+        let same = outcome.success() == planted.contents(address);
+        assert!(same || !planted.is_still_at(address), "at {address:#x}");
+        if let Some(&address) = truth.holes.first() {
+            read(self.machine, address).refused(&["guest's RAM"]);
+        }
     }
-    let bytes = outcome.success();
-    assert_eq!(bytes.len() as u64, PAGE);
-    Some(bytes)
 }
 
 fn is_plugged(machine: &Machine, address: u64) -> bool {
@@ -183,40 +277,4 @@ fn is_plugged(machine: &Machine, address: u64) -> bool {
         }
         _ => false,
     }
-}
-
-fn is_planted_there(machine: &Machine, planted: &Planted<'_>, address: u64, layout: Layout) {
-    let Some(bytes) = page(machine, address, layout) else {
-        return;
-    };
-    let wanted = planted.contents(address);
-    assert!(
-        bytes == wanted || !planted.is_still_at(address),
-        "not what was planted at {address:#x}: {:02x?}…, not {:02x?}…",
-        &bytes[..16],
-        &wanted[..16]
-    );
-}
-
-/// The guest may be using the page, so only what stands still between two looks of the VMM's counts.
-fn is_same_page(machine: &Machine, address: u64, told: &dyn Fn(u64) -> Vec<u8>, layout: Layout) {
-    let mut wrong = Vec::new();
-    for _ in 0..LOOKS {
-        let before = told(address);
-        let Some(bytes) = page(machine, address, layout) else {
-            return;
-        };
-        let after = told(address);
-        let mut places = 0..bytes.len();
-        let still = |place: &usize| before[*place] == after[*place];
-        if places.clone().filter(still).count() * 2 < bytes.len() {
-            continue;
-        }
-        let Some(place) = places.find(|place| still(place) && bytes[*place] != before[*place])
-        else {
-            return;
-        };
-        wrong.push(place);
-    }
-    panic!("another page than the monitor's at {address:#x}: at {wrong:?}");
 }

@@ -24,7 +24,7 @@ pub fn boot(kind: Kind) -> Machine {
         let vmm = find_by_pid(machine.pid).expect("it is there");
         wait_until_idle(&vmm);
         let before = residency::of(&vmm);
-        look(&machine);
+        look(&machine, &vmm);
         let growth = residency::of(&vmm).saturating_sub(before);
         report(&format_args!(
             "{}: {} MiB of RAM are there, {} KiB more after looking",
@@ -42,12 +42,16 @@ pub fn boot(kind: Kind) -> Machine {
 }
 
 /// Everything that only looks.
-fn look(machine: &Machine) {
+fn look(machine: &Machine, vmm: &Vmm) {
     let pid = machine.pid.to_string();
     vmshm(["list", "--json"]).run().success();
-    // Guests take memory from the ends. This is below every board's gap.
-    let eighths = if machine.kind.vmm() == "uml" { 5 } else { 2 };
-    let middle = format!("{:#x}", machine.kind.ram_bytes() / 8 * eighths);
+    // Guests take memory from the ends. This is below every board's gap; user-mode Linux has its own before its RAM.
+    let middle = if machine.kind.vmm() == "uml" {
+        vmm.blocks[0].file_offset() + machine.kind.ram_bytes() / 8 * 5
+    } else {
+        machine.kind.ram_bytes() / 4
+    };
+    let middle = format!("{middle:#x}");
     let length = READ.to_string();
     let bytes = vmshm(["read", &pid, &middle, &length]).run().success();
     let zeros = bytes.iter().filter(|byte| **byte == 0).count() as u64;
