@@ -21,8 +21,11 @@ use crate::sighting::{self, Candidate, Directory, Sighting, Target, Where};
 
 /// How often [`Observer::look`] is meant to be called.
 pub const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// How often while RAM is being searched, which goes on a little with each look.
+/// How often while a heartbeat is waited for.
 pub const SEARCH_EVERY: Duration = Duration::from_millis(100);
+/// All pages are searched a little at a time, and of one VM at a time, so that a large
+/// one takes no more of the processor than a small one.
+const SLICE_EVERY: Duration = Duration::from_millis(450);
 /// A heartbeat that has not moved for so long is called silent.
 const SILENCE: Duration = Duration::from_millis(1500);
 /// How long a search waits for a heartbeat.
@@ -138,7 +141,8 @@ impl Observer {
     /// When it makes sense to look again.
     #[must_use]
     pub fn pause(&self) -> Duration {
-        if self.watched.values().any(|one| one.search.is_some()) {
+        let waits = |one: &Watched| one.search.is_some() && !one.searches_pages();
+        if self.watched.values().any(waits) {
             SEARCH_EVERY
         } else {
             LOOK_EVERY
@@ -147,8 +151,10 @@ impl Observer {
 
     fn watch_known(&mut self, now: Instant, events: &mut Vec<Event>) {
         let count = u32::try_from(self.watched.len()).unwrap_or(u32::MAX);
+        let mut pages_free = !self.watched.values().any(Watched::searches_pages);
         self.watched.retain(|_, watched| {
-            let stays = watched.look(now, count, events);
+            let stays = watched.look(now, count, pages_free, events);
+            pages_free &= !watched.searches_pages();
             if !stays {
                 events.push(watched.event(Happening::Disappeared));
             }
@@ -191,6 +197,7 @@ struct Watched {
     search: Option<(BeaconSearch, Duration)>,
     next_likely: Instant,
     next_pages: Instant,
+    next_slice: Instant,
     next_blocks: Instant,
     compare_blocks_at: Instant,
     /// How many pages the VMM had mapped when its blocks were compared.
@@ -211,6 +218,7 @@ impl Watched {
             search: None,
             next_likely: now,
             next_pages: now + PAGES_EVERY,
+            next_slice: now,
             next_blocks: now + BLOCKS_EVERY,
             compare_blocks_at: now + COMPARE_EVERY,
             mapped_pages: look.view.vmm.mapped_pages(),
@@ -256,7 +264,13 @@ impl Watched {
     }
 
     /// Looks once; whether the VM is still there.
-    fn look(&mut self, now: Instant, count: u32, events: &mut Vec<Event>) -> bool {
+    fn look(
+        &mut self,
+        now: Instant,
+        count: u32,
+        pages_free: bool,
+        events: &mut Vec<Event>,
+    ) -> bool {
         let run_state = self.run_state();
         if run_state == RunState::Gone {
             return false;
@@ -289,9 +303,16 @@ impl Watched {
         }
         self.look_at_beacon(now, events);
         self.look_at_regions(events);
-        self.go_on_searching(now, count, events);
+        self.go_on_searching(now, count, pages_free, events);
         self.look_at_kernel(now, events);
         true
+    }
+
+    /// Whether a search of all pages is under way.
+    fn searches_pages(&self) -> bool {
+        self.search
+            .as_ref()
+            .is_some_and(|(search, _)| search.next_page().is_some())
     }
 
     /// Whether the process is still a VM; opens it anew where its RAM is another.
@@ -381,11 +402,21 @@ impl Watched {
     }
 
     /// Starts a search where one is due, and carries one on that has begun.
-    fn go_on_searching(&mut self, now: Instant, count: u32, events: &mut Vec<Event>) {
+    fn go_on_searching(
+        &mut self,
+        now: Instant,
+        count: u32,
+        pages_free: bool,
+        events: &mut Vec<Event>,
+    ) {
+        if self.searches_pages() && now < self.next_slice {
+            return;
+        }
+        self.next_slice = now + SLICE_EVERY;
         let Some(target) = &self.target else {
             return;
         };
-        let all_pages = now >= self.next_pages;
+        let all_pages = pages_free && now >= self.next_pages;
         let silent = self.view.agent.as_ref().map(|agent| agent.state) == Some(AgentState::Silent);
         let lacks = self.beacon.is_none() || silent;
         if self.search.is_none() && (all_pages || (lacks && now >= self.next_likely)) {
