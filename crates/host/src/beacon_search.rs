@@ -33,6 +33,8 @@ pub struct Known {
     pub pages_from: Option<BlockOffset>,
     /// Whether other than the likely places are left out even if those have no beacon.
     pub likely_only: bool,
+    /// Whether there is time to search all pages for guests inside the guest.
+    pub is_patient: bool,
 }
 
 /// A search that is under way.
@@ -44,6 +46,7 @@ pub struct BeaconSearch {
     next_page: Option<BlockOffset>,
     /// Whether pages may lie at any address of the process, and those were not searched.
     any_address: bool,
+    is_patient: bool,
     /// Whether the last step took its time for searching pages.
     searched: bool,
 }
@@ -58,6 +61,7 @@ impl BeaconSearch {
             places: Vec::new(),
             pages_from: Some(BlockOffset::default()),
             likely_only: false,
+            is_patient: false,
         };
         Self::resume(target, place, &all)
     }
@@ -109,6 +113,7 @@ impl BeaconSearch {
             any_address: place == Where::Scan
                 && !known.likely_only
                 && target.vmm.kind == VmmKind::Unknown,
+            is_patient: known.is_patient,
             searched: false,
         })
     }
@@ -128,7 +133,11 @@ impl BeaconSearch {
         if let Some(from) = self.next_page {
             let elapsed = self.started.elapsed();
             let has_own = self.findings.has_own_beacon(ram);
-            if !has_own || elapsed < INNER_BUDGET || (elapsed > LATE && verdict.is_none()) {
+            if !has_own
+                || self.is_patient
+                || elapsed < INNER_BUDGET
+                || (elapsed > LATE && verdict.is_none())
+            {
                 self.search_pages(target, from)?;
                 self.searched = true;
                 return Ok(None);

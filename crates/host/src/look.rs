@@ -245,6 +245,7 @@ fn known(target: &Target, before: Option<&SeenVm>, now: u64) -> Known {
                 .unwrap_or_default()
         }),
         likely_only: covered && is_bare,
+        is_patient: false,
     }
 }
 

@@ -424,6 +424,7 @@ impl Watched {
                 places: self.beacon.iter().map(|candidate| candidate.at).collect(),
                 pages_from: all_pages.then(BlockOffset::default),
                 likely_only: !all_pages,
+                is_patient: true,
             };
             let started = Instant::now();
             let search = BeaconSearch::resume(target, Where::Scan, &known).ok();
@@ -441,7 +442,7 @@ impl Watched {
         let started = Instant::now();
         let sighting = match search.step(target) {
             Ok(Some(sighting)) => Some(sighting),
-            Ok(None) if search.elapsed() < PULSE_WAIT || search.is_searching(target) => None,
+            Ok(None) if search.elapsed() < PULSE_WAIT || search.next_page().is_some() => None,
             _ => Some(search.conclude(target)),
         };
         *took += started.elapsed();
