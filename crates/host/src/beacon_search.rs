@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use vmshm_link::GuestPhysical;
 use vmshm_link::beacon::brand;
-use vmshm_ram::{BlockOffset, RamError, Step, VmmKind};
+use vmshm_ram::{BlockOffset, RamError, Step};
 
 use crate::findings::Findings;
 use crate::sighting::{Candidate, Sighting, Target, Where, stated_address};
@@ -112,7 +112,7 @@ impl BeaconSearch {
             next_page,
             any_address: place == Where::Scan
                 && !known.likely_only
-                && target.vmm.kind == VmmKind::Unknown,
+                && target.vmm.kind.steps().contains(&Step::Byte),
             is_patient: known.is_patient,
             searched: false,
         })

@@ -16,6 +16,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use vmshm_link::beacon::{KEEPER_BEAT_MILLIS, Signs};
 
 use crate::identity::own_identity;
+use crate::user_directory;
 
 /// The file's name in its directory.
 const FILE: &str = "beacons";
@@ -237,19 +238,15 @@ fn boot_id() -> u128 {
 /// The user's own directory for this, made if `make` says so; nothing unless it is
 /// theirs alone.
 fn directory(make: bool) -> Option<OwnedFd> {
-    let user = rustix::process::geteuid();
-    let path = match std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from) {
-        Some(path) if path.is_absolute() => path.join("vmshm"),
-        _ if user.is_root() => PathBuf::from("/run/vmshm-host"),
-        _ => std::env::temp_dir().join(format!("vmshm-{}", user.as_raw())),
+    let open = |path: PathBuf| {
+        if make {
+            let _ = rustix::fs::mkdirat(CWD, &path, Mode::RWXU);
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        user_directory::is_ours_alone(&path)
+            .then(|| rustix::fs::openat(CWD, &path, flags, Mode::empty()).ok())?
     };
-    if make {
-        let _ = rustix::fs::mkdirat(CWD, &path, Mode::RWXU);
-    }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let directory = rustix::fs::openat(CWD, &path, flags, Mode::empty()).ok()?;
-    let stat = rustix::fs::fstat(&directory).ok()?;
-    (stat.st_uid == user.as_raw() && stat.st_mode & 0o077 == 0).then_some(directory)
+    user_directory::candidates().into_iter().find_map(open)
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ pub mod region;
 pub mod session;
 pub mod sighting;
 pub mod ties;
+mod user_directory;
 pub mod watch;
 
 pub use attach::{AttachError, AttachOptions, attach};

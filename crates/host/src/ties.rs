@@ -9,7 +9,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
@@ -17,6 +17,7 @@ use vmshm_link::GuestPhysical;
 use vmshm_link::quantity::parse_number;
 
 use crate::identity::start_time;
+use crate::user_directory::{self, is_ours_alone};
 
 /// What the first line of each file begins with.
 const MARK: &str = "vmshm-ties 1";
@@ -67,7 +68,7 @@ impl Record {
     /// # Errors
     /// [`TiesError`].
     pub fn open() -> Result<Self, TiesError> {
-        Self::open_in(&directories())
+        Self::open_in(&user_directory::candidates())
     }
 
     fn open_in(directories: &[PathBuf]) -> Result<Self, TiesError> {
@@ -128,7 +129,7 @@ impl Drop for Record {
 /// user has learned it.
 #[must_use]
 pub fn beacon_of(pid: u32) -> Option<GuestPhysical> {
-    beacon_in(&directories(), pid)
+    beacon_in(&user_directory::candidates(), pid)
 }
 
 fn beacon_in(directories: &[PathBuf], pid: u32) -> Option<GuestPhysical> {
@@ -184,36 +185,9 @@ fn parse_tie(line: &str) -> Option<Tie> {
     })
 }
 
-/// Where such files may lie, the best first. They do not depend on how the user has
-/// logged in, as far as that is possible.
-fn directories() -> Vec<PathBuf> {
-    let user = rustix::process::geteuid();
-    let mut directories = Vec::new();
-    if user.is_root() {
-        directories.push(PathBuf::from("/run/vmshm"));
-    }
-    directories.push(PathBuf::from(format!("/run/user/{}/vmshm", user.as_raw())));
-    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    if let Some(runtime) = runtime.filter(|path| path.is_absolute()) {
-        directories.push(runtime.join("vmshm"));
-    }
-    directories.push(PathBuf::from(format!("/tmp/vmshm-{}", user.as_raw())));
-    directories
-}
-
-/// Whether this is a directory, not a link to one, of this user that nobody else may
-/// enter.
-fn is_ours_alone(directory: &Path) -> bool {
-    fs::symlink_metadata(directory).is_ok_and(|found| {
-        found.is_dir()
-            && found.uid() == rustix::process::geteuid().as_raw()
-            && found.mode() & 0o077 == 0
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use super::*;
 
