@@ -14,13 +14,13 @@ const THERE: RingLayout = RingLayout {
     tail: 0x100,
     head: 0x180,
     data: 0x1000,
-    capacity: 1 << 14,
+    capacity: 1 << 12,
 };
 const BACK: RingLayout = RingLayout {
     tail: 0x200,
     head: 0x280,
-    data: 0x5000,
-    capacity: 1 << 14,
+    data: 0x2000,
+    capacity: 1 << 12,
 };
 
 fn main() {

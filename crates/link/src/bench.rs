@@ -4,8 +4,8 @@
 //! 0x000  stop: a count, written by the host; one more when it has measured enough
 //! 0x040  ping: a count, written by the host
 //! 0x0c0  pong: the same count, written by the guest
-//! 0x100  ring words, and from 0x1000 on two rings of 16 KiB
-//! 0x9000 bulk data, to the region's end
+//! 0x100  ring words, and from 0x1000 on two rings of 4 KiB
+//! 0x3000 bulk data, to the region's end
 //! ```
 //!
 //! The host starts its words, then asks; the agent starts the guest's words before it
@@ -24,9 +24,9 @@ pub const PONG: u64 = 0x0c0;
 pub const STOP: u64 = 0x000;
 /// After so long without a ping or record the guest's side ends by itself.
 pub const PATIENCE_MILLIS: u64 = 3000;
-/// Bytes of each ring: few, so that what is timed is the way between two caches and not
-/// the way to memory.
-const CAPACITY: u64 = 16 << 10;
+/// Bytes of each ring: few, so that what is timed is the way between the two nearest
+/// caches and not the way to memory.
+const CAPACITY: u64 = 4 << 10;
 /// Where the bulk data starts; it goes on to the region's end.
 pub const BULK: u64 = PAGE + 2 * CAPACITY;
 /// Size of a bench region: room for 16 MiB of bulk data.

@@ -67,12 +67,12 @@ fn as_text(report: &Report, find_ms: Option<f64>) -> String {
     );
     format!(
         "{}ratio of p50 to the floor: {:.2}\n\
-         copy of {} out of the region ({} extents, {}): {:.1} GB/s; memcpy {:.1} GB/s; ratio {:.2}\n\
+         copy of {} out of the region ({}, {}): {:.1} GB/s; memcpy {:.1} GB/s; ratio {:.2}\n\
          beacon: {find}\n",
         output::table(&rows),
         report.message.p50 / report.floor.p50,
         output::size(report.copied),
-        report.extents,
+        output::count(report.extents, "extent"),
         if report.mapped { "map" } else { "copy" },
         report.region_copy,
         report.private_copy,

@@ -49,10 +49,10 @@ pub(crate) fn create(create: &RegionCreate, global: &Global) -> Result<(), Failu
     )?;
     if !global.quiet {
         eprintln!(
-            "region {} of {} in {} extents",
+            "region {} of {} in {}",
             create.target.region,
             output::size(region.memory.size()),
-            region.extents.len()
+            output::count(region.extents.len(), "extent")
         );
     }
     Ok(())
