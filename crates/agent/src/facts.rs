@@ -138,7 +138,9 @@ fn parse_iomem(text: &str) -> Vec<Extent> {
             });
         }
     }
-    in_order(ranges)
+    // What touches stays apart: plugged memory is told by its length.
+    ranges.sort_unstable();
+    ranges
 }
 
 fn parse_zones(text: &str) -> Vec<Extent> {
@@ -229,13 +231,14 @@ mod tests {
 
     #[test]
     fn reads_a_pc() {
-        let text = "00000000-00000fff : Reserved\n00001000-0009fbff : System RAM\n000f0000-000fffff : Reserved\n  000f0000-000fffff : System ROM\n00100000-1ffdffff : System RAM\n  0a200000-0b001d31 : Kernel code\n100000000-13fffffff : System RAM\n";
+        let text = "00000000-00000fff : Reserved\n00001000-0009fbff : System RAM\n000f0000-000fffff : Reserved\n  000f0000-000fffff : System ROM\n00100000-1ffdffff : System RAM\n  0a200000-0b001d31 : Kernel code\n100000000-13fffffff : System RAM\n140000000-147ffffff : System RAM\n";
         assert_eq!(
             parse_iomem(text),
             [
                 extent(0x1000, 0x9fc00),
                 extent(0x10_0000, 0x1ffe_0000),
-                extent(0x1_0000_0000, 0x1_4000_0000)
+                extent(0x1_0000_0000, 0x1_4000_0000),
+                extent(0x1_4000_0000, 0x1_4800_0000)
             ]
         );
     }

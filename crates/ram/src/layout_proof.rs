@@ -72,7 +72,8 @@ impl Layout {
                     .filter(|range| !proved.iter().any(|other| share_bytes(range, other)));
                 ranges.extend(parts);
             }
-            let rest = gaps(&reported, &ranges);
+            // Pieces of plugged memory may touch each other.
+            let rest = gaps(ram_ranges, &ranges);
             ranges.extend(by_length(&rest, blocks, &ranges, rule));
         }
         Self::new(ranges)

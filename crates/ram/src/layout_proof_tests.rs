@@ -91,6 +91,18 @@ fn plugged_memory_is_told_by_its_length() {
     assert_eq!((location.at.block, location.at.offset), (1, PAGE));
     assert_eq!(location.source, Source::MachineRule);
 
+    // Two that touch are told apart as they are reported.
+    let second = extent(plugged.start.0 + plugged.length, 4 * GIB + (768 << 20));
+    let two = [ranges[0], plugged, second];
+    let layout = Layout::prove(&points, &two, &blocks, Some(&rule)).expect("a layout");
+    let block_at = |address| {
+        layout
+            .translate(GuestPhysical(address))
+            .map(|found| found.at.block)
+    };
+    assert_eq!(block_at(second.start.0 - PAGE), Ok(1));
+    assert_eq!(block_at(second.start.0), Ok(2));
+
     // The agent's own pages may be in it, of which the rule knows nothing.
     let inside = [point(4 * GIB + PAGE, 1, PAGE)];
     let layout = Layout::prove(&inside, &ranges, &blocks, Some(&rule)).expect("a layout");

@@ -74,7 +74,7 @@ pub enum Shape {
     Whole,
     /// Two NUMA nodes: private memory of 1 GiB and a memfd of the rest, given in the wrong order.
     TwoNodes,
-    /// One piece, and room for a DIMM that is plugged while the guest runs.
+    /// One piece, and room for two DIMMs that are plugged while the guest runs.
     Slots,
 }
 
@@ -93,8 +93,10 @@ pub struct Cell {
 
 /// The first of two nodes.
 const FIRST_NODE: u64 = 1;
-/// The size of the DIMM.
+/// The size of the DIMM that is plugged first.
 pub const DIMM: u64 = 256 << 20;
+/// The size of the one that is plugged while the agent runs.
+pub const LATER_DIMM: u64 = 128 << 20;
 
 impl Cell {
     /// A machine whose RAM is one piece.

@@ -2,8 +2,8 @@
 //! guest-physical address, and keeps them until it is killed.
 //!
 //! `plant-pages SEED`. Says `page GPA ADDRESS` in hexadecimal for each, and in the end `planted`. Memory comes from the
-//! highest zone first: a few huge pages of each node show that. A pool that takes almost everything reaches the lower
-//! ones, and what it gives out first is what it got last; the rest of it is given back.
+//! highest zone first: a few huge pages of each node show that. A pool of more than is free above 4 GiB reaches what is
+//! below, and what it gives out first is what it got last; the rest of it is given back.
 #![allow(
     clippy::expect_used,
     reason = "a program of the tests that cannot go on says so by panicking"
@@ -32,8 +32,10 @@ fn main() {
     for pool in pools() {
         let count = pool.join("nr_hugepages");
         let mut used = 0;
-        for fraction in [0, 7] {
-            let wanted = (free_memory(&pool) / HUGE_PAGE * fraction / 8).max(HUGE_PAGES);
+        for wanted in [
+            HUGE_PAGES,
+            free_above_4g(&pool) / HUGE_PAGE + 2 * HUGE_PAGES,
+        ] {
             fs::write(&count, (used + wanted).to_string()).expect("the pool grows");
             let got = fs::read_to_string(pool.join("free_hugepages")).expect("the pool tells");
             let got: u64 = got.trim().parse().expect("a number");
@@ -66,14 +68,23 @@ fn pools() -> Vec<PathBuf> {
     pools
 }
 
-/// The free memory of the node whose pool this is.
-fn free_memory(pool: &Path) -> u64 {
-    let node = pool.ancestors().nth(2).expect("a node");
-    let memory = fs::read_to_string(node.join("meminfo")).expect("a node tells its memory");
-    // Node 0 MemFree:          1234 kB
-    let line = memory.lines().find(|line| line.contains("MemFree:"));
-    let number = line.and_then(|line| line.split_whitespace().nth(3)?.parse::<u64>().ok());
-    number.expect("there is MemFree") << 10
+/// What is free in the zone above 4 GiB of the node whose pool this is.
+fn free_above_4g(pool: &Path) -> u64 {
+    let node = pool.ancestors().nth(2).and_then(Path::file_name);
+    let node = node.and_then(|name| name.to_str()).expect("a node");
+    let number = node.trim_start_matches("node");
+    let zones = fs::read_to_string("/proc/zoneinfo").expect("there is /proc");
+    // Node 0, zone   Normal
+    //   pages free     786432
+    let mut inside = false;
+    for line in zones.lines() {
+        if line.starts_with("Node ") {
+            inside = line.starts_with(&format!("Node {number},")) && line.ends_with(" Normal");
+        } else if inside && let Some(pages) = line.trim().strip_prefix("pages free") {
+            return pages.trim().parse::<u64>().expect("a number") * PAGE_SIZE;
+        }
+    }
+    0
 }
 
 /// Makes new memory, fills some of its pages, and says where they are.

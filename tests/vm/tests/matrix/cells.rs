@@ -75,7 +75,7 @@ fn two_nodes_of_different_backings() {
 }
 
 #[test]
-fn a_dimm_is_plugged_while_the_guest_runs() {
+fn dimms_are_plugged_while_the_guest_runs() {
     examine(Kind::Qemu(Cell {
         shape: Shape::Slots,
         ..Cell::new(Pc, Private, 1)
@@ -106,10 +106,12 @@ fn examine(kind: Kind) {
         return;
     }
     let machine = untouched::boot(kind);
-    if let Kind::Qemu(cell) = kind
-        && cell.shape == Shape::Slots
-    {
+    let has_slots = matches!(kind, Kind::Qemu(cell) if cell.shape == Shape::Slots);
+    if has_slots {
         plugging::plug(&machine);
     }
     reading::without_and_with_the_agent(&machine);
+    if has_slots {
+        plugging::plug_another(&machine);
+    }
 }

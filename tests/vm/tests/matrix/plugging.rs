@@ -1,34 +1,63 @@
-//! A DIMM that is plugged into a running machine, and taken into use by its guest.
+//! DIMMs that are plugged into a running machine, and taken into use by its guest.
 
 use serde_json::json;
-use vmshm_vm_tests::cell::DIMM;
+use vmshm_vm_tests::cell::{DIMM, LATER_DIMM};
 use vmshm_vm_tests::machine::Machine;
-use vmshm_vm_tests::patience::{SOON, wait_for};
+use vmshm_vm_tests::patience::{LATER, wait_for};
+use vmshm_vm_tests::program::vmshm;
 use vmshm_vm_tests::qmp::Qmp;
 
-/// Plugs it, and waits until the guest uses it.
+/// Linux takes memory into use in pieces of this size.
+const PIECE: u64 = 128 << 20;
+/// A page somewhere in the middle of a DIMM.
+const INSIDE: u64 = 0x123_4000;
+
+/// Plugs the first, and waits until the guest uses it.
 pub fn plug(machine: &Machine) {
-    let monitor = Qmp::of(&machine.name);
-    plug_one(&monitor);
-    take_into_use(machine);
+    plug_one(machine, "first", DIMM);
+    take_into_use(machine, DIMM);
 }
 
-fn plug_one(monitor: &Qmp) {
-    let memory = json!({"qom-type": "memory-backend-ram", "id": "plugged", "size": DIMM});
+/// Plugs another while the agent runs, which then states its addresses by itself.
+pub fn plug_another(machine: &Machine) {
+    plug_one(machine, "second", LATER_DIMM);
+    take_into_use(machine, DIMM + LATER_DIMM);
+    let monitor = Qmp::of(&machine.name);
+    let devices = monitor.execute("query-memory-devices", &json!({}));
+    let devices = devices.as_array().expect("a list");
+    let device = devices.iter().find(|one| one["data"]["id"] == "second");
+    let device = &device.expect("it is plugged")["data"];
+    let address = device["addr"].as_u64().expect("a number") + INSIDE;
+    let pid = machine.pid.to_string();
+    let place = format!("{address:#x}");
+    wait_for("plugged memory in the layout", LATER, || {
+        let read = vmshm(["read", &pid, &place, "4096"]).run();
+        if read.code != Some(0) {
+            read.refused(&["guest's RAM"]);
+            return false;
+        }
+        // The guest may be writing there at this moment.
+        read.success() == monitor.memory(address, 4096)
+    });
+}
+
+fn plug_one(machine: &Machine, name: &str, size: u64) {
+    let monitor = Qmp::of(&machine.name);
+    let backend = format!("{name}-memory");
+    let memory = json!({"qom-type": "memory-backend-ram", "id": backend, "size": size});
     monitor.execute("object-add", &memory);
-    let device = json!({"driver": "pc-dimm", "id": "dimm", "memdev": "plugged"});
+    let device = json!({"driver": "pc-dimm", "id": name, "memdev": backend});
     monitor.execute("device_add", &device);
 }
 
 /// Guests that do not do so by themselves are told to.
-fn take_into_use(machine: &Machine) {
-    let pieces = DIMM >> 27;
-    wait_for("plugged memory in the guest", SOON, || {
+fn take_into_use(machine: &Machine, plugged: u64) {
+    wait_for("plugged memory in the guest", LATER, || {
         let online = "for state in /sys/devices/system/memory/memory*/state; do \
                       [ $(cat $state) = online ] || echo online >$state; done; \
                       grep -l online /sys/devices/system/memory/memory*/state | wc -l";
         let count = machine.guest.check(online);
-        let blocks: u64 = count.trim().parse().expect("a number");
-        blocks >= (machine.kind.ram_bytes() >> 27) + pieces
+        let pieces: u64 = count.trim().parse().expect("a number");
+        pieces >= (machine.kind.ram_bytes() + plugged) / PIECE
     });
 }
