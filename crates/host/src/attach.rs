@@ -24,6 +24,10 @@ use crate::session::Session;
 use crate::sighting::{self, Candidate, Directory, DirectoryError, Sighting, Target, Where};
 use crate::watch::Watch;
 
+/// A guest whose processor is taken away while it writes its directory's header has it
+/// back within this.
+const REWRITTEN_WITHIN: Duration = Duration::from_millis(500);
+
 /// How to attach.
 #[derive(Debug, Clone)]
 pub struct AttachOptions {
@@ -241,15 +245,14 @@ pub fn see(vmm: &Vmm, options: &AttachOptions) -> Result<Seen, AttachError> {
         KeeperState::Withdrawn => return Err(AttachError::Leaving { name }),
         KeeperState::AgentAlive | KeeperState::Starting => {}
     }
-    let directory =
-        Directory::open(&target, &candidate, Protection::ReadWrite).map_err(|source| {
-            let name = name.clone();
-            if source.shows_nesting() {
-                AttachError::Nested { name }
-            } else {
-                AttachError::Directory { name, source }
-            }
-        })?;
+    let directory = open_directory(&target, &candidate).map_err(|source| {
+        let name = name.clone();
+        if source.shows_nesting() {
+            AttachError::Nested { name }
+        } else {
+            AttachError::Directory { name, source }
+        }
+    })?;
     let page = beacon_view(&ram, &candidate).map_err(open_error)?;
     let signs =
         sighting::signs_at(&ram, candidate.at, &candidate.beacon).unwrap_or(candidate.signs);
@@ -264,6 +267,20 @@ pub fn see(vmm: &Vmm, options: &AttachOptions) -> Result<Seen, AttachError> {
         deadline: start + options.timeout,
         start,
     })
+}
+
+/// Opens the directory. One that is caught in the middle of being written (memory was
+/// plugged in) is looked at again, for a moment.
+fn open_directory(target: &Target, candidate: &Candidate) -> Result<Directory, DirectoryError> {
+    let deadline = Instant::now() + REWRITTEN_WITHIN;
+    loop {
+        match Directory::open(target, candidate, Protection::ReadWrite) {
+            Err(DirectoryError::Link(LinkError::Violation { .. })) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            other => return other,
+        }
+    }
 }
 
 fn beacon_view(ram: &GuestRam, candidate: &Candidate) -> Result<Arc<View>, OpenError> {

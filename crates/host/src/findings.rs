@@ -25,6 +25,9 @@ const HEADS_AT_ONCE: usize = 256;
 /// The most pages that are kept in mind, of those that may be the guest's own and of
 /// the others each.
 const MOST: usize = 1 << 16;
+/// The most living beacons that are kept of the guest's own and of others each: one of
+/// another guest is enough to tell that there is one.
+const MOST_LIVING: usize = 64;
 /// How many whole pages are read between two looks at the heartbeats.
 const CHECKS_AT_ONCE: usize = 64;
 /// How long the beacon of another guest gets to show life after it was found: the
@@ -70,6 +73,7 @@ pub struct Findings {
     foreign: Vec<BlockOffset>,
     living: Vec<(Candidate, Fit)>,
     left_out: u64,
+    said_left_out: bool,
     /// When the last page was added.
     grown_at: Option<Instant>,
 }
@@ -188,7 +192,7 @@ impl Findings {
         }
         self.foreign.extend(foreign);
         self.foreign.truncate(MOST);
-        if self.left_out > 0 {
+        if self.left_out > 0 && !std::mem::replace(&mut self.said_left_out, true) {
             tracing::warn!(
                 pages = self.left_out,
                 "too many pages carry the brand; some are not watched"
@@ -300,7 +304,8 @@ impl Findings {
                     beacon,
                     signs,
                 };
-                self.living.push((candidate, trace.fit));
+                let fit = trace.fit;
+                self.keep_living(candidate, fit);
             }
             // It has just become another one: the next look tells.
             Ok(_) => {}
@@ -330,8 +335,29 @@ impl Findings {
             trace.is_beacon = Some(true);
             trace.lives = true;
             let candidate = Candidate { at, beacon, signs };
-            self.living.push((candidate, trace.fit));
+            let fit = trace.fit;
+            self.keep_living(candidate, fit);
         }
+    }
+
+    fn keep_living(&mut self, candidate: Candidate, fit: Fit) {
+        let is_stray = |fit: Fit| fit == Fit::Wrong;
+        let alike = self
+            .living
+            .iter()
+            .filter(|(_, other)| is_stray(*other) == is_stray(fit));
+        if alike.count() < MOST_LIVING {
+            self.living.push((candidate, fit));
+        }
+    }
+
+    /// Where beacons lie that decided what was found: a later look at the likely places
+    /// alone must not miss them.
+    pub(crate) fn deciding_places(&self) -> Vec<BlockOffset> {
+        let living = self.living.iter().map(|(candidate, _)| candidate.at);
+        living
+            .chain(self.foreign.iter().copied().take(MOST_LIVING))
+            .collect()
     }
 
     /// The beacons that showed life, the guest's own first.

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vmshm_link::directory::{RegionEntry, RegionKind};
 use vmshm_link::{Extent, GuestPhysical};
@@ -15,6 +15,7 @@ use vmshm_ram::{DumpFormat, GuestRam, Layout, RamBlock, Source, Vmm, guest_os_in
 use crate::attach::{self, AttachError, AttachOptions};
 use crate::machines::{self, AgentState, AgentView, Subject};
 use crate::physical::{self, Physical, PhysicalError};
+use crate::session::RequestError;
 
 /// Into how many pieces a block is cut to show which parts of it exist.
 const PIECES: u64 = 2048;
@@ -197,7 +198,7 @@ fn block_views(ram: &GuestRam) -> Vec<BlockView> {
 }
 
 fn running(vmm: &Vmm, options: &AttachOptions) -> Result<Inspection, PhysicalError> {
-    let mut looked = machines::look_at(vec![vmm.clone()]);
+    let mut looked = machines::look_by(vec![vmm.clone()], options.place);
     let view = looked.pop();
     let mut found = Inspection {
         name: vmm.name.clone(),
@@ -303,20 +304,29 @@ impl Inspection {
                 return;
             }
         };
+        let deadline = Instant::now() + options.timeout;
         for index in 0..self.regions.len() {
             let Some(region) = self.regions.get_mut(index).filter(|region| is_raw(region)) else {
                 continue;
             };
             let name = region.entry.name.as_str().to_owned();
-            match session.region_extents(&name, ANSWER) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match session.region_extents(&name, left.min(ANSWER)) {
                 Ok(extents) => region.extents = Some(extents),
                 Err(error) => {
                     let hint = error.hint();
+                    let is_silent = matches!(
+                        error,
+                        RequestError::NoAnswer { .. } | RequestError::Ended(_)
+                    );
                     self.note(
                         &format!("where region {name:?} lies is not known"),
                         &error,
                         hint,
                     );
+                    if is_silent {
+                        return;
+                    }
                 }
             }
         }

@@ -141,7 +141,8 @@ impl Observer {
     /// When it makes sense to look again.
     #[must_use]
     pub fn pause(&self) -> Duration {
-        let waits = |one: &Watched| one.search.is_some() && !one.searches_pages();
+        let waits =
+            |one: &Watched| one.likely.is_some() || (one.pages.is_some() && !one.searches_pages());
         if self.watched.values().any(waits) {
             SEARCH_EVERY
         } else {
@@ -183,6 +184,9 @@ impl Observer {
     }
 }
 
+/// A search, and how long it has taken of the processor.
+type UnderWay = (BeaconSearch, Duration);
+
 /// One VM under watch.
 #[derive(Debug)]
 struct Watched {
@@ -194,7 +198,12 @@ struct Watched {
     /// The guest's boot id when an agent last told it.
     boot_id: Option<[u8; 16]>,
     paused: bool,
-    search: Option<(BeaconSearch, Duration)>,
+    /// The search of the likely places, while the agent is missed.
+    likely: Option<UnderWay>,
+    /// The search of all pages. It may take minutes, and the other goes on beside it.
+    pages: Option<UnderWay>,
+    /// Where beacons lay that made the last search say what it said.
+    deciding: Vec<BlockOffset>,
     next_likely: Instant,
     next_pages: Instant,
     next_slice: Instant,
@@ -215,7 +224,9 @@ impl Watched {
             directory: None,
             last_moved: now,
             paused: false,
-            search: None,
+            likely: None,
+            pages: None,
+            deciding: Vec::new(),
             next_likely: now,
             next_pages: now + PAGES_EVERY,
             next_slice: now,
@@ -310,7 +321,7 @@ impl Watched {
 
     /// Whether a search of all pages is under way.
     fn searches_pages(&self) -> bool {
-        self.search
+        self.pages
             .as_ref()
             .is_some_and(|(search, _)| search.next_page().is_some())
     }
@@ -326,7 +337,9 @@ impl Watched {
             return false;
         };
         if !same_blocks(&vmm, before) {
-            self.search = None;
+            self.likely = None;
+            self.pages = None;
+            self.deciding.clear();
             self.target = look::open(&vmm);
             self.view.vmm = vmm;
             // Its place is counted by blocks, which are others now.
@@ -358,6 +371,10 @@ impl Watched {
         candidate.signs = signs;
         if moved {
             self.last_moved = now;
+            if self.directory.is_none() {
+                // It may have been caught in the middle of being written.
+                self.directory = Directory::open(target, candidate, Protection::Read).ok();
+            }
         }
         let was_silent =
             self.view.agent.as_ref().map(|agent| agent.state) == Some(AgentState::Silent);
@@ -401,7 +418,7 @@ impl Watched {
         }
     }
 
-    /// Starts a search where one is due, and carries one on that has begun.
+    /// Starts searches where they are due, and carries on what has begun.
     fn go_on_searching(
         &mut self,
         now: Instant,
@@ -409,48 +426,75 @@ impl Watched {
         pages_free: bool,
         events: &mut Vec<Event>,
     ) {
+        let silent = self.view.agent.as_ref().map(|agent| agent.state) == Some(AgentState::Silent);
+        let lacks = self.beacon.is_none() || silent;
+        if self.likely.is_none() && lacks && now >= self.next_likely {
+            self.likely = self.start(false);
+            let took = self
+                .likely
+                .as_ref()
+                .map_or(Duration::ZERO, |(_, took)| *took);
+            self.next_likely = now + LIKELY_EVERY.max(took * SHARE * count);
+        }
+        if let Some((sighting, _)) = self.step(false) {
+            self.settle(&sighting, now, events);
+        }
         if self.searches_pages() && now < self.next_slice {
             return;
         }
         self.next_slice = now + SLICE_EVERY;
-        let Some(target) = &self.target else {
-            return;
-        };
-        let all_pages = pages_free && now >= self.next_pages;
-        let silent = self.view.agent.as_ref().map(|agent| agent.state) == Some(AgentState::Silent);
-        let lacks = self.beacon.is_none() || silent;
-        if self.search.is_none() && (all_pages || (lacks && now >= self.next_likely)) {
-            let known = Known {
-                places: self.beacon.iter().map(|candidate| candidate.at).collect(),
-                pages_from: all_pages.then(BlockOffset::default),
-                likely_only: !all_pages,
-                is_patient: true,
-            };
-            let started = Instant::now();
-            let search = BeaconSearch::resume(target, Where::Scan, &known).ok();
-            let took = started.elapsed();
-            self.next_likely = now + LIKELY_EVERY.max(took * SHARE * count);
-            if all_pages {
-                // Set anew when it is known how long it took.
-                self.next_pages = now + PAGES_EVERY;
-            }
-            self.search = search.map(|search| (search, took));
+        if self.pages.is_none() && pages_free && now >= self.next_pages {
+            // Set anew when it is known how long it took.
+            self.next_pages = now + PAGES_EVERY;
+            self.pages = self.start(true);
         }
-        let Some((search, took)) = &mut self.search else {
-            return;
+        if let Some((sighting, took)) = self.step(true) {
+            self.next_pages = self.next_pages.max(now + took * SHARE * count);
+            // What it saw at its start may be long past.
+            if matches!(sighting, Sighting::Nested) || self.beacon.is_none() || silent {
+                self.settle(&sighting, now, events);
+            }
+        }
+    }
+
+    fn start(&self, all_pages: bool) -> Option<UnderWay> {
+        let own = self.beacon.iter().map(|candidate| candidate.at);
+        let known = Known {
+            places: own.chain(self.deciding.iter().copied()).collect(),
+            pages_from: all_pages.then(BlockOffset::default),
+            likely_only: !all_pages,
+            is_patient: true,
         };
         let started = Instant::now();
-        let sighting = match search.step(target) {
-            Ok(Some(sighting)) => Some(sighting),
-            Ok(None) if search.elapsed() < PULSE_WAIT || search.next_page().is_some() => None,
-            _ => Some(search.conclude(target)),
+        let search = BeaconSearch::resume(self.target.as_ref()?, Where::Scan, &known).ok()?;
+        Some((search, started.elapsed()))
+    }
+
+    /// Carries a search on; what came of it and how long it took, if it is over.
+    fn step(&mut self, all_pages: bool) -> Option<(Sighting, Duration)> {
+        let target = self.target.as_ref()?;
+        let under_way = if all_pages {
+            &mut self.pages
+        } else {
+            &mut self.likely
         };
-        *took += started.elapsed();
-        let took = *took;
-        let Some(sighting) = sighting else { return };
-        self.next_pages = self.next_pages.max(now + took * SHARE * count);
-        self.search = None;
-        self.settle(&sighting, now, events);
+        let (search, took) = under_way.as_mut()?;
+        let started = Instant::now();
+        let sighting = match search.step(target) {
+            Ok(Some(sighting)) => sighting,
+            Ok(None) if search.elapsed() < PULSE_WAIT || search.next_page().is_some() => {
+                *took += started.elapsed();
+                return None;
+            }
+            _ => search.conclude(target),
+        };
+        let took = *took + started.elapsed();
+        self.deciding = match sighting {
+            Sighting::Nested | Sighting::Incompatible(_) => search.findings().deciding_places(),
+            _ => Vec::new(),
+        };
+        *under_way = None;
+        Some((sighting, took))
     }
 
     /// What a search that is over means.
@@ -467,6 +511,13 @@ impl Watched {
         let Some(target) = self.target.take() else {
             return;
         };
+        if let Sighting::Living(found) = sighting
+            && sighting::signs_at(&target.ram, found.at, &found.beacon).is_none()
+        {
+            // It has left since it was seen to live.
+            self.target = Some(target);
+            return;
+        }
         let look = Look::of_sighting(self.view.vmm.clone(), target, sighting);
         self.target = look.target;
         let regions_before = std::mem::take(&mut self.view.regions);

@@ -2,7 +2,7 @@
 //! memory, and proved page by page before its first use.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vmshm_link::beacon::PAGE;
 use vmshm_link::control::{RegionReply, Reply, Request};
@@ -166,13 +166,16 @@ impl Session {
         }
         let mut extents = Vec::new();
         let mut total = 0_u64;
+        // The guest chooses how many an answer has, so all answers share one limit.
+        let deadline = Instant::now() + timeout;
         while (extents.len() as u64) < granted.extents {
             let first = extents.len() as u64;
             let request = Request::Extents {
                 region: granted.region,
                 first,
             };
-            let Reply::Extents(part) = self.request(&request, timeout)? else {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Reply::Extents(part) = self.request(&request, left)? else {
                 return Err(unexpected().into());
             };
             for extent in part.extents() {

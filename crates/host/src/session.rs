@@ -224,8 +224,9 @@ impl Session {
                 if answered == tag {
                     return refusal_to_error(reply);
                 }
-                // The answer to a request that we gave up on.
-                continue;
+                // The answer to a request that we gave up on. A guest may send any number
+                // of such, so each counts as a look like any other.
+                backoff.reset();
             }
             let condition = self.keep()?;
             if Instant::now() >= deadline {

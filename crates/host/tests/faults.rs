@@ -8,6 +8,8 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
@@ -49,6 +51,13 @@ fn role() {
             scattered.push(map(number % 2 * 8192, 4096));
         }
     }
+    // The test tells by the end of our input when to change; it comes, too, when the test is killed.
+    let told = Arc::new(AtomicBool::new(false));
+    let by_input = Arc::clone(&told);
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        by_input.store(true, Ordering::Relaxed);
+    });
     println!("ready");
     std::io::stdout().flush().expect("somebody listens");
     let start = Instant::now();
@@ -56,10 +65,12 @@ fn role() {
     loop {
         match role.as_str() {
             "end" if start.elapsed() > Duration::from_millis(30) => std::process::exit(0),
-            "exec" if start.elapsed() > Duration::from_millis(30) => {
+            "exec" if told.load(Ordering::Relaxed) => {
                 let error = Command::new("sleep").arg("60").exec();
                 panic!("{error}");
             }
+            "exec" => std::thread::sleep(Duration::from_millis(1)),
+            _ if told.load(Ordering::Relaxed) => std::process::exit(0),
             "remap" => {
                 drop(memory);
                 memory = map(0, SIZE);
@@ -83,6 +94,7 @@ impl Player {
         let mut child = Command::new(std::env::current_exe().expect("known"))
             .args(["--exact", "role", "--nocapture"])
             .env(ROLE, role)
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -155,9 +167,10 @@ fn a_vmm_that_ends_is_gone() {
 #[test]
 fn a_vmm_that_becomes_another_program_is_not_read_on() {
     for method in [Method::Auto, Method::Copy] {
-        let player = Player::start("exec");
+        let mut player = Player::start("exec");
         let vmm = find_by_pid(player.pid()).expect("it is there");
         let target = Target::open(&vmm, method).expect("it opens");
+        player.0.stdin.take();
         let started = Instant::now();
         // The other program has no beacon. What was opened before shows the old RAM, or
         // nothing; never the new program's memory.

@@ -3,7 +3,9 @@
 
 use std::time::Instant;
 
-use vmshm_ram::{BlockOffset, BlockPiece, GuestRam, Method, Protection, find_all, find_by_pid};
+use vmshm_ram::{
+    BlockOffset, BlockPiece, GuestRam, Method, Protection, RamRead, find_all, find_by_pid,
+};
 use vmshm_shm::SharedMemory;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -64,5 +66,83 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             rate(writing)
         );
     }
+    random_reads(&ram)
+}
+
+/// Words at random places of pages that exist: through a view, by a call each, and by
+/// calls for a thousand.
+fn random_reads(ram: &GuestRam) -> Result<(), Box<dyn std::error::Error>> {
+    const MOST_RUNS: usize = 4096;
+    const BATCH: usize = 1024;
+    let length = ram.blocks().next().ok_or("no block")?.length;
+    let mut pieces = Vec::new();
+    ram.resident_runs(0, 0..length, &mut |run| {
+        pieces.push(BlockPiece {
+            at: BlockOffset {
+                block: 0,
+                offset: run.start,
+            },
+            length: run.end - run.start,
+        });
+        pieces.len() < MOST_RUNS
+    })?;
+    let view = ram.view(&pieces, Protection::Read)?;
+    let size: u64 = pieces.iter().map(|piece| piece.length).sum();
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut place = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % (size / 8) * 8
+    };
+    let rounds = 200_000_u32;
+    // Once for the page tables, once for the clock.
+    for warm in [false, true] {
+        let started = Instant::now();
+        let mut sum = 0_u64;
+        for _ in 0..rounds {
+            sum = sum.wrapping_add(view.load_relaxed(place())?);
+        }
+        std::hint::black_box(sum);
+        if warm {
+            println!(
+                "random words of {} MiB through a view: {:?} each",
+                size >> 20,
+                started.elapsed() / rounds
+            );
+        }
+    }
+    let inside = |offset: u64| {
+        let mut left = offset;
+        pieces.iter().find_map(|piece| {
+            if left < piece.length {
+                return piece.at.checked_add(left);
+            }
+            left -= piece.length;
+            None
+        })
+    };
+    let places: Vec<BlockOffset> = (0..BATCH).filter_map(|_| inside(place())).collect();
+    let mut words = vec![[0_u8; 8]; places.len()];
+    let started = Instant::now();
+    for (word, &at) in words.iter_mut().zip(&places) {
+        ram.read_at(at, word)?;
+    }
+    println!(
+        "random words by a call each: {:?} each",
+        started.elapsed() / u32::try_from(places.len())?
+    );
+    let mut reads: Vec<RamRead<'_>> = words
+        .iter_mut()
+        .zip(&places)
+        .map(|(into, &at)| RamRead { at, into })
+        .collect();
+    let started = Instant::now();
+    ram.read_many(&mut reads, &mut |_, _| {})?;
+    println!(
+        "random words, {} with one request: {:?} each",
+        places.len(),
+        started.elapsed() / u32::try_from(places.len())?
+    );
     Ok(())
 }

@@ -289,6 +289,8 @@ impl Listener {
             self.peers.remove(place);
             return tell(Event::Refused { peer, why });
         }
+        // Whoever hears of it may use it at once.
+        self.write_ties();
         tell(Event::Tied {
             peer: peer.address,
             machine,
@@ -301,6 +303,15 @@ impl Listener {
         };
         if let Some(earlier) = self.peers.iter().position(is_earlier) {
             self.depart(earlier, Departure::Replaced, tell);
+        }
+    }
+
+    /// Writes what is known; a failure is told at the end of the turn.
+    fn write_ties(&self) {
+        if let Some(record) = &self.record
+            && let Err(error) = record.write(&self.ties())
+        {
+            tracing::debug!(%error, "what is known cannot be written yet");
         }
     }
 
@@ -322,6 +333,7 @@ impl Listener {
             return;
         };
         if let Some(machine) = peer.machine() {
+            self.write_ties();
             tell(Event::Left {
                 peer: peer.address,
                 machine,

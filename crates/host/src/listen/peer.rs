@@ -18,6 +18,8 @@ use super::lookout::{Lookout, Machine, Suspect};
 const FLOOD: usize = 64 << 10;
 /// How long a connection may be quiet before the system asks whether it is there.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// After so many unanswered probes a peer is gone.
+const PROBES: u32 = 2;
 
 /// Why a peer is not talked to any further.
 #[derive(Debug, thiserror::Error)]
@@ -126,6 +128,7 @@ impl Peer {
         rustix::net::sockopt::set_socket_keepalive(&socket, true).map_err(io::Error::from)?;
         rustix::net::sockopt::set_tcp_keepidle(&socket, KEEP_ALIVE).map_err(io::Error::from)?;
         rustix::net::sockopt::set_tcp_keepintvl(&socket, KEEP_ALIVE).map_err(io::Error::from)?;
+        rustix::net::sockopt::set_tcp_keepcnt(&socket, PROBES).map_err(io::Error::from)?;
         let now = Instant::now();
         let peer = Self {
             socket,

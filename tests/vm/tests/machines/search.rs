@@ -8,6 +8,8 @@ use vmshm_vm_tests::bytes::{RandomBytes, hexadecimal};
 use vmshm_vm_tests::environment::report;
 use vmshm_vm_tests::fleet;
 use vmshm_vm_tests::machine::{Kind, Machine};
+use vmshm_vm_tests::patience::{SOON, wait_for};
+use vmshm_vm_tests::processes;
 use vmshm_vm_tests::program::vmshm;
 use vmshm_vm_tests::status::Status;
 
@@ -100,6 +102,10 @@ fn plant(machine: &Machine, path: &str, brand: &str) -> Vec<u64> {
 /// While the VMM is stopped nothing but the look itself can change its size.
 fn look_at_a_stopped_one(machine: &Machine, brand: &str, planted: &[u64]) {
     let _stopped = machine.pause();
+    // Each of its threads stops in its own time.
+    wait_for("stopped machine", SOON, || {
+        processes::is_stopped(machine.pid)
+    });
     let before = resident(machine.pid);
     // The agent is silent, so the layout is the machine's rule.
     let options = ["--hex", brand, "--timeout", "0.5"];
