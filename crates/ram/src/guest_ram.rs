@@ -95,7 +95,7 @@ impl GuestRam {
             };
             let origin = match (block.backing, block.file, block.listed) {
                 (Backing::PrivateFile, Some(file), Some((start, end))) => {
-                    BackingFile::open(&process, &file, &block.name, start, end).ok()
+                    BackingFile::open_to_read(&process, &file, &block.name, start, end).ok()
                 }
                 _ => None,
             };
