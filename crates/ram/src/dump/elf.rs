@@ -14,7 +14,7 @@ use object::write::elf as written;
 use object::{Endianness, FileKind};
 
 use super::plan::{PAGE, PlannedRange};
-use super::stored::{DumpError, Place, Segment};
+use super::stored::{DumpError, MOST_SEGMENTS, Place, Segment};
 
 /// Most program headers that an ELF file's header can count by itself.
 pub(super) const MOST_RANGES: usize = PN_XNUM as usize - 1;
@@ -95,12 +95,17 @@ where
             what: "an ELF file, but no core file",
         });
     }
-    let headers = header
-        .program_headers(endian, data)
-        .map_err(|_| DumpError::Truncated {
-            needed: header.e_phoff(endian).into(),
-            length,
-        })?;
+    let cut = || DumpError::Truncated {
+        needed: header.e_phoff(endian).into(),
+        length,
+    };
+    // The number may stand elsewhere in the file and be anything; all of them are read at
+    // once.
+    let count = header.phnum(endian, data).map_err(|_| cut())?;
+    if count > MOST_SEGMENTS {
+        return Err(damaged("it has more ranges than any machine"));
+    }
+    let headers = header.program_headers(endian, data).map_err(|_| cut())?;
     let mut segments = Vec::new();
     for header in headers {
         if header.p_type(endian) != PT_LOAD {
