@@ -13,6 +13,7 @@ use object::read::{ReadCache, ReadRef};
 use object::write::elf as written;
 use object::{Endianness, FileKind};
 
+use super::overlap::without_overlaps;
 use super::plan::{PAGE, PlannedRange};
 use super::stored::{DumpError, MOST_SEGMENTS, Place, Segment};
 
@@ -65,7 +66,7 @@ pub(super) fn head(ranges: &[PlannedRange]) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// The loadable segments that have bytes. What a segment has in memory behind its bytes
+/// The loadable segments that have bytes, each without what earlier ones have. What a segment has in memory behind its bytes
 /// in the file are zeros. A segment with no bytes in the file is no RAM: VirtualBox lists
 /// its devices' memory so.
 pub(super) fn segments(file: &File, length: u64) -> Result<Vec<Segment>, DumpError> {
@@ -147,5 +148,6 @@ where
             });
         }
     }
-    Ok(segments)
+    without_overlaps(segments)
+        .ok_or_else(|| damaged("a range of it goes beyond the end of all addresses"))
 }

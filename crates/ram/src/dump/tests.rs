@@ -117,6 +117,33 @@ fn elf_core(ranges: &[(u64, u64, u64, u64)], length: u64) -> tempfile::NamedTemp
 }
 
 #[test]
+fn an_elf_core_may_name_the_same_memory_more_than_once() {
+    use std::os::unix::fs::FileExt;
+    // As QEMU's dumps with paging: a virtual mapping, one that goes beyond it, the RAM.
+    let file = elf_core(
+        &[
+            (0x2000, 0x1_2000, 0x1000, 0x1000),
+            (0x1000, 0x1_1000, 0x1800, 0x4000),
+            (0, 0x1_0000, 0x8000, 0x8000),
+        ],
+        0x1_8000,
+    );
+    for page in 0..8_u8 {
+        let at = 0x1_0000 + u64::from(page) * 0x1000;
+        let bytes = [page + 1; 0x1000];
+        file.as_file().write_all_at(&bytes, at).expect("written");
+    }
+    let dump = StoredDump::open(file.path()).expect("a dump");
+    assert_eq!(dump.ram_bytes(), 0x8000);
+    for page in 0..8_u8 {
+        let address = u64::from(page) * 0x1000;
+        for address in [address, address + 0x7ff, address + 0x800, address + 0xfff] {
+            assert_eq!(byte_at(&dump, address), page + 1, "{address:#x}");
+        }
+    }
+}
+
+#[test]
 fn the_number_of_ranges_that_a_file_states_is_not_believed_before_it_is_checked() {
     use std::os::unix::fs::FileExt;
     let count = u32::try_from(stored::MOST_SEGMENTS).expect("it fits") + 1;
