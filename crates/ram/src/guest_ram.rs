@@ -95,7 +95,7 @@ impl GuestRam {
             };
             let origin = match (block.backing, block.file, block.listed) {
                 (Backing::PrivateFile, Some(file), Some((start, end))) => {
-                    BackingFile::open(&process, &file, &block.name, start, end).ok()
+                    BackingFile::open_to_read(&process, &file, &block.name, start, end).ok()
                 }
                 _ => None,
             };
@@ -359,23 +359,16 @@ impl GuestRam {
         };
         let length = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
         let open = self.checked(at, length)?;
-        open.residency
-            .runs(
-                open.file.as_deref(),
-                open.block.file_offset(),
-                open.block.start,
-                range,
-                visit,
-            )
+        open.runs(range, visit)
             .map_err(|code| self.ram_error(at, code))
     }
 
     /// Whether the system tells where a run of existing pages ends only by walking to its
     /// end, however far that is.
     pub(crate) fn sees_whole_runs(&self, block: usize) -> bool {
-        self.blocks
-            .get(block)
-            .is_some_and(|open| matches!(open.residency, Residency::FileHoles))
+        self.blocks.get(block).is_some_and(|open| {
+            open.origin.is_some() || matches!(open.residency, Residency::FileHoles)
+        })
     }
 
     /// Whether anything of a block can be reached.
@@ -396,12 +389,10 @@ impl GuestRam {
             // Reading a hole of the file is cheaper than asking, and harmless.
             return offsets;
         }
-        let exists = |offset: &u64| {
-            let file_offset = open.block.file_offset();
-            open.residency
-                .exists(open.file.as_deref(), file_offset, open.block.start, *offset)
-        };
-        offsets.into_iter().filter(exists).collect()
+        offsets
+            .into_iter()
+            .filter(|offset| open.exists(*offset))
+            .collect()
     }
 
     /// The block of an access that lies inside it.

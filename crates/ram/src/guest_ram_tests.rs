@@ -278,3 +278,68 @@ fn what_a_vmm_has_not_touched_of_a_private_file_is_read_from_the_file() {
     }
     assert_eq!(own.pages(), pages, "reading brought pages into being");
 }
+
+/// This process with a memory file of which it has touched less than the file holds, as if
+/// it were mapped privately.
+fn privately_mapped(size: u64, in_file: &[Range<u64>], touched: &[u64]) -> (OwnRam, GuestRam) {
+    let mut own = OwnRam::new(size);
+    for run in in_file {
+        let bytes = vec![3; usize::try_from(run.end - run.start).expect("small")];
+        rustix::io::pwrite(&own.file, &bytes, run.start).expect("written");
+    }
+    for page in touched {
+        own.mapping.write(*page, &[5; 100]).expect("written");
+    }
+    own.vmm.blocks[own.block].backing = Backing::PrivateFile;
+    let ram = own.open(Method::Copy);
+    (own, ram)
+}
+
+#[test]
+fn what_lies_in_a_private_file_alone_exists() {
+    const PAGE: u64 = PAGE_SIZE;
+    // The window in which the pages are asked for ends inside the third run.
+    let border = 128 * MIB;
+    let in_file = [
+        3 * PAGE..5 * PAGE,
+        9 * PAGE..10 * PAGE,
+        border - PAGE..border + 2 * PAGE,
+    ];
+    let touched = [5 * PAGE, 20 * PAGE, border + 2 * PAGE];
+    let (own, ram) = privately_mapped(130 * MIB, &in_file, &touched);
+    let pages = own.pages();
+    let expected = [
+        3 * PAGE..6 * PAGE,
+        9 * PAGE..10 * PAGE,
+        20 * PAGE..21 * PAGE,
+        border - PAGE..border + 3 * PAGE,
+    ];
+    let mut runs = Vec::new();
+    ram.resident_runs(own.block, 0..130 * MIB, &mut |run| {
+        runs.push(run);
+        true
+    })
+    .expect("runs");
+    assert_eq!(runs, expected);
+    // Not beyond what was asked for, and no further than wanted.
+    runs.clear();
+    ram.resident_runs(own.block, 4 * PAGE..border, &mut |run| {
+        runs.push(run);
+        runs.len() < 2
+    })
+    .expect("runs");
+    assert_eq!(runs, [4 * PAGE..6 * PAGE, 9 * PAGE..10 * PAGE]);
+    let asked = [0, 3, 4, 5, 6, 9, 20].map(|page| page * PAGE).to_vec();
+    let there = [3, 4, 5, 9, 20].map(|page| page * PAGE);
+    assert_eq!(ram.existing(own.block, asked), there);
+    let mut found = Vec::new();
+    ram.scan(&[3; 64], crate::Step::Page, &mut |at| {
+        found.push(at.offset);
+        std::ops::ControlFlow::Continue(())
+    })
+    .expect("a scan");
+    let wanted = [3, 4, 9].map(|page| page * PAGE);
+    let across = [border - PAGE, border, border + PAGE];
+    assert_eq!(found, [&wanted[..], &across].concat());
+    assert_eq!(own.pages(), pages, "looking brought pages into being");
+}

@@ -1,13 +1,14 @@
 //! One RAM block and the means to reach it: its file, and the way to tell which of its
 //! pages exist. It checks no bounds; whoever asks has.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use vmshm_shm::{MapError, PAGE_SIZE, Protection, SharedMemory};
 
 use crate::address::{BlockOffset, VmmVirtual};
 use crate::block::RamBlock;
-use crate::os::{BackingFile, Liveness, ProcessMemory, Residency, code};
+use crate::os::{BackingFile, Liveness, PrivateFile, ProcessMemory, Residency, code};
 use crate::view::View;
 
 /// A block and the means to reach it.
@@ -24,6 +25,40 @@ impl OpenBlock {
     /// Where the VMM has a place of this block.
     pub(crate) fn address(&self, at: BlockOffset) -> VmmVirtual {
         VmmVirtual(self.block.start.0 + at.offset)
+    }
+
+    fn private_file(&self) -> Option<PrivateFile<'_>> {
+        self.origin.as_deref().map(|file| PrivateFile {
+            residency: &self.residency,
+            start: self.block.start,
+            file,
+            file_offset: self.block.file_offset(),
+        })
+    }
+
+    /// Existing runs inside `range`, of whole pages and in order, until `visit` says no.
+    /// The error is the system's code.
+    pub(crate) fn runs(
+        &self,
+        range: Range<u64>,
+        visit: &mut dyn FnMut(Range<u64>) -> bool,
+    ) -> Result<(), i32> {
+        if let Some(private) = self.private_file() {
+            return private.runs(range, visit);
+        }
+        let (file, offset) = (self.file.as_deref(), self.block.file_offset());
+        self.residency
+            .runs(file, offset, self.block.start, range, visit)
+    }
+
+    /// Whether the page at `offset` exists; yes where that cannot be told.
+    pub(crate) fn exists(&self, offset: u64) -> bool {
+        if let Some(private) = self.private_file() {
+            return private.exists(offset);
+        }
+        let (file, file_offset) = (self.file.as_deref(), self.block.file_offset());
+        self.residency
+            .exists(file, file_offset, self.block.start, offset)
     }
 
     /// Fills `into` from the VMM's memory. Where the block is a private mapping of a file,

@@ -13,8 +13,9 @@ use object::read::{ReadCache, ReadRef};
 use object::write::elf as written;
 use object::{Endianness, FileKind};
 
+use super::overlap::without_overlaps;
 use super::plan::{PAGE, PlannedRange};
-use super::stored::{DumpError, Place, Segment};
+use super::stored::{DumpError, MOST_SEGMENTS, Place, Segment};
 
 /// Most program headers that an ELF file's header can count by itself.
 pub(super) const MOST_RANGES: usize = PN_XNUM as usize - 1;
@@ -65,7 +66,7 @@ pub(super) fn head(ranges: &[PlannedRange]) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// The loadable segments that have bytes. What a segment has in memory behind its bytes
+/// The loadable segments that have bytes, each without what earlier ones have. What a segment has in memory behind its bytes
 /// in the file are zeros. A segment with no bytes in the file is no RAM: VirtualBox lists
 /// its devices' memory so.
 pub(super) fn segments(file: &File, length: u64) -> Result<Vec<Segment>, DumpError> {
@@ -95,12 +96,17 @@ where
             what: "an ELF file, but no core file",
         });
     }
-    let headers = header
-        .program_headers(endian, data)
-        .map_err(|_| DumpError::Truncated {
-            needed: header.e_phoff(endian).into(),
-            length,
-        })?;
+    let cut = || DumpError::Truncated {
+        needed: header.e_phoff(endian).into(),
+        length,
+    };
+    // The number may stand elsewhere in the file and be anything; all of them are read at
+    // once.
+    let count = header.phnum(endian, data).map_err(|_| cut())?;
+    if count > MOST_SEGMENTS {
+        return Err(damaged("it has more ranges than any machine"));
+    }
+    let headers = header.program_headers(endian, data).map_err(|_| cut())?;
     let mut segments = Vec::new();
     for header in headers {
         if header.p_type(endian) != PT_LOAD {
@@ -142,5 +148,6 @@ where
             });
         }
     }
-    Ok(segments)
+    without_overlaps(segments)
+        .ok_or_else(|| damaged("a range of it goes beyond the end of all addresses"))
 }

@@ -6,6 +6,7 @@
 mod elf;
 mod format;
 mod lime;
+mod overlap;
 mod plan;
 mod stored;
 mod write;

@@ -87,6 +87,78 @@ fn what_is_cut_short_or_damaged_is_refused_with_the_reason() {
     assert!(matches!(error, DumpError::NoFile(_)), "{error}");
 }
 
+/// An ELF core with these ranges: address, place in the file, length there and in memory.
+fn elf_core(ranges: &[(u64, u64, u64, u64)], length: u64) -> tempfile::NamedTempFile {
+    let mut head = b"\x7fELF\x02\x01\x01".to_vec();
+    head.resize(16, 0);
+    head.extend(4_u16.to_le_bytes());
+    head.extend(62_u16.to_le_bytes());
+    head.extend(1_u32.to_le_bytes());
+    for word in [0_u64, 64, 0] {
+        head.extend(word.to_le_bytes());
+    }
+    head.extend(0_u32.to_le_bytes());
+    let count = u16::try_from(ranges.len()).expect("few");
+    for half in [64_u16, 56, count, 64, 0, 0] {
+        head.extend(half.to_le_bytes());
+    }
+    for (address, place, in_file, in_memory) in ranges {
+        head.extend(1_u32.to_le_bytes());
+        head.extend(7_u32.to_le_bytes());
+        // Its virtual address is one at which nobody reads.
+        let virtual_address = 0xffff_8880_0000_0000 + address;
+        for word in [*place, virtual_address, *address, *in_file, *in_memory, 0] {
+            head.extend(word.to_le_bytes());
+        }
+    }
+    let file = file(&head);
+    file.as_file().set_len(length).expect("sparse");
+    file
+}
+
+#[test]
+fn an_elf_core_may_name_the_same_memory_more_than_once() {
+    use std::os::unix::fs::FileExt;
+    // As QEMU's dumps with paging: a virtual mapping, one that goes beyond it, the RAM.
+    let file = elf_core(
+        &[
+            (0x2000, 0x1_2000, 0x1000, 0x1000),
+            (0x1000, 0x1_1000, 0x1800, 0x4000),
+            (0, 0x1_0000, 0x8000, 0x8000),
+        ],
+        0x1_8000,
+    );
+    for page in 0..8_u8 {
+        let at = 0x1_0000 + u64::from(page) * 0x1000;
+        let bytes = [page + 1; 0x1000];
+        file.as_file().write_all_at(&bytes, at).expect("written");
+    }
+    let dump = StoredDump::open(file.path()).expect("a dump");
+    assert_eq!(dump.ram_bytes(), 0x8000);
+    for page in 0..8_u8 {
+        let address = u64::from(page) * 0x1000;
+        for address in [address, address + 0x7ff, address + 0x800, address + 0xfff] {
+            assert_eq!(byte_at(&dump, address), page + 1, "{address:#x}");
+        }
+    }
+}
+
+#[test]
+fn the_number_of_ranges_that_a_file_states_is_not_believed_before_it_is_checked() {
+    use std::os::unix::fs::FileExt;
+    let count = u32::try_from(stored::MOST_SEGMENTS).expect("it fits") + 1;
+    let file = elf_core(&[], 64 + 64 + u64::from(count) * 56);
+    let put = |bytes: &[u8], at| file.as_file().write_all_at(bytes, at).expect("written");
+    // Section headers behind the file's header: the first has the number of ranges.
+    put(&64_u64.to_le_bytes(), 0x28);
+    put(&128_u64.to_le_bytes(), 0x20);
+    put(&0xffff_u16.to_le_bytes(), 0x38);
+    put(&1_u16.to_le_bytes(), 0x3c);
+    put(&count.to_le_bytes(), 64 + 44);
+    let error = StoredDump::open(file.path()).expect_err("too many");
+    assert!(matches!(error, DumpError::Damaged { .. }), "{error}");
+}
+
 proptest::proptest! {
     #[test]
     fn no_bytes_at_all_make_it_panic(

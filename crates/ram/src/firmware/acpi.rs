@@ -6,6 +6,8 @@
 
 use vmshm_link::{Extent, GuestPhysical};
 
+use super::allowance::Allowance;
+
 /// What a root pointer starts with; it stands on a multiple of 16.
 pub(super) const RSDP_SIGNATURE: &[u8; 8] = b"RSD PTR ";
 /// Bytes of a root pointer of version 2; the first 20 are version 1.
@@ -71,10 +73,11 @@ impl RootPointer {
     }
 }
 
-/// Follows a root pointer as far as tables go.
-pub(super) fn walk(root: &RootPointer, read: &mut Reader<'_>) -> Walk {
+/// Follows a root pointer as far as tables and the allowance go.
+pub(super) fn walk(root: &RootPointer, allowance: &mut Allowance, read: &mut Reader<'_>) -> Walk {
     let mut walker = Walker {
         read,
+        allowance,
         budget: READING_BUDGET,
         walk: Walk::default(),
     };
@@ -94,6 +97,9 @@ pub(super) fn walk(root: &RootPointer, read: &mut Reader<'_>) -> Walk {
 
 struct Walker<'a, 'b> {
     read: &'a mut Reader<'b>,
+    /// For all root pointers.
+    allowance: &'a mut Allowance,
+    /// For this one.
     budget: usize,
     walk: Walk,
 }
@@ -106,6 +112,9 @@ impl Walker<'_, '_> {
         };
         let entries = table.get(HEADER..).unwrap_or_default().chunks_exact(width);
         for entry in entries.take(MOST_ENTRIES) {
+            if self.allowance.is_over() {
+                return;
+            }
             let address = match width {
                 4 => half(entry, 0).map(u64::from),
                 _ => word(entry, 0),
@@ -136,6 +145,8 @@ impl Walker<'_, '_> {
         let found = self.read_table(GuestPhysical(address), signature);
         match &found {
             Some(_) => self.walk.confirmed.push(GuestPhysical(address)),
+            // What may not be read says nothing.
+            None if self.allowance.is_over() => {}
             None => self.walk.refuted += 1,
         }
         found
@@ -147,7 +158,7 @@ impl Walker<'_, '_> {
         signature: Option<&[u8; 4]>,
     ) -> Option<Vec<u8>> {
         let mut header = [0; HEADER];
-        if !(self.read)(address, &mut header) {
+        if !self.allowance.take(HEADER) || !(self.read)(address, &mut header) {
             return None;
         }
         let found: &[u8; 4] = header.first_chunk()?;
@@ -160,7 +171,7 @@ impl Walker<'_, '_> {
         };
         let length = half(&header, 4).filter(|length| *length <= LONGEST_TABLE)?;
         let length = usize::try_from(length).ok()?;
-        if !fits || length < HEADER || length > self.budget {
+        if !fits || length < HEADER || length > self.budget || !self.allowance.take(length) {
             return None;
         }
         self.budget -= length;

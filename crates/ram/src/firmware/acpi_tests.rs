@@ -1,12 +1,17 @@
 //! Tests of following root pointers, over tables made by hand.
 
+use std::time::{Duration, Instant};
+
 use super::*;
 use crate::firmware::tables::{Tables, root_pointer, table};
 use proptest::prelude::*;
 
 fn walk_over(tables: &Tables, root: &[u8]) -> Walk {
     let root = RootPointer::parse(root).expect("a root pointer");
-    walk(&root, &mut |at, into| tables.read(at.0, into))
+    let mut allowance = Allowance::new(usize::MAX, Instant::now() + Duration::from_secs(600));
+    walk(&root, &mut allowance, &mut |at, into| {
+        tables.read(at.0, into)
+    })
 }
 
 #[test]

@@ -196,6 +196,69 @@ fn ten_thousand_false_root_pointers_do_not_hide_the_right_one() {
     assert_eq!(end.source, Source::MachineRule);
 }
 
+/// More root pointers than are followed, close together, each with a right checksum.
+fn forged_roots(tables: &mut Tables, at: u64, rsdt: u32) {
+    let mut forged = Vec::new();
+    for _ in 0..30_000 {
+        let root = root_pointer(rsdt, None);
+        forged.extend_from_slice(&root[..32]);
+    }
+    tables.put(at, &forged);
+}
+
+#[test]
+fn no_more_roots_are_followed_than_is_said() {
+    let mut tables = Tables::default();
+    forged_roots(&mut tables, 16 * MIB, 0x10_0000);
+    let (_file, ram) = ram(&tables, 64 * MIB);
+    let roots = roots_anywhere(&ram, Instant::now() + BUDGET);
+    assert_eq!(roots.len(), MOST_ROOTS);
+    let hypotheses = layout_rule::hypotheses(PC, 64 * MIB, &blocks(&[64 * MIB]));
+    assert!(judge(&ram, &hypotheses, BUDGET).is_none());
+}
+
+#[test]
+fn forged_roots_and_tables_are_read_only_as_far_as_is_allowed() {
+    const ALLOWED: usize = 4 << 20;
+    let mut tables = Tables::default();
+    tables.put(0x10_0000, &table(b"SSDT", &vec![0; 900_000]));
+    let again: Vec<u8> = std::iter::repeat_n(0x10_0000_u32.to_le_bytes(), 200)
+        .flatten()
+        .collect();
+    tables.put(0x7000, &table(b"RSDT", &again));
+    let pointer = RootPointer::parse(&root_pointer(0x7000, None)).expect("a root pointer");
+    let root = Root {
+        pointer,
+        place: None,
+    };
+    let mut total = 0;
+    let mut read = |at: GuestPhysical, into: &mut [u8]| {
+        total += into.len();
+        tables.read(at.0, into)
+    };
+    let mut allowance = Allowance::new(ALLOWED, Instant::now() + BUDGET);
+    let mut support = Support::default();
+    let found = follow(&[root; 30_000], &mut allowance, &mut read, &mut support);
+    assert!(allowance.is_over());
+    // What was shown until then was shown.
+    assert_eq!(found, [0x7000, 0x10_0000].map(GuestPhysical));
+    assert!((1..=ALLOWED).contains(&total), "{total}");
+}
+
+#[test]
+fn after_the_deadline_nothing_is_followed() {
+    let pointer = RootPointer::parse(&root_pointer(0x7000, None)).expect("a root pointer");
+    let root = Root {
+        pointer,
+        place: None,
+    };
+    let mut read = |_: GuestPhysical, _: &mut [u8]| unreachable!("nothing may be read");
+    let mut allowance = Allowance::new(MOST_BYTES, Instant::now());
+    let mut support = Support::default();
+    let found = follow(&[root], &mut allowance, &mut read, &mut support);
+    assert_eq!(found, []);
+}
+
 #[test]
 fn two_blocks_of_one_size_are_told_apart() {
     // Both lie in one file here; the second half is the guest's first GiB.

@@ -8,6 +8,7 @@
 //! A guest can forge all of this, so nothing here permits writing.
 
 mod acpi;
+mod allowance;
 mod e820;
 mod page_tables;
 #[cfg(test)]
@@ -21,7 +22,8 @@ use vmshm_link::{Extent, GuestPhysical};
 use crate::address::BlockOffset;
 use crate::guest_ram::GuestRam;
 use crate::layout::{Layout, LayoutRange, Source};
-use acpi::{RSDP_LENGTH, RSDP_SIGNATURE, RootPointer};
+use acpi::{RSDP_LENGTH, RSDP_SIGNATURE, Reader, RootPointer};
+use allowance::Allowance;
 use page_tables::PageTables;
 
 const PAGE: u64 = 4096;
@@ -35,6 +37,9 @@ const ROM_START: usize = 0xe_0000;
 const DATA_SEGMENT_AT: usize = 0x40e;
 /// Root pointers that are followed; a guest may hold any number of false ones.
 const MOST_ROOTS: usize = 1024;
+/// Bytes of tables that are read for one hypothesis. A machine's are some hundred KiB, and
+/// of a terabyte's page tables 64 MiB are looked at again at the most.
+const MOST_BYTES: usize = 128 << 20;
 /// Firmware puts its tables at the end of low RAM. What lies further behind the last of
 /// them than this is not taken for shown.
 const NEAR: u64 = 64 << 20;
@@ -85,29 +90,44 @@ impl Support {
 }
 
 /// The hypothesis for which most speaks, with what is shown of it; nothing where nothing
-/// speaks for any. Takes about `budget` where the firmware's tables are not where they
-/// are looked for first, and as much again for the kernel's.
+/// speaks for any. Following the firmware's tables takes `budget` at the most, whatever
+/// the guest made of them; where they are not where they are looked for first, searching
+/// and following them takes twice as much again, and so do the kernel's.
 pub(crate) fn judge(ram: &GuestRam, hypotheses: &[Hypothesis], budget: Duration) -> Option<Layout> {
     let needs_kernel = hypotheses.iter().any(|hypothesis| {
         let ranges = hypothesis.layout.ranges();
         ranges.iter().any(|range| range.extent.start.0 >= FOUR_GIB)
     });
+    let deadline = Instant::now() + budget;
+    let mut allowances = vec![Allowance::new(MOST_BYTES, deadline); hypotheses.len()];
     let mut supports: Vec<Support> = hypotheses
         .iter()
-        .map(|hypothesis| support_of_firmware(ram, &hypothesis.layout))
+        .zip(&mut allowances)
+        .map(|(hypothesis, allowance)| support_of_firmware(ram, &hypothesis.layout, allowance))
         .collect();
     if supports.iter().all(|support| support.firmware.is_empty()) {
         let roots = roots_anywhere(ram, Instant::now() + budget);
-        for (support, hypothesis) in supports.iter_mut().zip(hypotheses) {
-            support.firmware = follow(ram, &hypothesis.layout, &roots, support);
+        let deadline = Instant::now() + budget;
+        for ((support, hypothesis), allowance) in
+            supports.iter_mut().zip(hypotheses).zip(&mut allowances)
+        {
+            allowance.extend(deadline);
+            let layout = &hypothesis.layout;
+            let mut read = |at, into: &mut [u8]| read(ram, layout, at, into);
+            support.firmware = follow(&roots, allowance, &mut read, support);
         }
     }
     let shown_nothing = supports.iter().all(|support| support.firmware.is_empty());
     if needs_kernel || shown_nothing {
         let tables = PageTables::find(ram, Instant::now() + budget);
-        for (support, hypothesis) in supports.iter_mut().zip(hypotheses) {
+        let deadline = Instant::now() + budget;
+        for ((support, hypothesis), allowance) in
+            supports.iter_mut().zip(hypotheses).zip(&mut allowances)
+        {
+            allowance.extend(deadline);
             let layout = &hypothesis.layout;
-            support.kernel = tables.confirmed(layout, &mut |at, into| read(ram, layout, at, into));
+            let mut read = |at, into: &mut [u8]| read(ram, layout, at, into);
+            support.kernel = tables.confirmed(layout, allowance, &mut read);
         }
     }
     let best = hypotheses
@@ -250,7 +270,7 @@ fn read(ram: &GuestRam, layout: &Layout, at: GuestPhysical, into: &mut [u8]) -> 
 }
 
 /// What the firmware's own places in the first MiB speak for.
-fn support_of_firmware(ram: &GuestRam, layout: &Layout) -> Support {
+fn support_of_firmware(ram: &GuestRam, layout: &Layout, allowance: &mut Allowance) -> Support {
     let mut low = vec![0; ONE_MIB];
     for (index, page) in low.chunks_exact_mut(4096).enumerate() {
         let _absent = read(ram, layout, GuestPhysical(index as u64 * PAGE), page);
@@ -277,21 +297,25 @@ fn support_of_firmware(ram: &GuestRam, layout: &Layout) -> Support {
         usable: e820::find(&low).unwrap_or_default(),
         ..Support::default()
     };
-    support.firmware = follow(ram, layout, &roots, &mut support);
+    let mut read = |at, into: &mut [u8]| read(ram, layout, at, into);
+    support.firmware = follow(&roots, allowance, &mut read, &mut support);
     support
 }
 
 /// The tables that root pointers lead to. Of several roots the one counts whose
 /// pointers are right; one with a wrong pointer is a copy, or of another guest.
 fn follow(
-    ram: &GuestRam,
-    layout: &Layout,
     roots: &[Root],
+    allowance: &mut Allowance,
+    read: &mut Reader<'_>,
     support: &mut Support,
 ) -> Vec<GuestPhysical> {
     let mut best = Vec::new();
     for root in roots {
-        let walk = acpi::walk(&root.pointer, &mut |at, into| read(ram, layout, at, into));
+        if !allowance.take(0) {
+            break;
+        }
+        let walk = acpi::walk(&root.pointer, allowance, read);
         // Of wrong pointers a few are believed: tables that the kernel has overwritten.
         if walk.confirmed.len() > 2 * walk.refuted && walk.confirmed.len() > best.len() {
             best = walk.confirmed;
@@ -319,6 +343,9 @@ fn roots_anywhere(ram: &GuestRam, deadline: Instant) -> Vec<Root> {
             let start = (end - 1) / CHUNK * CHUNK;
             let flow = ram.read_resident(block, start..end, RSDP_LENGTH, &mut |buffer| {
                 for at in finder.find_iter(buffer.bytes) {
+                    if roots.len() >= MOST_ROOTS {
+                        break;
+                    }
                     let pointer = buffer.bytes.get(at..).and_then(RootPointer::parse);
                     let aligned = (buffer.start + at as u64).is_multiple_of(16);
                     roots.extend(pointer.filter(|_| aligned).map(|pointer| Root {

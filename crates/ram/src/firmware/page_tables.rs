@@ -11,6 +11,7 @@ use std::time::Instant;
 use vmshm_link::GuestPhysical;
 
 use super::acpi::Reader;
+use super::allowance::Allowance;
 use crate::address::BlockOffset;
 use crate::guest_ram::GuestRam;
 use crate::layout::Layout;
@@ -106,8 +107,14 @@ impl PageTables {
         }
     }
 
-    /// The addresses of tables that `layout` has where the entries that lead to them say.
-    pub(super) fn confirmed(&self, layout: &Layout, read: &mut Reader<'_>) -> Vec<GuestPhysical> {
+    /// The addresses of tables that `layout` has where the entries that lead to them say,
+    /// as many as the allowance lets be looked at.
+    pub(super) fn confirmed(
+        &self,
+        layout: &Layout,
+        allowance: &mut Allowance,
+        read: &mut Reader<'_>,
+    ) -> Vec<GuestPhysical> {
         let mut confirmed = Vec::new();
         let located: HashMap<GuestPhysical, u64> = self
             .gibs
@@ -115,6 +122,9 @@ impl PageTables {
             .filter_map(|table| Some((layout.guest_physical(table.at)?, table.gib)))
             .collect();
         for upper in &self.uppers {
+            if !allowance.take(0) {
+                break;
+            }
             // Where a kernel's direct map starts is random; all entries of one table are
             // off by the same number.
             let mut by_shift: HashMap<i128, Vec<Option<GuestPhysical>>> = HashMap::new();
@@ -133,8 +143,11 @@ impl PageTables {
             }
         }
         let mut page = vec![0; PAGE];
-        for table in &self.gibs {
+        'tables: for table in &self.gibs {
             for (index, address) in &table.smaller {
+                if !allowance.take(PAGE) {
+                    break 'tables;
+                }
                 let first = table.gib << 30 | index << 21;
                 if read(*address, &mut page) && counts_up(&page, first) {
                     confirmed.push(*address);

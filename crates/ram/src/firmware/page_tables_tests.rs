@@ -1,5 +1,7 @@
 //! Tests of telling a kernel's page tables from other pages.
 
+use std::time::Duration;
+
 use super::*;
 use crate::firmware::tables;
 use proptest::prelude::*;
@@ -30,6 +32,31 @@ fn other_pages_are_no_tables() {
     assert!(upper_table(&tables::upper_table(&[(3, 0x5000)])).is_none());
     let table = upper_table(&tables::upper_table(&[(3, 0x5000), (4, 0x6000)]));
     assert_eq!(table.expect("a table").pointers.len(), 2);
+}
+
+#[test]
+fn forged_tables_are_read_only_as_far_as_is_allowed() {
+    const ALLOWED: usize = 10 << 20;
+    let mut forged = PageTables::default();
+    let pointers: Vec<(usize, u64)> = (0..16).map(|index| (index, 0x5000)).collect();
+    let page = tables::gib_table(0, &pointers);
+    for number in 0..30_000 {
+        let offset = number * 4096;
+        forged.look_at(BlockOffset { block: 0, offset }, &page);
+    }
+    let deadline = Instant::now() + Duration::from_secs(600);
+    for (deadline, most) in [(deadline, ALLOWED), (Instant::now(), 0)] {
+        let mut total = 0;
+        let mut read = |_: GuestPhysical, into: &mut [u8]| {
+            total += into.len();
+            false
+        };
+        let mut allowance = Allowance::new(ALLOWED, deadline);
+        let found = forged.confirmed(&Layout::default(), &mut allowance, &mut read);
+        assert_eq!(found, []);
+        assert!(allowance.is_over());
+        assert_eq!(total, most);
+    }
 }
 
 proptest! {

@@ -6,8 +6,9 @@
 mod linux;
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{
-    BackingFile, Descriptor, ExecutableKind, LocalSocket, MemoryRead, Process, ProcessError,
-    ProcessMemory, ProcessStatus, Residency, code, current_user, holds_constant, user_name,
+    BackingFile, Descriptor, ExecutableKind, LocalSocket, MemoryRead, PrivateFile, Process,
+    ProcessError, ProcessMemory, ProcessStatus, Residency, code, current_user, holds_constant,
+    user_name,
 };
 #[cfg(target_os = "linux")]
 pub use linux::{Census, Liveness, ProcRoot, RunState};

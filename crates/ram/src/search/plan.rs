@@ -72,10 +72,18 @@ fn addresses(range: &LayoutRange) -> Range<u64> {
 pub(super) struct Existing<'a> {
     ram: &'a GuestRam,
     layout: &'a Layout,
-    /// Of each block a run, as offsets, that was seen to go on behind what was asked for.
-    /// Asking a file where data ends walks through all of it: without this every unit
-    /// would pay for the whole rest of the file.
-    long_runs: Mutex<HashMap<usize, Range<u64>>>,
+    /// Of each block a run that was seen to go on behind what was asked for. Asking a file
+    /// where data ends walks through all of it: without this every unit would pay for the
+    /// whole rest of the file, also one in the hole before it.
+    long_runs: Mutex<HashMap<usize, LongRun>>,
+}
+
+/// A run, as offsets into a block, with what is known of the bytes before it.
+#[derive(Debug)]
+struct LongRun {
+    /// From here up to the run nothing exists.
+    hole: u64,
+    run: Range<u64>,
 }
 
 impl<'a> Existing<'a> {
@@ -159,23 +167,26 @@ impl<'a> Existing<'a> {
             .long_runs
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some(run) = long_runs.get(&block)
-            && run.start <= wanted.start
-            && wanted.end <= run.end
+        if let Some(known) = long_runs.get(&block)
+            && known.hole <= wanted.start
+            && wanted.end <= known.run.end
         {
-            take(run);
+            take(&known.run);
             return Ok(runs);
         }
+        let asked = whole_pages(last);
+        let mut hole = asked.start;
         let mut visit = |run: Range<u64>| {
             take(&run);
             let goes_on = run.end > wanted.end;
             if goes_on {
-                long_runs.insert(block, run);
+                long_runs.insert(block, LongRun { hole, run });
+            } else {
+                hole = run.end;
             }
             !goes_on
         };
-        self.ram
-            .resident_runs(block, whole_pages(last), &mut visit)?;
+        self.ram.resident_runs(block, asked, &mut visit)?;
         Ok(runs)
     }
 }
@@ -183,8 +194,11 @@ impl<'a> Existing<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Method;
     use crate::layout::Source;
+    use crate::own_process::OwnRam;
     use vmshm_link::Extent;
+    use vmshm_shm::SharedMemory;
 
     fn layout(ranges: &[Range<u64>]) -> Layout {
         let range = |(block, range): (usize, &Range<u64>)| LayoutRange {
@@ -218,5 +232,32 @@ mod tests {
         assert_eq!(units.len(), 1);
         assert_eq!(units[0].starts, last);
         assert_eq!(super::units(&Layout::default(), 10).count(), 0);
+    }
+
+    #[test]
+    fn a_hole_before_a_long_run_is_asked_about_once() {
+        const MIB: u64 = 1 << 20;
+        let own = OwnRam::new(4 * MIB);
+        own.mapping.write(PAGE, b"early").expect("write");
+        own.mapping
+            .write(2 * MIB, &vec![1; 1 << 20])
+            .expect("write");
+        let ram = own.open(Method::Map);
+        let layout = layout(std::slice::from_ref(&(0..4 * MIB)));
+        let existing = Existing::new(&ram, &layout);
+        let ask = |wanted: Range<u64>| -> Vec<(u64, u64)> {
+            let run = |run: Result<Run, _>| run.expect("it is known");
+            let range = |run: Run| (run.address, run.address + run.length);
+            existing.runs(wanted).map(run).map(range).collect()
+        };
+        assert_eq!(ask(0..MIB), [(PAGE, 2 * PAGE)]);
+        // What comes into being meanwhile would be seen by asking again.
+        own.mapping.write(MIB + PAGE, b"late").expect("write");
+        assert_eq!(ask(MIB..2 * MIB), []);
+        assert_eq!(ask(MIB..3 * MIB - PAGE), [(2 * MIB, 3 * MIB - PAGE)]);
+        assert_eq!(ask(2 * MIB..3 * MIB), [(2 * MIB, 3 * MIB)]);
+        // What was not passed on the way to the run is asked about.
+        assert_eq!(ask(0..MIB + 2 * PAGE).len(), 2);
+        assert_eq!(ask(3 * MIB..4 * MIB), []);
     }
 }

@@ -30,21 +30,20 @@ pub(super) fn recognise(candidate: &Candidate) -> Option<Draft> {
     if !named && !has_options {
         return None;
     }
+    let mappings = candidate.mappings().ok();
+    if mappings.is_some_and(|mappings| ram(mappings, MIB).is_empty()) {
+        return None;
+    }
+    let mut evidence = vec![candidate.is_program(TEXT, "bochs")?];
+    // Other programs have such options, too: only what is Bochs has its file read.
     let told = configured(candidate).unwrap_or(Memory {
         guest: DEFAULT_RAM,
         host: DEFAULT_RAM,
     });
-    let blocks = match candidate.mappings() {
-        Ok(mappings) => {
-            let blocks = ram(mappings, told.host);
-            if blocks.is_empty() {
-                return None;
-            }
-            blocks
-        }
-        Err(_) => Vec::new(),
-    };
-    let mut evidence = vec![candidate.is_program(TEXT, "bochs")?];
+    let blocks = mappings.map_or_else(Vec::new, |mappings| ram(mappings, told.host));
+    if mappings.is_some() && blocks.is_empty() {
+        return None;
+    }
     if has_options {
         evidence.push(Evidence::CommandLine);
     }

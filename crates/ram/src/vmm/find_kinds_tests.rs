@@ -89,6 +89,30 @@ fn bochs_has_as_much_ram_as_its_configuration_says() {
 }
 
 #[test]
+fn the_file_that_an_option_names_is_opened_for_bochs_alone() {
+    use rustix::fs::inotify;
+    let directory = tempfile::tempdir().expect("directory");
+    let file = directory.path().join("bochsrc");
+    fs::write(&file, "megs: 16\n").expect("write");
+    let path = file.to_str().expect("text");
+    let recording = BOCHS.replace("/srv/bochs/bochsrc", path);
+    let flags = inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC;
+    let watch = inotify::init(flags).expect("a watch");
+    inotify::add_watch(&watch, &file, inotify::WatchFlags::OPEN).expect("watched");
+    let was_opened = || {
+        let mut event = [0_u8; 4096];
+        rustix::io::read(&watch, &mut event).is_ok()
+    };
+    // As `tail -f` has that option, too.
+    let other = with_constant(&recording, directory.path(), "something else");
+    assert_eq!(found(&[&other]), []);
+    assert!(!was_opened());
+    let bochs = with_constant(&recording, directory.path(), "Bochs x86 Emulator 2.7");
+    assert_eq!(only(&bochs).ram_bytes, 16 << 20);
+    assert!(was_opened());
+}
+
+#[test]
 fn a_program_of_ones_own_is_found_by_the_machine_that_it_holds() {
     let vmm = only(KVM);
     assert_eq!(vmm.kind, VmmKind::Kvm);

@@ -245,7 +245,8 @@ impl Vmm {
 
     /// The layout as well as it can be told without an agent: by the tables that firmware
     /// and kernel left in the opened RAM, where these do not speak by the machine's rule.
-    /// Takes up to about twice `budget`.
+    /// Takes up to about twice `budget`, and where a guest's tables lead on and on no more
+    /// than five times as much.
     ///
     /// # Errors
     /// [`LayoutError::NoRule`] where neither tells anything.

@@ -1,7 +1,8 @@
 //! Asks a QEMU where guest RAM lies, over a monitor that its command line opens as a
 //! Unix socket. Only questions are sent, never anything that changes the VM, and only
 //! where nobody else is served: a monitor that is taken does not greet, and is left at
-//! once. What it answers is checked against the VM's own RAM blocks.
+//! once. Only the VMM itself is believed, not another process behind the same path. What
+//! it answers is checked against the VM's own RAM blocks.
 
 use std::io;
 use std::path::Path;
@@ -36,12 +37,26 @@ pub enum MonitorError {
     /// It cannot be connected to.
     #[error("its QMP monitor cannot be reached")]
     Unreachable(#[source] io::Error),
+    /// It is not the VMM that listens there.
+    #[error("its QMP monitor's path is served by another process ({})", served_by(*.pid))]
+    Foreign {
+        /// Who does; 0 where that process is out of sight.
+        pid: u32,
+    },
     /// Somebody else uses it.
     #[error("its QMP monitor is in use")]
     Taken,
     /// It answers what cannot be understood.
     #[error("its QMP monitor gives no useful answer")]
     Unclear,
+}
+
+fn served_by(pid: u32) -> String {
+    if pid == 0 {
+        "out of sight".to_owned()
+    } else {
+        format!("pid {pid}")
+    }
 }
 
 impl Vmm {
@@ -51,12 +66,12 @@ impl Vmm {
     /// [`MonitorError`]. A monitor in use costs about 0.2 s.
     pub fn layout_by_monitor(&self) -> Result<Layout, MonitorError> {
         let process = self.process();
-        let words = process.command_line().map_err(|_| MonitorError::None)?;
         let mut error = MonitorError::None;
-        for path in monitor_paths(&words) {
+        // The words with which it was found: under its number another may run by now.
+        for path in monitor_paths(&self.words) {
             let base = if path.starts_with('/') { "root" } else { "cwd" };
             let seen = process.path(base).join(path.trim_start_matches('/'));
-            match ask(&seen, &self.blocks) {
+            match ask(&seen, self.pid, &self.blocks) {
                 Ok(layout) => return Ok(layout),
                 Err(refusal) => error = refusal,
             }
@@ -124,11 +139,16 @@ struct Monitor {
     deadline: Instant,
 }
 
-fn ask(path: &Path, blocks: &[RamBlock]) -> Result<Layout, MonitorError> {
+/// Asks the monitor at a path, which the process `vmm` must serve.
+fn ask(path: &Path, vmm: u32, blocks: &[RamBlock]) -> Result<Layout, MonitorError> {
     let socket = LocalSocket::connect(path).map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => MonitorError::Taken,
         _ => MonitorError::Unreachable(error),
     })?;
+    let pid = socket.peer().map_err(MonitorError::Unreachable)?;
+    if pid != vmm {
+        return Err(MonitorError::Foreign { pid });
+    }
     let mut monitor = Monitor {
         socket,
         read: Vec::new(),

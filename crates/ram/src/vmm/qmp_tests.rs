@@ -39,6 +39,11 @@ fn blocks() -> Vec<RamBlock> {
     }]
 }
 
+/// The monitors of these tests are served by this process.
+fn own() -> u32 {
+    std::process::id()
+}
+
 fn words(line: &str) -> Vec<String> {
     line.split_whitespace().map(str::to_owned).collect()
 }
@@ -109,7 +114,7 @@ fn what_a_monitor_says_becomes_a_layout_in_the_vms_blocks() {
         // The ROM is memory of the VMM, but not guest RAM.
         _ => "Host virtual address for 0xfffc0000 (pc.bios) is 0x7fb196000000\r\n".to_owned(),
     });
-    let layout = ask(&path, &blocks()).expect("a layout");
+    let layout = ask(&path, own(), &blocks()).expect("a layout");
     assert_eq!(layout.ranges().len(), 2);
     let high = layout.translate(GuestPhysical(0x1_0000_1000)).expect("RAM");
     assert_eq!(high.at.offset, 0xc000_1000);
@@ -123,17 +128,78 @@ fn a_monitor_that_is_taken_or_talks_nonsense_is_left() {
     let taken = directory.path().join("taken");
     // Connections wait in the queue: nobody accepts them.
     let _listener = UnixListener::bind(&taken).expect("bound");
-    assert!(matches!(ask(&taken, &blocks()), Err(MonitorError::Taken)));
+    assert!(matches!(
+        ask(&taken, own(), &blocks()),
+        Err(MonitorError::Taken)
+    ));
     let odd = directory.path().join("odd");
     serve(&odd, |_| "no such command".to_owned());
-    assert!(matches!(ask(&odd, &blocks()), Err(MonitorError::Unclear)));
+    assert!(matches!(
+        ask(&odd, own(), &blocks()),
+        Err(MonitorError::Unclear)
+    ));
     let nothing = directory.path().join("nothing");
     assert!(matches!(
-        ask(&nothing, &blocks()),
+        ask(&nothing, own(), &blocks()),
         Err(MonitorError::Unreachable(_))
     ));
     let long = directory.path().join("x".repeat(200));
-    assert!(ask(&long, &blocks()).is_err());
+    assert!(ask(&long, own(), &blocks()).is_err());
+}
+
+/// A monitor that greets, and then says the same without end.
+fn flood(path: &std::path::Path, message: &'static [u8]) {
+    let listener = UnixListener::bind(path).expect("bound");
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a client");
+        let _ = stream.write_all(b"{\"QMP\": {}}\n");
+        let much = message.repeat(10_000);
+        while stream.write_all(&much).is_ok() {}
+    });
+}
+
+#[test]
+fn a_monitor_that_never_stops_talking_is_left() {
+    let directory = tempfile::tempdir().expect("a directory");
+    for (name, message) in [("messages", &b"{}\n"[..]), ("no line", b"{\"a\":   ")] {
+        let path = directory.path().join(name);
+        flood(&path, message);
+        let (done, is_done) = std::sync::mpsc::channel();
+        std::thread::spawn(move || done.send(ask(&path, own(), &blocks())));
+        let answer = is_done.recv_timeout(Duration::from_secs(60));
+        let answer = answer.expect("the monitor is left after a while");
+        assert!(matches!(answer, Err(MonitorError::Unclear)), "{answer:?}");
+    }
+}
+
+#[test]
+fn a_monitor_that_another_process_serves_is_not_believed() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("qmp");
+    serve(&path, |_| unreachable!("nothing may be asked"));
+    let answer = ask(&path, own() + 1, &blocks());
+    let Err(MonitorError::Foreign { pid }) = answer else {
+        panic!("{answer:?}");
+    };
+    assert_eq!(pid, own());
+}
+
+#[test]
+fn the_command_line_counts_with_which_the_vm_was_found() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("qmp");
+    serve(&path, |line| match line {
+        "info mtree -f" => TREE.to_owned(),
+        "gpa2hva 0x0" => format!("Host virtual address for 0x0 (pc.ram) is {BASE:#x}\r\n"),
+        _ => "No memory is mapped".to_owned(),
+    });
+    let mut vmm = crate::vmm::find_by_pid(own()).expect("this process");
+    vmm.blocks = blocks();
+    let option = format!("unix:{},server=on", path.display());
+    vmm.words = ["qemu", "-qmp", &option].map(str::to_owned).to_vec();
+    // What now runs under the number has other words.
+    let layout = vmm.layout_by_monitor().expect("a layout");
+    assert_eq!(layout.ranges()[0].source, Source::Qmp);
 }
 
 proptest! {

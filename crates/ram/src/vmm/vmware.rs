@@ -29,22 +29,19 @@ pub(super) fn recognise(candidate: &Candidate) -> Option<Draft> {
     } else {
         return None;
     }
+    let candidates = candidate.mappings().ok().map(files);
+    // Without its RAM in sight it must at least hold the driver.
+    let has_none = candidates.as_ref().is_some_and(Vec::is_empty);
+    if has_none && !evidence.contains(&Evidence::DriverDescriptor) {
+        return None;
+    }
+    // Its file is read last, when all else says that it is VMware.
     let text = candidate.process.text_file(configuration.as_ref());
     let setting = |key: &str| text.as_deref().and_then(|text| setting(text, key));
     let told = setting("memsize")
         .and_then(|size| size.parse::<u64>().ok())
         .and_then(|mebibytes| mebibytes.checked_mul(1 << 20));
-    let blocks = match candidate.mappings() {
-        Ok(mappings) => {
-            let blocks = ram(mappings, told);
-            // Without its RAM in sight it must at least hold the driver.
-            if blocks.is_empty() && !evidence.contains(&Evidence::DriverDescriptor) {
-                return None;
-            }
-            blocks
-        }
-        Err(_) => Vec::new(),
-    };
+    let blocks = candidates.map_or_else(Vec::new, |files| ram(files, told));
     if !blocks.is_empty() {
         evidence.push(Evidence::RamMapping);
     }
@@ -63,21 +60,32 @@ pub(super) fn recognise(candidate: &Candidate) -> Option<Draft> {
     })
 }
 
-/// The file of the VM's memory; of several deleted ones the largest, or the one of the
-/// right size.
-fn ram(mappings: &[MemoryMapping], told: Option<u64>) -> Vec<RamBlock> {
+/// Files that may be the VM's memory: those with the right name, else all deleted ones.
+fn files(mappings: &[MemoryMapping]) -> Vec<RamBlock> {
     let mut blocks = block::shared_candidates(mappings);
     blocks.retain(|block| block.backing == Backing::SharedFile);
-    let is_named = |block: &RamBlock| block.name.trim_end_matches(" (deleted)").ends_with(".vmem");
     if blocks.iter().any(is_named) {
         blocks.retain(is_named);
-        return blocks;
+    } else {
+        blocks.retain(|block| block.name.ends_with(" (deleted)"));
     }
-    blocks.retain(|block| block.name.ends_with(" (deleted)"));
-    let best = blocks
+    blocks
+}
+
+fn is_named(block: &RamBlock) -> bool {
+    block.name.trim_end_matches(" (deleted)").ends_with(".vmem")
+}
+
+/// The file of the VM's memory; of several deleted ones the largest, or the one of the
+/// right size.
+fn ram(files: Vec<RamBlock>, told: Option<u64>) -> Vec<RamBlock> {
+    if files.iter().any(is_named) {
+        return files;
+    }
+    let best = files
         .iter()
         .find(|block| Some(block.length) == told)
-        .or(blocks.first());
+        .or(files.first());
     best.cloned().into_iter().collect()
 }
 

@@ -1,13 +1,15 @@
 //! Opens the file behind a RAM block, by whichever of the system's ways is allowed:
 //! through the VMM's own descriptor, through its mapping, or by a copy of its
-//! descriptor. Every result is checked to be the very file that the VMM maps.
+//! descriptor. Every result is checked to be the very file that the VMM maps, and to be a
+//! regular one: what stands under a number may be another file a moment later, and opening
+//! a pipe must not wait.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
-    MemfdFlags, Mode, OFlags, fcntl_getfl, fstat, fstatfs, ftruncate, memfd_create, open,
+    FileType, MemfdFlags, Mode, OFlags, fcntl_getfl, fstat, fstatfs, ftruncate, memfd_create, open,
 };
 use rustix::io::{Errno, pread, pwrite};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
@@ -20,6 +22,20 @@ use crate::mapping::FileIdentity;
 
 /// `statfs` answers this for a hugetlbfs file.
 const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
+/// The same for file systems on which a mapping and `stat` show the same device.
+const WITH_ONE_DEVICE: [u64; 4] = [
+    HUGETLBFS_MAGIC,
+    // tmpfs, and with it memfds and shared anonymous memory.
+    0x0102_1994,
+    // ext2, ext3 and ext4.
+    0xef53,
+    // XFS.
+    0x5846_5342,
+];
+/// How every file is opened; regular ones take no notice of `NONBLOCK`.
+const SAFELY: OFlags = OFlags::CLOEXEC
+    .union(OFlags::NOCTTY)
+    .union(OFlags::NONBLOCK);
 
 /// The open file behind a RAM block.
 #[derive(Debug)]
@@ -50,16 +66,40 @@ impl BackingFile {
         start: VmmVirtual,
         end: VmmVirtual,
     ) -> Result<Self, i32> {
+        let ways = [OFlags::RDWR, OFlags::RDONLY];
+        Self::open_by(&ways, process, identity, name, start, end)
+    }
+
+    /// As [`open`](Self::open), for reading alone.
+    pub(crate) fn open_to_read(
+        process: &Process,
+        identity: &FileIdentity,
+        name: &str,
+        start: VmmVirtual,
+        end: VmmVirtual,
+    ) -> Result<Self, i32> {
+        let opened = Self::open_by(&[OFlags::RDONLY], process, identity, name, start, end)?;
+        Ok(Self {
+            // A copy of the VMM's own descriptor may permit more.
+            writable: false,
+            ..opened
+        })
+    }
+
+    fn open_by(
+        ways: &[OFlags],
+        process: &Process,
+        identity: &FileIdentity,
+        name: &str,
+        start: VmmVirtual,
+        end: VmmVirtual,
+    ) -> Result<Self, i32> {
         let descriptors = matching_descriptors(process, identity, name);
         let mut refusal = Errno::NOENT;
-        for flags in [OFlags::RDWR, OFlags::RDONLY] {
+        for (index, flags) in ways.iter().enumerate() {
             for number in &descriptors {
                 let path = process.path("fd").join(number.to_string());
-                match open(
-                    &path,
-                    flags | OFlags::CLOEXEC | OFlags::NOCTTY,
-                    Mode::empty(),
-                ) {
+                match open(&path, *flags | SAFELY, Mode::empty()) {
                     Ok(descriptor) => {
                         if let Some(file) = Self::checked(descriptor, identity) {
                             return Ok(file);
@@ -71,11 +111,7 @@ impl BackingFile {
             let name = format!("{:x}-{:x}", start.0, end.0);
             let path = process.path("map_files").join(name);
             if fs::metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
-                match open(
-                    &path,
-                    flags | OFlags::CLOEXEC | OFlags::NOCTTY,
-                    Mode::empty(),
-                ) {
+                match open(&path, *flags | SAFELY, Mode::empty()) {
                     Ok(descriptor) => {
                         if let Some(file) = Self::checked(descriptor, identity) {
                             return Ok(file);
@@ -85,7 +121,7 @@ impl BackingFile {
                     Err(_) => {}
                 }
             }
-            if flags == OFlags::RDWR {
+            if index == 0 {
                 for number in &descriptors {
                     match copied_descriptor(process.pid(), *number) {
                         Ok(descriptor) => {
@@ -145,21 +181,29 @@ impl BackingFile {
     /// Keeps the descriptor if it is the file that was looked for and can be read.
     fn checked(descriptor: OwnedFd, identity: &FileIdentity) -> Option<Self> {
         let stat = fstat(&descriptor).ok()?;
-        // Some file systems show another device number in a mapping than in stat; the
-        // inode and the way by which the file was reached must do there.
-        if stat.st_ino != identity.inode {
+        if stat.st_ino != identity.inode
+            || FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile
+        {
+            return None;
+        }
+        let kind = fstatfs(&descriptor).ok()?.f_type.cast_unsigned();
+        let device = (
+            rustix::fs::major(stat.st_dev),
+            rustix::fs::minor(stat.st_dev),
+        );
+        // Other file systems (btrfs, overlayfs) may show another device in a mapping than
+        // in stat; the inode and the way by which the file was reached must do there.
+        if WITH_ONE_DEVICE.contains(&kind) && device != identity.device {
             return None;
         }
         let mode = fcntl_getfl(&descriptor).ok()? & OFlags::RWMODE;
         if mode == OFlags::WRONLY || mode.contains(OFlags::PATH) {
             return None;
         }
-        let hugetlb = fstatfs(&descriptor)
-            .is_ok_and(|statfs| statfs.f_type.cast_unsigned() == HUGETLBFS_MAGIC);
         Some(Self {
             descriptor,
             writable: mode == OFlags::RDWR,
-            hugetlb,
+            hugetlb: kind == HUGETLBFS_MAGIC,
             identity: *identity,
         })
     }
@@ -240,4 +284,78 @@ fn copied_descriptor(pid: u32, number: u32) -> Result<OwnedFd, Errno> {
     let number = i32::try_from(number).map_err(|_| Errno::BADF)?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
     pidfd_getfd(&pidfd, number, PidfdGetfdFlags::empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use rustix::pipe::pipe;
+
+    use super::*;
+    use crate::os::ProcRoot;
+
+    fn memory_file() -> (OwnedFd, FileIdentity) {
+        let file = memfd_create("ram", MemfdFlags::CLOEXEC).expect("a memory file");
+        ftruncate(&file, 4 * PAGE_SIZE).expect("its length");
+        let identity = identity_of(&file);
+        (file, identity)
+    }
+
+    fn identity_of(file: &OwnedFd) -> FileIdentity {
+        let stat = fstat(file).expect("stat");
+        FileIdentity {
+            device: (
+                rustix::fs::major(stat.st_dev),
+                rustix::fs::minor(stat.st_dev),
+            ),
+            inode: stat.st_ino,
+            offset: 0,
+        }
+    }
+
+    fn name_of(file: &OwnedFd) -> String {
+        let link = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).expect("a link");
+        link.to_string_lossy().into_owned()
+    }
+
+    #[test]
+    fn the_same_inode_on_another_device_is_another_file() {
+        let process = ProcRoot::system().process(std::process::id());
+        let nowhere = VmmVirtual(0);
+        let (file, identity) = memory_file();
+        let name = name_of(&file);
+        let open = |identity| BackingFile::open(&process, &identity, &name, nowhere, nowhere);
+        assert!(open(identity).is_ok_and(|opened| opened.writable));
+        let elsewhere = FileIdentity {
+            device: (identity.device.0, identity.device.1 + 1),
+            ..identity
+        };
+        assert!(open(elsewhere).is_err());
+        let other = FileIdentity {
+            inode: identity.inode + 1_000_000,
+            ..identity
+        };
+        assert!(open(other).is_err());
+    }
+
+    #[test]
+    fn what_is_only_read_is_not_opened_for_writing() {
+        let process = ProcRoot::system().process(std::process::id());
+        let nowhere = VmmVirtual(0);
+        let (file, identity) = memory_file();
+        let name = name_of(&file);
+        let opened = BackingFile::open_to_read(&process, &identity, &name, nowhere, nowhere)
+            .expect("opened");
+        assert!(!opened.writable);
+        let mode = fcntl_getfl(&opened).expect("its mode") & OFlags::RWMODE;
+        assert_eq!(mode, OFlags::RDONLY);
+    }
+
+    #[test]
+    fn a_pipe_that_stands_in_the_files_place_is_refused() {
+        let (read, _write) = pipe().expect("a pipe");
+        let identity = identity_of(&read);
+        assert!(BackingFile::checked(read, &identity).is_none());
+    }
 }

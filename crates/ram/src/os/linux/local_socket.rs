@@ -1,10 +1,12 @@
 //! A Unix socket that is connected to without ever waiting longer than asked: one whose
-//! owner does not take the connection is refused at once.
+//! owner does not take the connection is refused at once, and one that never stops
+//! talking is left when the time is over.
 
 use std::io;
 use std::path::Path;
 use std::time::Instant;
 
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -31,9 +33,17 @@ impl LocalSocket {
         Ok(Self { socket })
     }
 
+    /// The process that listens at the other end; 0 where it is out of our sight, in
+    /// another pid namespace. (rustix has a type for this that cannot hold 0.)
+    pub(crate) fn peer(&self) -> io::Result<u32> {
+        let credentials = getsockopt(&self.socket, PeerCredentials)?;
+        Ok(u32::try_from(credentials.pid()).unwrap_or(0))
+    }
+
     /// Sends all of `bytes`.
     pub(crate) fn send(&self, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
         while !bytes.is_empty() {
+            in_time(deadline)?;
             match send(&self.socket, bytes, SendFlags::NOSIGNAL) {
                 Ok(sent) => bytes = bytes.get(sent..).unwrap_or_default(),
                 Err(Errno::AGAIN) => self.wait(PollFlags::OUT, deadline)?,
@@ -48,6 +58,7 @@ impl LocalSocket {
     pub(crate) fn receive(&self, into: &mut Vec<u8>, deadline: Instant) -> io::Result<()> {
         let mut chunk = vec![0; CHUNK];
         loop {
+            in_time(deadline)?;
             match recv(&self.socket, &mut chunk, RecvFlags::empty()) {
                 Ok((_, 0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok((_, count)) => {
@@ -70,5 +81,15 @@ impl LocalSocket {
             Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// A peer that keeps up the talk never makes anybody wait: the time has to be looked at
+/// in any case.
+fn in_time(deadline: Instant) -> io::Result<()> {
+    if Instant::now() < deadline {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::TimedOut.into())
     }
 }

@@ -8,6 +8,7 @@ mod liveness;
 mod local_socket;
 mod maps;
 mod memory;
+mod private_file;
 mod process;
 mod residency;
 
@@ -17,6 +18,7 @@ pub(crate) use executable::{ExecutableKind, holds_constant};
 pub use liveness::{Liveness, RunState};
 pub(crate) use local_socket::LocalSocket;
 pub(crate) use memory::{MemoryRead, ProcessMemory};
+pub(crate) use private_file::PrivateFile;
 pub use process::ProcRoot;
 pub(crate) use process::{
     Descriptor, Process, ProcessError, ProcessStatus, current_user, user_name,

@@ -258,7 +258,9 @@ impl Process {
     }
 
     /// The text of a file as the process would find it under `path`: its own working
-    /// directory and root count. Only plain files of moderate length are read.
+    /// directory and root count. Only plain files of moderate length are read, and none
+    /// that the system makes up: such have no length, and reading some takes from others
+    /// what they wait for.
     pub(crate) fn text_file(&self, path: &Path) -> Option<String> {
         let seen = match path.strip_prefix("/") {
             Ok(below_root) => self.path("root").join(below_root),
@@ -279,11 +281,14 @@ impl Process {
 fn small_text(path: &Path) -> Option<String> {
     const LARGEST: u64 = 1 << 20;
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    if !fs::metadata(path).ok()?.is_file() {
+    // What is none must not even be opened.
+    let before = fs::metadata(path).ok()?;
+    if !before.is_file() || before.len() == 0 {
         return None;
     }
     let file = fs::File::from(rustix::fs::open(path, flags, Mode::empty()).ok()?);
-    if !file.metadata().ok()?.is_file() {
+    let metadata = file.metadata().ok()?;
+    if !metadata.is_file() || metadata.len() == 0 {
         return None;
     }
     let mut bytes = Vec::new();
@@ -350,6 +355,32 @@ mod tests {
         assert!(process.mapped_pages().expect("statm") > 0);
         assert!(process.mappings().expect("mappings").len() > 3);
         assert!(!process.descriptors().expect("descriptors").is_empty());
+    }
+
+    #[test]
+    fn only_plain_files_are_read_as_text() {
+        let process = ProcRoot::system().process(std::process::id());
+        let directory = tempfile::tempdir().expect("a directory");
+        let plain = directory.path().join("plain");
+        fs::write(&plain, "megs: 1").expect("written");
+        assert_eq!(process.text_file(&plain).as_deref(), Some("megs: 1"));
+        let pipe = directory.path().join("pipe");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &pipe,
+            rustix::fs::FileType::Fifo,
+            Mode::RUSR,
+            0,
+        )
+        .expect("a pipe");
+        // What the system makes up calls itself a plain file.
+        for path in [
+            pipe.as_path(),
+            directory.path(),
+            Path::new("/proc/self/comm"),
+        ] {
+            assert_eq!(process.text_file(path), None, "{}", path.display());
+        }
     }
 
     #[test]

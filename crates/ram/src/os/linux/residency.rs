@@ -102,40 +102,71 @@ fn file_runs(
     range: Range<u64>,
     visit: &mut dyn FnMut(Range<u64>) -> bool,
 ) -> Result<(), Errno> {
-    let mut at = file_offset.saturating_add(range.start);
-    let end = file_offset.saturating_add(range.end);
-    // A dump's ranges may start anywhere in its file; runs are whole pages of the block.
-    let mut visited = range.start;
-    while at < end {
-        let data = match seek(file.as_fd(), SeekFrom::Data(at)) {
-            Ok(data) => data,
-            // No data from here on, or the file ends before this.
-            Err(Errno::NXIO) => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        if data >= end {
-            return Ok(());
+    let mut runs = FileRuns::new(file, file_offset, range);
+    while let Some(run) = runs.next_run()? {
+        if !visit(run) {
+            break;
         }
-        let hole = match seek(file.as_fd(), SeekFrom::Hole(data)) {
-            Ok(hole) => hole.min(end),
-            Err(Errno::NXIO) => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        if hole <= data {
-            // The file changed in between; go on behind this page.
-            at = data.saturating_add(PAGE);
-            continue;
-        }
-        let first = (data - file_offset) / PAGE * PAGE;
-        let last = (hole - file_offset).next_multiple_of(PAGE).min(range.end);
-        let run = first.max(visited)..last;
-        visited = last.max(visited);
-        if !run.is_empty() && !visit(run) {
-            return Ok(());
-        }
-        at = hole;
     }
     Ok(())
+}
+
+/// The runs of a file that are no holes, one after the other: asking where a run ends
+/// walks through it, so each is asked about once.
+#[derive(Debug)]
+pub(crate) struct FileRuns<'a> {
+    file: &'a BackingFile,
+    file_offset: u64,
+    /// Where in the file to go on.
+    at: u64,
+    /// What is left of the block's range: a dump's ranges may start anywhere in its file,
+    /// runs are whole pages of the block.
+    range: Range<u64>,
+}
+
+impl<'a> FileRuns<'a> {
+    /// Those of a block's `range`; the block begins at `file_offset`.
+    pub(crate) fn new(file: &'a BackingFile, file_offset: u64, range: Range<u64>) -> Self {
+        Self {
+            file,
+            file_offset,
+            at: file_offset.saturating_add(range.start),
+            range,
+        }
+    }
+
+    /// The next run, as offsets into the block. The error is the system's.
+    pub(crate) fn next_run(&mut self) -> Result<Option<Range<u64>>, Errno> {
+        let end = self.file_offset.saturating_add(self.range.end);
+        while self.at < end {
+            let data = match seek(self.file.as_fd(), SeekFrom::Data(self.at)) {
+                Ok(data) if data < end => data,
+                // No data from here on, or the file ends before this.
+                Ok(_) | Err(Errno::NXIO) => break,
+                Err(error) => return Err(error),
+            };
+            let hole = match seek(self.file.as_fd(), SeekFrom::Hole(data)) {
+                Ok(hole) => hole.min(end),
+                Err(Errno::NXIO) => break,
+                Err(error) => return Err(error),
+            };
+            if hole <= data {
+                // The file changed in between; go on behind this page.
+                self.at = data.saturating_add(PAGE);
+                continue;
+            }
+            self.at = hole;
+            let first = (data - self.file_offset) / PAGE * PAGE;
+            let last = (hole - self.file_offset).next_multiple_of(PAGE);
+            let run = first.max(self.range.start)..last.min(self.range.end);
+            self.range.start = run.end.max(self.range.start);
+            if !run.is_empty() {
+                return Ok(Some(run));
+            }
+        }
+        self.at = end;
+        Ok(None)
+    }
 }
 
 fn page_table_runs(
