@@ -57,6 +57,7 @@ impl Window {
     }
 
     /// The place in the mapping, if the access lies in the part.
+    #[inline]
     fn place(&self, offset: u64, length: u64) -> Result<u64, Fault> {
         match offset.checked_add(length) {
             Some(end) if end <= self.size => Ok(self.inside + offset),
@@ -70,25 +71,32 @@ impl Window {
 }
 
 impl SharedMemory for Window {
+    #[inline]
     fn size(&self) -> u64 {
         self.size
     }
+    #[inline]
     fn load_relaxed(&self, offset: u64) -> Result<u64, Fault> {
         self.mapping.load_relaxed(self.place(offset, 8)?)
     }
+    #[inline]
     fn load_acquire(&self, offset: u64) -> Result<u64, Fault> {
         self.mapping.load_acquire(self.place(offset, 8)?)
     }
+    #[inline]
     fn store_relaxed(&self, offset: u64, value: u64) -> Result<(), Fault> {
         self.mapping.store_relaxed(self.place(offset, 8)?, value)
     }
+    #[inline]
     fn store_release(&self, offset: u64, value: u64) -> Result<(), Fault> {
         self.mapping.store_release(self.place(offset, 8)?, value)
     }
+    #[inline]
     fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), Fault> {
         self.mapping
             .read(self.place(offset, into.len() as u64)?, into)
     }
+    #[inline]
     fn write(&self, offset: u64, from: &[u8]) -> Result<(), Fault> {
         self.mapping
             .write(self.place(offset, from.len() as u64)?, from)

@@ -379,6 +379,7 @@ impl SharedMemory for View {
         matches!(self.reach, Reach::Copied(_))
     }
 
+    #[inline]
     fn write(&self, offset: u64, from: &[u8]) -> Result<(), Fault> {
         match &self.reach {
             Reach::Linear(mapping) => mapping.write(offset, from),
