@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vmshm_ram::Source;
 
 use crate::failure::Failure;
@@ -51,6 +51,25 @@ pub(crate) fn plain(text: &str) -> Cow<'_, str> {
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     tolerate_broken_pipe(io::stdout().write_all(text.as_bytes()))
         .map_err(|error| Failure::from_error(&error, None).because("writing the output"))
+}
+
+/// Prints to stdout and lets the reader have it at once.
+pub(crate) fn print_at_once(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
+}
+
+/// Whether whoever read stdout has left, so that printing more makes no sense.
+pub(crate) fn reader_has_left() -> bool {
+    let stdout = io::stdout();
+    // Nothing is waited for but this, which is always told.
+    let mut fds = [PollFd::new(&stdout, PollFlags::empty())];
+    let [fd] = match poll(&mut fds, Some(&Timespec::default())) {
+        Ok(_) => fds,
+        Err(_) => return false,
+    };
+    !fd.revents().is_empty()
 }
 
 /// Takes a broken pipe for success.

@@ -3,7 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
-use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::io::{self, ErrorKind, IsTerminal};
 use std::num::NonZeroU64;
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
@@ -184,7 +184,7 @@ impl Printer<'_> {
             Form::Lines | Form::Terminal => "",
         };
         if self.failed.is_none() {
-            self.failed = write(end).err();
+            self.failed = output::print_at_once(end).err();
         }
         match self.failed {
             // A reader that has seen enough is no failure.
@@ -235,9 +235,9 @@ impl SearchSink for Printer<'_> {
             self.show(found, &mut text);
         }
         let written = if self.suspend {
-            self.bar.suspend(|| write(&text))
+            self.bar.suspend(|| output::print_at_once(&text))
         } else {
-            write(&text)
+            output::print_at_once(&text)
         };
         match written {
             Ok(()) => ControlFlow::Continue(()),
@@ -251,13 +251,6 @@ impl SearchSink for Printer<'_> {
     fn passed(&mut self, addresses: u64) {
         self.bar.inc(addresses);
     }
-}
-
-/// Writes to stdout and lets the reader have it at once.
-fn write(text: &str) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes())?;
-    stdout.flush()
 }
 
 /// A pattern on one line, whatever is in it.
