@@ -5,6 +5,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -51,6 +52,11 @@ fn watch() -> io::Result<Interruption> {
     // A file that grows past the user's limit is an error of the write, no death.
     signal_hook::flag::register(SIGXFSZ, Arc::default())?;
     Ok(Interruption { flag, wake })
+}
+
+/// What is said of a file that was to be written.
+pub(crate) fn not_written(path: &Path) -> String {
+    format!("interrupted; {} is not written", path.display())
 }
 
 /// The signals that this process was started with as ignored, bit by bit from signal 1.

@@ -13,9 +13,9 @@ use vmshm_ram::{DumpFormat, DumpPlan, DumpWriteError};
 
 use crate::arguments::Global;
 use crate::failure::Failure;
-use crate::interruption::Interruption;
+use crate::interruption::{Interruption, not_written};
 use crate::output::{self, tolerate_broken_pipe};
-use crate::output_file::{OutputFile, Readers};
+use crate::output_file::{OutputFile, Readers, is_stream};
 
 /// What `vmshm dump` says after its options.
 pub(crate) const AFTER_HELP: &str = "\
@@ -76,7 +76,7 @@ pub(crate) fn run(dump: &Dump, global: &Global) -> Result<(), Failure> {
     let existing = plan.existing_bytes(physical.ram())?;
     // A pipe leaves nothing behind that would have to be removed; there a signal may
     // end the process at once, also where it waits for the reader.
-    let interruption = if is_stream(&dump.output) {
+    let interruption = if dump.output.as_os_str() == "-" || is_stream(&dump.output) {
         None
     } else {
         Some(Interruption::watch()?)
@@ -123,17 +123,9 @@ pub(crate) fn run(dump: &Dump, global: &Global) -> Result<(), Failure> {
             Ok(()) => Ok(()),
             Err(error) => Err(output_failure(&error, &dump.output, &plan, existing)),
         },
-        Err(DumpWriteError::Stopped) => Err(Failure::new(
-            &format!("interrupted; {} is not written", dump.output.display()),
-            None,
-        )),
+        Err(DumpWriteError::Stopped) => Err(Failure::new(&not_written(&dump.output), None)),
         Err(error) => Err(error.into()),
     }
-}
-
-/// Whether the output is written straight: stdout, a pipe, a device.
-fn is_stream(path: &Path) -> bool {
-    path.as_os_str() == "-" || path.metadata().is_ok_and(|metadata| !metadata.is_file())
 }
 
 /// Where a dump's bytes go: into their places, or one after the other.
