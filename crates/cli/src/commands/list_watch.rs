@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use serde_json::{Value, json};
+use vmshm_host::Where;
 use vmshm_host::machines::MachineView;
 use vmshm_host::observer::{Event, Happening, Observer};
 
@@ -17,11 +18,11 @@ use crate::interruption::Interruption;
 use crate::output;
 
 /// Runs it.
-pub(crate) fn run(json: bool, timeout: Option<Duration>) -> Result<(), Failure> {
+pub(crate) fn run(json: bool, place: Where, timeout: Option<Duration>) -> Result<(), Failure> {
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
     let interruption = Interruption::watch()?;
     let coloured = output::colour_on_stdout();
-    let mut observer = Observer::default();
+    let mut observer = Observer::new(place);
     loop {
         for event in observer.look()? {
             let line = if json {
