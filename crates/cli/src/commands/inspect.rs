@@ -67,7 +67,7 @@ pub(crate) fn run(inspect: &Inspect, global: &Global) -> Result<(), Failure> {
         for note in &found.notes {
             eprintln!("note: {}", output::plain(&note.what));
             if let Some(hint) = &note.hint {
-                eprintln!("hint: {hint}");
+                eprintln!("hint: {}", output::plain(hint));
             }
         }
     }

@@ -91,10 +91,12 @@ fn tied(peer: &str, machine: &Machine, announce: &Announce, as_json: bool) -> St
         });
         return format!("{object}\n");
     }
-    format!(
-        "{}  {}  {}  {}  {peer}\n",
+    // Whoever started the VM chose its name.
+    let line = format!(
+        "{}  {}  {}  {}  {peer}",
         machine.pid, machine.vmm, machine.name, announce.beacon
-    )
+    );
+    format!("{}\n", output::plain(&line))
 }
 
 /// What is said on stderr: not more than somebody can read, whoever knocks how often.
@@ -116,7 +118,7 @@ impl Voice {
     fn say(&self, line: &str) {
         if !self.quiet {
             // Nobody may listen.
-            let _ = writeln!(std::io::stderr(), "{line}");
+            let _ = writeln!(std::io::stderr(), "{}", output::plain(line));
         }
     }
 
@@ -138,5 +140,34 @@ impl Voice {
         }
         self.window = Instant::now();
         self.refusals = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vmshm_link::GuestPhysical;
+    use vmshm_link::fields::Text;
+
+    #[test]
+    fn names_that_others_chose_stay_on_their_line() {
+        let machine = Machine {
+            pid: 1,
+            start_time: 1,
+            vmm: "qemu".to_owned(),
+            name: "web\n2  qemu\u{1b}[2J".to_owned(),
+        };
+        let announce = Announce {
+            beacon: GuestPhysical(0x1000),
+            epoch: 1,
+            boot_id: [0; 16],
+            version: Text::new("1.0.0"),
+            name: Text::new("web"),
+        };
+        let text = tied("127.0.0.1:9", &machine, &announce, false);
+        let name = "web\\n2  qemu\\u{1b}[2J";
+        assert_eq!(text, format!("1  qemu  {name}  0x1000  127.0.0.1:9\n"));
+        let json = tied("127.0.0.1:9", &machine, &announce, true);
+        assert_eq!(json.lines().count(), 1);
     }
 }
