@@ -271,7 +271,7 @@ pub(crate) struct RegionWrite {
 
 #[derive(Debug, Args)]
 pub(crate) struct Read {
-    /// Process number, name, vmm:name, or dump:FILE
+    /// Process number, name, vmm:name, or dump:FILE (dump:raw:FILE: raw, whatever it begins with)
     pub(crate) vm: String,
     /// Guest-physical address
     #[arg(value_name = "GPA", value_parser = parse_number)]

@@ -37,7 +37,7 @@ Examples:
 
 #[derive(Debug, Args)]
 pub(crate) struct Dump {
-    /// Process number, name, vmm:name, or dump:FILE
+    /// Process number, name, vmm:name, or dump:FILE (dump:raw:FILE: raw, whatever it begins with)
     pub(crate) vm: String,
     /// The file to write; `-` is stdout
     #[arg(short, long, value_name = "FILE")]
@@ -109,16 +109,20 @@ pub(crate) fn run(dump: &Dump, global: &Global) -> Result<(), Failure> {
     };
     let written = write();
     bar.finish_and_clear();
+    let head = std::mem::take(&mut sink.head);
     let finished = written.and_then(|read| {
         sink.file.finish().map_err(DumpWriteError::Output)?;
         Ok(read)
     });
     match finished {
-        Ok(read) if !global.quiet => {
-            eprintln!("{}", summary(dump, &plan, read, start.elapsed()));
+        Ok(read) => {
+            let text = summary(dump, &plan, read, start.elapsed());
+            output::tell(&text, global.quiet);
+            if let Some(warning) = warning(&head, plan.format()) {
+                output::tell(&warning, global.quiet);
+            }
             Ok(())
         }
-        Ok(_) => Ok(()),
         Err(DumpWriteError::Output(error)) => match tolerate_broken_pipe(Err(error)) {
             Ok(()) => Ok(()),
             Err(error) => Err(output_failure(&error, &dump.output, &plan, existing)),
@@ -128,11 +132,16 @@ pub(crate) fn run(dump: &Dump, global: &Global) -> Result<(), Failure> {
     }
 }
 
+/// So much of a file's start tells its format.
+const HEAD: usize = 16;
+
 /// Where a dump's bytes go: into their places, or one after the other.
 struct Sink {
     file: OutputFile,
     /// How much has gone into a pipe.
     at: u64,
+    /// What the output begins with, if that is no hole.
+    head: Vec<u8>,
 }
 
 impl Sink {
@@ -151,7 +160,11 @@ impl Sink {
                 Some("name a file with `-o FILE`, or send stdout into a pipe"),
             ));
         }
-        Ok(Self { file, at: 0 })
+        Ok(Self {
+            file,
+            at: 0,
+            head: Vec::new(),
+        })
     }
 
     /// Gives the file its length, so that a file system that cannot hold it says so now.
@@ -163,6 +176,9 @@ impl Sink {
     }
 
     fn put(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        if offset == 0 {
+            self.head = bytes.iter().copied().take(HEAD).collect();
+        }
         if let OutputFile::Whole(whole) = &self.file {
             return whole.file().write_all_at(bytes, offset);
         }
@@ -211,6 +227,15 @@ fn summary(dump: &Dump, plan: &DumpPlan, read: u64, took: Duration) -> String {
         plan.format(),
         rate(read, seconds),
     )
+}
+
+/// What the reader of a raw dump has to know where the guest's memory begins like another
+/// format.
+fn warning(head: &[u8], format: DumpFormat) -> Option<String> {
+    let taken_for = DumpFormat::raw_taken_for(head).filter(|_| format == DumpFormat::Raw)?;
+    Some(format!(
+        "warning: the guest's memory begins like {taken_for}, for which the dump would be taken; read it as `dump:raw:FILE`"
+    ))
 }
 
 /// Bytes a second, for people.

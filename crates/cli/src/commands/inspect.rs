@@ -24,7 +24,7 @@ const LISTED_EXTENTS: usize = 4;
 /// What to inspect, and how to show it.
 #[derive(Debug, Args)]
 pub(crate) struct Inspect {
-    /// Process number, name, vmm:name, or dump:FILE
+    /// Process number, name, vmm:name, or dump:FILE (dump:raw:FILE: raw, whatever it begins with)
     pub(crate) vm: String,
     /// Print a JSON object
     #[arg(long)]

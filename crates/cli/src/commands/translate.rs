@@ -16,7 +16,7 @@ use crate::output;
 /// What to translate.
 #[derive(Debug, Args)]
 pub(crate) struct Translate {
-    /// Process number, name, vmm:name, or dump:FILE
+    /// Process number, name, vmm:name, or dump:FILE (dump:raw:FILE: raw, whatever it begins with)
     pub(crate) vm: String,
     /// Guest-physical address
     #[arg(value_name = "GPA", value_parser = parse_number)]
