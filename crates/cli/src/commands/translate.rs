@@ -35,7 +35,7 @@ pub(crate) fn run(translate: &Translate, global: &Global) -> Result<(), Failure>
         .layout()
         .translate(address)
         .map_err(PhysicalError::from)?;
-    let block = physical.ram().blocks().nth(location.at.block);
+    let block = physical.ram().block(location.at.block);
     let block = block.ok_or(PhysicalError::Layout(LayoutError::Empty))?;
     let place = Place {
         address,
