@@ -97,6 +97,18 @@ impl SharedMemory for Window {
             .read(self.place(offset, into.len() as u64)?, into)
     }
     #[inline]
+    fn prefetch(&self, offset: u64, length: u64) {
+        if let Ok(at) = self.place(offset, length) {
+            self.mapping.prefetch(at, length);
+        }
+    }
+    #[inline]
+    fn prefetch_to_write(&self, offset: u64) {
+        if let Ok(at) = self.place(offset, 8) {
+            self.mapping.prefetch_to_write(at);
+        }
+    }
+    #[inline]
     fn write(&self, offset: u64, from: &[u8]) -> Result<(), Fault> {
         self.mapping
             .write(self.place(offset, from.len() as u64)?, from)

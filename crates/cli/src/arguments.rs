@@ -252,7 +252,7 @@ pub(crate) struct RegionRead {
     /// How many bytes
     #[arg(value_parser = parse_size)]
     pub(crate) length: u64,
-    /// Write the bytes to this file
+    /// Write the bytes to this file; a new one is readable by its owner alone
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
 }
@@ -271,7 +271,7 @@ pub(crate) struct RegionWrite {
 
 #[derive(Debug, Args)]
 pub(crate) struct Read {
-    /// Process number, name, vmm:name, or dump:FILE
+    /// Process number, name, vmm:name, or dump:FILE (dump:raw:FILE: raw, whatever it begins with)
     pub(crate) vm: String,
     /// Guest-physical address
     #[arg(value_name = "GPA", value_parser = parse_number)]
@@ -279,7 +279,7 @@ pub(crate) struct Read {
     /// How many bytes
     #[arg(value_name = "LEN", value_parser = parse_size)]
     pub(crate) length: u64,
-    /// Write the bytes to this file
+    /// Write the bytes to this file; a new one is readable by its owner alone
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
 }

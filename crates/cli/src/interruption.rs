@@ -1,6 +1,11 @@
-//! Ctrl-C and its like as a flag, for commands that must clean up before they end. What
-//! the user's shell had ignored (`nohup`, a job in the background) stays ignored.
+//! Ctrl-C and its like as a flag and as a descriptor, for commands that must clean up
+//! before they end, or that end only so. What the user's shell had ignored (`nohup`, a
+//! job in the background) stays ignored.
 
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,35 +13,50 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 
 use crate::failure::Failure;
 
-/// Whether the user asked to stop.
-#[derive(Debug, Clone)]
-pub(crate) struct Interruption(Arc<AtomicBool>);
+/// Whether the user asked to stop. As a descriptor it is readable from then on.
+#[derive(Debug)]
+pub(crate) struct Interruption {
+    flag: Arc<AtomicBool>,
+    wake: UnixStream,
+}
 
 impl Interruption {
     /// From here on signals that would end the process set the flag instead.
     pub(crate) fn watch() -> Result<Self, Failure> {
-        let flag = Arc::new(AtomicBool::new(false));
-        let ignored = ignored_signals();
-        for signal in [SIGINT, SIGTERM, SIGHUP] {
-            if ignored & (1 << (signal - 1)) == 0 {
-                register(signal, Arc::clone(&flag))?;
-            }
-        }
-        // A file that grows past the user's limit is an error of the write, no death.
-        register(SIGXFSZ, Arc::default())?;
-        Ok(Self(flag))
+        watch().map_err(|error| Failure::from_error(&error, None).because("watching for signals"))
     }
 
     /// Whether a signal came.
     pub(crate) fn came(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.flag.load(Ordering::Relaxed)
     }
 }
 
-fn register(signal: i32, flag: Arc<AtomicBool>) -> Result<(), Failure> {
-    signal_hook::flag::register(signal, flag)
-        .map(drop)
-        .map_err(|error| Failure::from_error(&error, None).because("watching for signals"))
+impl AsFd for Interruption {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+}
+
+fn watch() -> io::Result<Interruption> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let (wake, sender) = UnixStream::pair()?;
+    let ignored = ignored_signals();
+    for signal in [SIGHUP, SIGINT, SIGTERM] {
+        if ignored & (1 << (signal - 1)) == 0 {
+            // In this order: whoever is woken sees the flag.
+            signal_hook::flag::register(signal, Arc::clone(&flag))?;
+            signal_hook::low_level::pipe::register(signal, sender.try_clone()?)?;
+        }
+    }
+    // A file that grows past the user's limit is an error of the write, no death.
+    signal_hook::flag::register(SIGXFSZ, Arc::default())?;
+    Ok(Interruption { flag, wake })
+}
+
+/// What is said of a file that was to be written.
+pub(crate) fn not_written(path: &Path) -> String {
+    format!("interrupted; {} is not written", path.display())
 }
 
 /// The signals that this process was started with as ignored, bit by bit from signal 1.

@@ -4,15 +4,16 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vmshm_ram::Source;
 
 use crate::failure::Failure;
-use crate::output_file::{OutputFile, Readers};
+use crate::interruption::{Interruption, not_written};
+use crate::output_file::{OutputFile, Readers, is_stream};
 
 /// Whether stderr may be coloured: a terminal, and no NO_COLOR (no-color.org).
 pub(crate) fn colour_on_stderr() -> bool {
@@ -51,6 +52,25 @@ pub(crate) fn plain(text: &str) -> Cow<'_, str> {
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     tolerate_broken_pipe(io::stdout().write_all(text.as_bytes()))
         .map_err(|error| Failure::from_error(&error, None).because("writing the output"))
+}
+
+/// Prints to stdout and lets the reader have it at once.
+pub(crate) fn print_at_once(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
+}
+
+/// Whether whoever read stdout has left, so that printing more makes no sense.
+pub(crate) fn reader_has_left() -> bool {
+    let stdout = io::stdout();
+    // Nothing is waited for but this, which is always told.
+    let mut fds = [PollFd::new(&stdout, PollFlags::empty())];
+    let [fd] = match poll(&mut fds, Some(&Timespec::default())) {
+        Ok(_) => fds,
+        Err(_) => return false,
+    };
+    !fd.revents().is_empty()
 }
 
 /// Takes a broken pipe for success.
@@ -127,8 +147,12 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
 
 /// Where a command's bytes go: a file; raw stdout; or a hexdump on a terminal.
 pub(crate) enum ByteSink {
-    /// A file, which appears only when it is whole.
-    File(OutputFile),
+    /// A file, which appears only when it is whole; a signal ends it in good order.
+    File {
+        file: OutputFile,
+        path: PathBuf,
+        interruption: Option<Interruption>,
+    },
     /// Standard output, raw.
     Raw,
     /// Standard output, a terminal: the address of the next line, and what is left
@@ -138,9 +162,24 @@ pub(crate) enum ByteSink {
 
 impl ByteSink {
     /// Opens the sink; `address` is shown beside the first byte of a hexdump.
-    pub(crate) fn open(path: Option<&Path>, address: u64) -> Result<Self, Failure> {
+    pub(crate) fn open(
+        path: Option<&Path>,
+        readers: Readers,
+        address: u64,
+    ) -> Result<Self, Failure> {
         if let Some(path) = path {
-            return Ok(Self::File(OutputFile::open(path, Readers::AsUsual)?));
+            // Where nothing is left behind, a signal may end the process at once, also
+            // while it waits for a pipe's reader.
+            let interruption = if is_stream(path) {
+                None
+            } else {
+                Some(Interruption::watch()?)
+            };
+            return Ok(Self::File {
+                file: OutputFile::open(path, readers)?,
+                path: path.to_owned(),
+                interruption,
+            });
         }
         Ok(if io::stdout().is_terminal() {
             Self::Hexdump {
@@ -152,10 +191,11 @@ impl ByteSink {
         })
     }
 
-    /// Takes some bytes.
+    /// Takes some bytes; an error of the kind [`ErrorKind::Interrupted`] after a signal.
     pub(crate) fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.check_interruption()?;
         match self {
-            Self::File(file) => file.put(bytes),
+            Self::File { file, .. } => file.put(bytes),
             Self::Raw => io::stdout().write_all(bytes),
             Self::Hexdump { address, rest } => {
                 rest.extend_from_slice(bytes);
@@ -170,15 +210,36 @@ impl ByteSink {
 
     /// Ends in good order: nothing exists under the file's name before this.
     pub(crate) fn finish(self) -> Result<(), Failure> {
-        let done = match self {
-            Self::File(file) => file.finish(),
+        let done = self.check_interruption().and_then(|()| match self {
+            Self::File { file, .. } => file.finish(),
             Self::Raw => io::stdout().flush(),
             Self::Hexdump { address, rest } => {
                 io::stdout().write_all(hexdump(address, &rest).as_bytes())
             }
-        };
-        tolerate_broken_pipe(done)
-            .map_err(|error| Failure::from_error(&error, None).because("writing the output"))
+        });
+        done.or_else(Self::give_up)
+    }
+
+    /// What an error of [`put`](Self::put) means for the command.
+    pub(crate) fn give_up(error: io::Error) -> Result<(), Failure> {
+        match error.kind() {
+            ErrorKind::BrokenPipe => Ok(()),
+            ErrorKind::Interrupted => Err(Failure::from_error(&error, None)),
+            _ => Err(Failure::from_error(&error, None).because("writing the output")),
+        }
+    }
+
+    fn check_interruption(&self) -> io::Result<()> {
+        match self {
+            Self::File {
+                path,
+                interruption: Some(interruption),
+                ..
+            } if interruption.came() => {
+                Err(io::Error::new(ErrorKind::Interrupted, not_written(path)))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

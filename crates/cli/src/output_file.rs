@@ -21,6 +21,11 @@ pub(crate) enum Readers {
     Owner,
 }
 
+/// Whether what `path` names is written straight: a pipe, a device.
+pub(crate) fn is_stream(path: &Path) -> bool {
+    path.metadata().is_ok_and(|metadata| !metadata.is_file())
+}
+
 /// A file that is being written.
 #[derive(Debug)]
 pub(crate) enum OutputFile {

@@ -188,3 +188,37 @@ fn a_file_that_is_no_dump_or_not_there_is_refused() {
         assert!(text(&output.stderr, &missing).starts_with("error: cannot open the dump FILE: "));
     }
 }
+
+#[test]
+fn of_a_great_many_ranges_the_first_are_listed_and_the_picture_stays_small() {
+    let directory = Directory::new("many");
+    let ranges: Vec<_> = (0..20_000)
+        .map(|index| (index << 13, vec![1; 16]))
+        .collect();
+    let dump = directory.lime("memory.lime", &ranges);
+    let picture = directory.0.join("p.svg");
+    let output = vmshm(
+        &[
+            "inspect",
+            "DUMP",
+            "--picture",
+            &picture.display().to_string(),
+        ],
+        &dump,
+    );
+    assert!(output.status.success(), "{output:?}");
+    let shown = text(&output.stdout, &dump);
+    assert!(shown.contains("  and 18000 more blocks; `--json` lists all\n"));
+    assert!(shown.contains("  and 18000 more ranges; `--json` lists all\n"));
+    assert!(shown.contains("\n  0x000000000010-0x000000002000  7.98 KiB  hole\n"));
+    assert!(shown.lines().count() < 6100, "{}", shown.lines().count());
+    let length = std::fs::metadata(&picture).expect("a picture").len();
+    assert!(length < 8 << 20, "{length}");
+    let output = vmshm(&["inspect", "DUMP", "--json"], &dump);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(json["layout"].as_array().expect("ranges").len(), 20_000);
+    assert_eq!(json["holes"].as_array().expect("holes").len(), 19_999);
+    // The last ones are found like the first.
+    let output = vmshm(&["translate", "DUMP", "0x9c3e000"], &dump);
+    assert!(text(&output.stdout, &dump).contains("RAM block       19999 "));
+}

@@ -87,7 +87,7 @@ impl BeaconSearch {
             Where::Learned => {}
             Where::Scan => {
                 tracing::debug!("scanning guest RAM for the beacon");
-                let length_of = |block| target.ram.blocks().nth(block).map(|one| one.length);
+                let length_of = |block| target.ram.block(block).map(|one| one.length);
                 for &at in &known.places {
                     if length_of(at.block).is_some_and(|length| at.offset < length) {
                         findings.add(target, at)?;

@@ -4,6 +4,7 @@
 //! help. Guest RAM is never written; where an agent lives, a session asks it where the
 //! regions' pages are.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -351,9 +352,10 @@ impl Inspection {
                 ),
             });
         }
+        let ranges = self.layout.ranges().iter();
+        let seen: BTreeSet<usize> = ranges.map(|range| range.at.block).collect();
         for index in 0..self.blocks.len() {
-            let mut ranges = self.layout.ranges().iter();
-            if !self.layout.ranges().is_empty() && !ranges.any(|range| range.at.block == index) {
+            if !seen.is_empty() && !seen.contains(&index) {
                 self.notes.push(Note {
                     what: format!("where the guest sees block {index} is not known"),
                     hint: Some("run vmshm-agent in the guest: it reports its RAM".to_owned()),

@@ -316,7 +316,7 @@ fn remember(
 
 /// The VMM-virtual address of a place; unlike it, it means the same for another command.
 fn address_of(target: &Target, at: BlockOffset) -> Option<u64> {
-    let block = target.ram.blocks().nth(at.block)?;
+    let block = target.ram.block(at.block)?;
     block.start.0.checked_add(at.offset)
 }
 

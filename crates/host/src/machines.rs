@@ -144,16 +144,26 @@ impl Subject {
 
 /// What a selector of a stored dump starts with.
 const DUMP: &str = "dump:";
+/// What follows that where the file is raw whatever it begins with.
+const RAW: &str = "raw:";
 
-/// Finds what `selector` names, for looking only: as [`find`], or `dump:FILE`.
+/// Finds what `selector` names, for looking only: as [`find`], or `dump:FILE`,
+/// or `dump:raw:FILE` for a file that is raw memory whatever it begins with.
 ///
 /// # Errors
 /// [`SelectError`].
 pub fn find_subject(selector: &str) -> Result<Subject, SelectError> {
-    match selector.strip_prefix(DUMP) {
-        Some(path) => Ok(Subject::Stored(StoredDump::open(Path::new(path))?)),
-        None => Ok(Subject::Running(find(selector)?)),
-    }
+    let Some(path) = selector.strip_prefix(DUMP) else {
+        return Ok(Subject::Running(find(selector)?));
+    };
+    let dump = match path.strip_prefix(RAW) {
+        // A file that is called so is meant.
+        Some(raw) if Path::new(path).symlink_metadata().is_err() => {
+            StoredDump::open_raw(Path::new(raw))
+        }
+        _ => StoredDump::open(Path::new(path)),
+    };
+    Ok(Subject::Stored(dump?))
 }
 
 /// Finds the VM that `selector` names: a process number, a name, or `vmm:name`.

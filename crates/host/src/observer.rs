@@ -3,7 +3,8 @@
 //!
 //! It only reads, and as little as it can: a process is judged once, a known beacon is
 //! read where it lies, and RAM is searched again only where no living beacon is known,
-//! more rarely the longer that takes.
+//! more rarely the longer that takes. Where scanning is not allowed, agents are looked for
+//! at the one place that is given or learned, and no guest's kernel is searched for.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -95,14 +96,26 @@ pub struct Event {
 }
 
 /// The watch over all VMs.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Observer {
+    place: Where,
     census: Census,
     watched: BTreeMap<u32, Watched>,
     next_count: Option<Instant>,
 }
 
 impl Observer {
+    /// A watch that looks for agents only where `place` says.
+    #[must_use]
+    pub fn new(place: Where) -> Self {
+        Self {
+            place,
+            census: Census::default(),
+            watched: BTreeMap::new(),
+            next_count: None,
+        }
+    }
+
     /// Looks once. The first look tells of every VM that is there.
     ///
     /// # Errors
@@ -129,8 +142,8 @@ impl Observer {
             self.watch_known(now, &mut events);
             self.judge(due, now, &mut events);
         } else {
-            for look in look::look_at(find_all()?, Where::Scan) {
-                let watched = Watched::new(look, now);
+            for look in look::look_at(find_all()?, self.place) {
+                let watched = Watched::new(look, self.place, now);
                 events.push(watched.event(Happening::Appeared));
                 self.watched.insert(watched.view.vmm.pid, watched);
             }
@@ -177,7 +190,7 @@ impl Observer {
                 continue;
             }
             let target = look::open(&vmm);
-            let watched = Watched::new(Look::bare(vmm, target), now);
+            let watched = Watched::new(Look::bare(vmm, target), self.place, now);
             events.push(watched.event(Happening::Appeared));
             self.watched.insert(watched.view.vmm.pid, watched);
         }
@@ -191,6 +204,8 @@ type UnderWay = (BeaconSearch, Duration);
 #[derive(Debug)]
 struct Watched {
     view: MachineView,
+    /// Where its agent may be looked for.
+    place: Where,
     target: Option<Target>,
     beacon: Option<Candidate>,
     directory: Option<Directory>,
@@ -215,7 +230,7 @@ struct Watched {
 }
 
 impl Watched {
-    fn new(look: Look, now: Instant) -> Self {
+    fn new(look: Look, place: Where, now: Instant) -> Self {
         let agent = look.view.agent.as_ref();
         let mut watched = Self {
             boot_id: agent.and_then(|agent| agent.boot_id),
@@ -233,12 +248,10 @@ impl Watched {
             next_blocks: now + BLOCKS_EVERY,
             compare_blocks_at: now + COMPARE_EVERY,
             mapped_pages: look.view.vmm.mapped_pages(),
-            next_kernel: look
-                .view
-                .guest_os
-                .is_none()
+            next_kernel: (place == Where::Scan && look.view.guest_os.is_none())
                 .then_some((now + KERNEL_AFTER, KERNEL_AFTER)),
             view: look.view,
+            place,
         };
         watched.paused = watched.run_state() == RunState::Stopped;
         watched.take_beacon(look.beacon, now);
@@ -443,7 +456,8 @@ impl Watched {
             return;
         }
         self.next_slice = now + SLICE_EVERY;
-        if self.pages.is_none() && pages_free && now >= self.next_pages {
+        let due = self.place == Where::Scan && pages_free && now >= self.next_pages;
+        if self.pages.is_none() && due {
             // Set anew when it is known how long it took.
             self.next_pages = now + PAGES_EVERY;
             self.pages = self.start(true);
@@ -466,7 +480,9 @@ impl Watched {
             is_patient: true,
         };
         let started = Instant::now();
-        let search = BeaconSearch::resume(self.target.as_ref()?, Where::Scan, &known).ok()?;
+        let target = self.target.as_ref()?;
+        let place = self.place.resolved_for(&target.vmm)?;
+        let search = BeaconSearch::resume(target, place, &known).ok()?;
         Some((search, started.elapsed()))
     }
 

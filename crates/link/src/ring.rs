@@ -208,6 +208,9 @@ impl<M: SharedMemory> Producer<M> {
     /// As [`Producer::reserve`].
     #[inline]
     pub fn try_stage(&mut self, kind: u16, payload: &[u8]) -> Result<bool, LinkError> {
+        // A waiting consumer has taken the tail's line, which is looked at and written at
+        // the end: it comes back while the payload is written.
+        self.memory.prefetch_to_write(self.layout.tail);
         let Some(mut room) = self.reserve(payload.len() as u64)? else {
             return Ok(false);
         };

@@ -87,7 +87,7 @@ fn try_out(vmm: &Vmm, ram: &GuestRam, pattern: Option<&[u8]>) {
     let started = Instant::now();
     let mut resident = 0;
     for block in 0..ram.blocks().len() {
-        let length = ram.blocks().nth(block).map_or(0, |block| block.length);
+        let length = ram.block(block).map_or(0, |block| block.length);
         let _ = ram.resident_runs(block, 0..length, &mut |run| {
             resident += run.end - run.start;
             true

@@ -183,6 +183,12 @@ impl GuestRam {
         self.blocks.iter().map(|open| &open.block)
     }
 
+    /// One of the [`blocks`](Self::blocks).
+    #[must_use]
+    pub fn block(&self, index: usize) -> Option<&RamBlock> {
+        self.blocks.get(index).map(|open| &open.block)
+    }
+
     /// The hold on the VMM's process.
     #[must_use]
     pub fn liveness(&self) -> &Arc<Liveness> {

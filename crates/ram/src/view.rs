@@ -375,6 +375,13 @@ impl SharedMemory for View {
     }
 
     #[inline]
+    fn prefetch_to_write(&self, offset: u64) {
+        if let Reach::Linear(mapping) = &self.reach {
+            mapping.prefetch_to_write(offset);
+        }
+    }
+
+    #[inline]
     fn is_costly(&self) -> bool {
         matches!(self.reach, Reach::Copied(_))
     }

@@ -62,6 +62,12 @@ pub trait SharedMemory {
         let _ = (offset, length);
     }
 
+    /// Asks the processor for the line of the word at `offset`, which will be written
+    /// soon and which another party may hold. A hint, as [`prefetch`](Self::prefetch).
+    fn prefetch_to_write(&self, offset: u64) {
+        let _ = offset;
+    }
+
     /// Whether every operation is a system call, so that few are better than many.
     fn is_costly(&self) -> bool {
         false
@@ -103,6 +109,10 @@ macro_rules! shared_memory_through_pointer {
             #[inline]
             fn prefetch(&self, offset: u64, length: u64) {
                 (**self).prefetch(offset, length);
+            }
+            #[inline]
+            fn prefetch_to_write(&self, offset: u64) {
+                (**self).prefetch_to_write(offset);
             }
             #[inline]
             fn is_costly(&self) -> bool {

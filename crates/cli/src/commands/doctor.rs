@@ -86,9 +86,9 @@ fn describe(text: &mut String, diagnosis: &Diagnosis) {
 }
 
 fn line(text: &mut String, what: &str, cause: &Cause) {
-    let _ = writeln!(text, "  {what}: {}", cause.what);
+    let _ = writeln!(text, "  {what}: {}", output::plain(&cause.what));
     if let Some(hint) = &cause.hint {
-        let _ = writeln!(text, "    hint: {hint}");
+        let _ = writeln!(text, "    hint: {}", output::plain(hint));
     }
 }
 
@@ -121,4 +121,21 @@ fn method_json(cause: Option<&Cause>) -> Value {
 
 fn cause_json(cause: &Cause) -> Value {
     json!({ "what": cause.what, "hint": cause.hint })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_chose_does_nothing_to_the_terminal() {
+        let cause = Cause {
+            what: "the file /tmp/\u{1b}[2Jram was removed".to_owned(),
+            hint: Some("look at /tmp/\u{1b}[2Jram\nyes".to_owned()),
+        };
+        let mut text = String::new();
+        line(&mut text, "map: no", &cause);
+        let expected = "  map: no: the file /tmp/\\u{1b}[2Jram was removed\n    hint: look at /tmp/\\u{1b}[2Jram\\nyes\n";
+        assert_eq!(text, expected);
+    }
 }

@@ -13,9 +13,9 @@ use vmshm_ram::{DumpFormat, DumpPlan, DumpWriteError};
 
 use crate::arguments::Global;
 use crate::failure::Failure;
-use crate::interruption::Interruption;
+use crate::interruption::{Interruption, not_written};
 use crate::output::{self, tolerate_broken_pipe};
-use crate::output_file::{OutputFile, Readers};
+use crate::output_file::{OutputFile, Readers, is_stream};
 
 /// What `vmshm dump` says after its options.
 pub(crate) const AFTER_HELP: &str = "\
@@ -37,7 +37,7 @@ Examples:
 
 #[derive(Debug, Args)]
 pub(crate) struct Dump {
-    /// Process number, name, vmm:name, or dump:FILE
+    /// Process number, name, vmm:name, or dump:FILE (dump:raw:FILE: raw, whatever it begins with)
     pub(crate) vm: String,
     /// The file to write; `-` is stdout
     #[arg(short, long, value_name = "FILE")]
@@ -76,7 +76,7 @@ pub(crate) fn run(dump: &Dump, global: &Global) -> Result<(), Failure> {
     let existing = plan.existing_bytes(physical.ram())?;
     // A pipe leaves nothing behind that would have to be removed; there a signal may
     // end the process at once, also where it waits for the reader.
-    let interruption = if is_stream(&dump.output) {
+    let interruption = if dump.output.as_os_str() == "-" || is_stream(&dump.output) {
         None
     } else {
         Some(Interruption::watch()?)
@@ -109,38 +109,39 @@ pub(crate) fn run(dump: &Dump, global: &Global) -> Result<(), Failure> {
     };
     let written = write();
     bar.finish_and_clear();
+    let head = std::mem::take(&mut sink.head);
     let finished = written.and_then(|read| {
         sink.file.finish().map_err(DumpWriteError::Output)?;
         Ok(read)
     });
     match finished {
-        Ok(read) if !global.quiet => {
-            eprintln!("{}", summary(dump, &plan, read, start.elapsed()));
+        Ok(read) => {
+            let text = summary(dump, &plan, read, start.elapsed());
+            output::tell(&text, global.quiet);
+            if let Some(warning) = warning(&head, plan.format()) {
+                output::tell(&warning, global.quiet);
+            }
             Ok(())
         }
-        Ok(_) => Ok(()),
         Err(DumpWriteError::Output(error)) => match tolerate_broken_pipe(Err(error)) {
             Ok(()) => Ok(()),
             Err(error) => Err(output_failure(&error, &dump.output, &plan, existing)),
         },
-        Err(DumpWriteError::Stopped) => Err(Failure::new(
-            &format!("interrupted; {} is not written", dump.output.display()),
-            None,
-        )),
+        Err(DumpWriteError::Stopped) => Err(Failure::new(&not_written(&dump.output), None)),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Whether the output is written straight: stdout, a pipe, a device.
-fn is_stream(path: &Path) -> bool {
-    path.as_os_str() == "-" || path.metadata().is_ok_and(|metadata| !metadata.is_file())
-}
+/// So much of a file's start tells its format.
+const HEAD: usize = 16;
 
 /// Where a dump's bytes go: into their places, or one after the other.
 struct Sink {
     file: OutputFile,
     /// How much has gone into a pipe.
     at: u64,
+    /// What the output begins with, if that is no hole.
+    head: Vec<u8>,
 }
 
 impl Sink {
@@ -159,7 +160,11 @@ impl Sink {
                 Some("name a file with `-o FILE`, or send stdout into a pipe"),
             ));
         }
-        Ok(Self { file, at: 0 })
+        Ok(Self {
+            file,
+            at: 0,
+            head: Vec::new(),
+        })
     }
 
     /// Gives the file its length, so that a file system that cannot hold it says so now.
@@ -171,6 +176,9 @@ impl Sink {
     }
 
     fn put(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        if offset == 0 {
+            self.head = bytes.iter().copied().take(HEAD).collect();
+        }
         if let OutputFile::Whole(whole) = &self.file {
             return whole.file().write_all_at(bytes, offset);
         }
@@ -219,6 +227,15 @@ fn summary(dump: &Dump, plan: &DumpPlan, read: u64, took: Duration) -> String {
         plan.format(),
         rate(read, seconds),
     )
+}
+
+/// What the reader of a raw dump has to know where the guest's memory begins like another
+/// format.
+fn warning(head: &[u8], format: DumpFormat) -> Option<String> {
+    let taken_for = DumpFormat::raw_taken_for(head).filter(|_| format == DumpFormat::Raw)?;
+    Some(format!(
+        "warning: the guest's memory begins like {taken_for}, for which the dump would be taken; read it as `dump:raw:FILE`"
+    ))
 }
 
 /// Bytes a second, for people.

@@ -21,10 +21,13 @@ use crate::reaper::Reaper;
 /// Extents of a region that are listed; the JSON has all.
 const LISTED_EXTENTS: usize = 4;
 
+/// Ranges and blocks that are listed; the JSON has all.
+const LISTED_ROWS: usize = 2000;
+
 /// What to inspect, and how to show it.
 #[derive(Debug, Args)]
 pub(crate) struct Inspect {
-    /// Process number, name, vmm:name, or dump:FILE
+    /// Process number, name, vmm:name, or dump:FILE (dump:raw:FILE: raw, whatever it begins with)
     pub(crate) vm: String,
     /// Print a JSON object
     #[arg(long)]
@@ -67,7 +70,7 @@ pub(crate) fn run(inspect: &Inspect, global: &Global) -> Result<(), Failure> {
         for note in &found.notes {
             eprintln!("note: {}", output::plain(&note.what));
             if let Some(hint) = &note.hint {
-                eprintln!("hint: {hint}");
+                eprintln!("hint: {}", output::plain(hint));
             }
         }
     }
@@ -148,13 +151,19 @@ fn with_extents(region: &RegionView) -> Value {
 
 /// What lies between ranges.
 fn holes(found: &Inspection) -> Vec<Extent> {
-    let hole = |pair: &[LayoutRange]| {
+    let between = |pair: &[LayoutRange]| {
         let [before, after] = pair else { return None };
-        let start = before.extent.end()?;
-        let length = after.extent.start.0.checked_sub(start.0)?;
-        (length > 0).then_some(Extent { start, length })
+        hole(before, after)
     };
-    found.layout.ranges().windows(2).filter_map(hole).collect()
+    let pairs = found.layout.ranges().windows(2);
+    pairs.filter_map(between).collect()
+}
+
+/// What lies between two ranges.
+fn hole(before: &LayoutRange, after: &LayoutRange) -> Option<Extent> {
+    let start = before.extent.end()?;
+    let length = after.extent.start.0.checked_sub(start.0)?;
+    (length > 0).then_some(Extent { start, length })
 }
 
 fn as_text(found: &Inspection) -> String {
@@ -162,15 +171,17 @@ fn as_text(found: &Inspection) -> String {
     head(&mut text, found);
     text.push_str("\nblocks\n");
     let mut rows = Vec::new();
-    for (index, view) in found.blocks.iter().enumerate() {
+    for (index, view) in found.blocks.iter().enumerate().take(LISTED_ROWS) {
         rows.push(block_row(index, view, &found.identity));
     }
     indented(&mut text, &rows);
+    not_listed(&mut text, found.blocks.len(), "block");
     text.push_str("\nlayout\n");
     if found.layout.ranges().is_empty() {
         text.push_str("  not known\n");
     }
     indented(&mut text, &layout_rows(found));
+    not_listed(&mut text, found.layout.ranges().len(), "range");
     let map = picture::map(found);
     if !map.is_empty() {
         let _ = write!(text, "\nmap\n{map}");
@@ -252,27 +263,39 @@ fn block_row(index: usize, view: &BlockView, identity: &Identity) -> Vec<String>
     row
 }
 
+/// The ranges, each with the hole behind it.
 fn layout_rows(found: &Inspection) -> Vec<Vec<String>> {
     let mut rows = Vec::new();
-    let holes = holes(found);
-    for range in found.layout.ranges() {
-        let end = range.extent.end().unwrap_or(range.extent.start);
+    let mut ranges = found.layout.ranges().iter().take(LISTED_ROWS).peekable();
+    while let Some(range) = ranges.next() {
         rows.push(vec![
-            format!("{:#014x}-{:#014x}", range.extent.start.0, end.0),
+            addresses(&range.extent),
             output::size(range.extent.length),
             range.at.to_string(),
             range.source.to_string(),
         ]);
-        if let Some(hole) = holes.iter().find(|hole| hole.start == end) {
-            let hole_end = hole.end().unwrap_or(hole.start);
+        if let Some(hole) = ranges.peek().and_then(|next| hole(range, next)) {
             rows.push(vec![
-                format!("{:#014x}-{:#014x}", hole.start.0, hole_end.0),
+                addresses(&hole),
                 output::size(hole.length),
                 "hole".to_owned(),
             ]);
         }
     }
     rows
+}
+
+fn addresses(extent: &Extent) -> String {
+    let end = extent.end().unwrap_or(extent.start);
+    format!("{:#014x}-{:#014x}", extent.start.0, end.0)
+}
+
+/// Says how many more there are than are listed.
+fn not_listed(text: &mut String, number: usize, thing: &str) {
+    if let Some(more) = number.checked_sub(LISTED_ROWS).filter(|more| *more > 0) {
+        let more = output::count(more, &format!("more {thing}"));
+        let _ = writeln!(text, "  and {more}; `--json` lists all");
+    }
 }
 
 fn region_row(region: &RegionView) -> Vec<String> {

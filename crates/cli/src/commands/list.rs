@@ -12,7 +12,7 @@ use crate::output;
 /// Runs it.
 pub(crate) fn run(list: &List, global: &Global) -> Result<(), Failure> {
     if list.watch {
-        return list_watch::run(list.json, global.timeout);
+        return list_watch::run(list.json, global.place(), global.timeout);
     }
     let machines = machines::list_by(global.place())?;
     if list.json {

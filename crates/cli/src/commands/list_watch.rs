@@ -2,28 +2,27 @@
 //! first of all those that are there. Ends with a signal, with `--timeout`, or when
 //! nobody reads any more; none of these is a failure.
 
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::net::UnixStream;
+use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use serde_json::{Value, json};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use vmshm_host::Where;
 use vmshm_host::machines::MachineView;
 use vmshm_host::observer::{Event, Happening, Observer};
 
 use super::list::machine_json;
 use crate::failure::Failure;
+use crate::interruption::Interruption;
 use crate::output;
 
 /// Runs it.
-pub(crate) fn run(json: bool, timeout: Option<Duration>) -> Result<(), Failure> {
+pub(crate) fn run(json: bool, place: Where, timeout: Option<Duration>) -> Result<(), Failure> {
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
-    let signals = catch_signals()
-        .map_err(|error| Failure::from_error(&error, None).because("cannot handle signals"))?;
+    let interruption = Interruption::watch()?;
     let coloured = output::colour_on_stdout();
-    let mut observer = Observer::default();
+    let mut observer = Observer::new(place);
     loop {
         for event in observer.look()? {
             let line = if json {
@@ -31,7 +30,8 @@ pub(crate) fn run(json: bool, timeout: Option<Duration>) -> Result<(), Failure> 
             } else {
                 event_text(&event, coloured)
             };
-            match print(&line) {
+            // Who reads a pipe sees each event when it happens.
+            match output::print_at_once(&line) {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
                 Err(error) => {
@@ -44,7 +44,7 @@ pub(crate) fn run(json: bool, timeout: Option<Duration>) -> Result<(), Failure> 
             return Ok(());
         }
         let pause = observer.pause();
-        let ended = wait(&signals, left.map_or(pause, |left| left.min(pause)))
+        let ended = wait(&interruption, left.map_or(pause, |left| left.min(pause)))
             .map_err(|error| Failure::from_error(&error, None).because("cannot wait"))?;
         if ended {
             return Ok(());
@@ -52,27 +52,11 @@ pub(crate) fn run(json: bool, timeout: Option<Duration>) -> Result<(), Failure> 
     }
 }
 
-/// A whole line at once: who reads a pipe sees each event when it happens.
-fn print(line: &str) -> io::Result<()> {
-    let mut output = io::stdout().lock();
-    output.write_all(line.as_bytes())?;
-    output.flush()
-}
-
-/// A socket that becomes readable when the user wants the end.
-fn catch_signals() -> io::Result<UnixStream> {
-    let (receiver, sender) = UnixStream::pair()?;
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
-        signal_hook::low_level::pipe::register(signal, sender.try_clone()?)?;
-    }
-    Ok(receiver)
-}
-
 /// Waits for a while; whether the end was asked for, or nobody reads any more.
-fn wait(signals: &UnixStream, pause: Duration) -> Result<bool, Errno> {
+fn wait(interruption: &Interruption, pause: Duration) -> Result<bool, Errno> {
     let output = io::stdout();
     let mut fds = [
-        PollFd::new(signals, PollFlags::IN),
+        PollFd::new(interruption, PollFlags::IN),
         // Nothing is waited for but that its reader leaves, which is always told.
         PollFd::new(&output, PollFlags::empty()),
     ];
@@ -82,7 +66,7 @@ fn wait(signals: &UnixStream, pause: Duration) -> Result<bool, Errno> {
     };
     match poll(&mut fds, Some(&timeout)) {
         Ok(_) => Ok(fds.iter().any(|fd| !fd.revents().is_empty())),
-        // The handler has run: the next look at the socket tells.
+        // The handler has run: the next look at its descriptor tells.
         Err(Errno::INTR) => Ok(false),
         Err(error) => Err(error),
     }

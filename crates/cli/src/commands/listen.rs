@@ -1,18 +1,16 @@
 //! `vmshm listen`: takes the connections of agents, and shows which VM each is tied to.
 
 use std::io::Write;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::json;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use vmshm_host::listen::{Event, Listener, Machine, Processes};
 use vmshm_link::rendezvous::message::Announce;
 
 use crate::arguments::Global;
 use crate::failure::Failure;
+use crate::interruption::Interruption;
 use crate::output;
 
 /// How long a wait may last before the signals are looked at once more.
@@ -24,7 +22,7 @@ const WINDOW: Duration = Duration::from_secs(10);
 /// `vmshm listen`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Prints a line for each agent that is tied to its VM: process, VMM, name, the beacon's\naddress, and the peer. While it runs, other commands of the same user with --no-scan and\nwithout --beacon use the addresses it has learned. It ends at Ctrl-C or SIGTERM.\n\nExample:\n  vmshm listen 127.0.0.1:7001\n  vmshm region create web/shared --size 64M --no-scan\n\nIn the guest (QEMU's user network shows the host's 127.0.0.1 as 10.0.2.2):\n  vmshm-agent run --connect tcp:10.0.2.2:7001"
+    after_help = "Prints a line for each agent that is tied to its VM: process, VMM, name, the beacon's\naddress, and the peer. While it runs, other commands of the same user with --no-scan and\nwithout --beacon use the addresses it has learned. It ends at Ctrl-C or SIGTERM,\nand when nobody reads its output any more.\n\nExample:\n  vmshm listen 127.0.0.1:7001\n  vmshm region create web/shared --size 64M --no-scan\n\nIn the guest (QEMU's user network shows the host's 127.0.0.1 as 10.0.2.2):\n  vmshm-agent run --connect tcp:10.0.2.2:7001"
 )]
 pub(crate) struct Listen {
     /// Where to listen, as HOST:PORT; port 0 takes a free one, and says which
@@ -37,11 +35,7 @@ pub(crate) struct Listen {
 
 /// Runs it.
 pub(crate) fn run(listen: &Listen, global: &Global) -> Result<(), Failure> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
-        signal_hook::flag::register(signal, Arc::clone(&interrupted))
-            .map_err(|error| Failure::from_error(&error, None))?;
-    }
+    let interruption = Interruption::watch()?;
     let method = global.attach()?.method;
     let lookout = Box::new(Processes { method });
     let mut listener = Listener::bind(&listen.address, global.patience(), lookout)?;
@@ -56,7 +50,7 @@ pub(crate) fn run(listen: &Listen, global: &Global) -> Result<(), Failure> {
         voice.say(&format!("listening at {address}"));
     }
     let mut printed = Ok(());
-    while !interrupted.load(Ordering::Relaxed) && printed.is_ok() {
+    while !interruption.came() && printed.is_ok() && !output::reader_has_left() {
         listener.turn(TURN, &mut |event| match event {
             Event::Tied {
                 peer,
@@ -64,7 +58,9 @@ pub(crate) fn run(listen: &Listen, global: &Global) -> Result<(), Failure> {
                 announce,
             } => {
                 let line = tied(&peer.to_string(), machine, announce, listen.json);
-                printed = output::print(&line).and_then(|()| flush());
+                if printed.is_ok() {
+                    printed = output::print_at_once(&line);
+                }
             }
             Event::Left { peer, machine, why } => voice.say(&format!(
                 "{} (process {}) at {peer} has left: {why}",
@@ -78,12 +74,7 @@ pub(crate) fn run(listen: &Listen, global: &Global) -> Result<(), Failure> {
         })?;
         voice.sum_up();
     }
-    printed
-}
-
-/// Scripts wait for each line.
-fn flush() -> Result<(), Failure> {
-    output::tolerate_broken_pipe(std::io::stdout().flush())
+    output::tolerate_broken_pipe(printed)
         .map_err(|error| Failure::from_error(&error, None).because("writing the output"))
 }
 
@@ -100,10 +91,12 @@ fn tied(peer: &str, machine: &Machine, announce: &Announce, as_json: bool) -> St
         });
         return format!("{object}\n");
     }
-    format!(
-        "{}  {}  {}  {}  {peer}\n",
+    // Whoever started the VM chose its name.
+    let line = format!(
+        "{}  {}  {}  {}  {peer}",
         machine.pid, machine.vmm, machine.name, announce.beacon
-    )
+    );
+    format!("{}\n", output::plain(&line))
 }
 
 /// What is said on stderr: not more than somebody can read, whoever knocks how often.
@@ -125,7 +118,7 @@ impl Voice {
     fn say(&self, line: &str) {
         if !self.quiet {
             // Nobody may listen.
-            let _ = writeln!(std::io::stderr(), "{line}");
+            let _ = writeln!(std::io::stderr(), "{}", output::plain(line));
         }
     }
 
@@ -147,5 +140,34 @@ impl Voice {
         }
         self.window = Instant::now();
         self.refusals = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vmshm_link::GuestPhysical;
+    use vmshm_link::fields::Text;
+
+    #[test]
+    fn names_that_others_chose_stay_on_their_line() {
+        let machine = Machine {
+            pid: 1,
+            start_time: 1,
+            vmm: "qemu".to_owned(),
+            name: "web\n2  qemu\u{1b}[2J".to_owned(),
+        };
+        let announce = Announce {
+            beacon: GuestPhysical(0x1000),
+            epoch: 1,
+            boot_id: [0; 16],
+            version: Text::new("1.0.0"),
+            name: Text::new("web"),
+        };
+        let text = tied("127.0.0.1:9", &machine, &announce, false);
+        let name = "web\\n2  qemu\\u{1b}[2J";
+        assert_eq!(text, format!("1  qemu  {name}  0x1000  127.0.0.1:9\n"));
+        let json = tied("127.0.0.1:9", &machine, &announce, true);
+        assert_eq!(json.lines().count(), 1);
     }
 }

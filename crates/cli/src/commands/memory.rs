@@ -7,6 +7,7 @@ use vmshm_link::GuestPhysical;
 use crate::arguments::{Global, Read, Write};
 use crate::failure::Failure;
 use crate::output::{self, ByteSink};
+use crate::output_file::Readers;
 use crate::reaper::Reaper;
 
 /// Reads.
@@ -14,14 +15,13 @@ pub(crate) fn read(read: &Read, global: &Global) -> Result<(), Failure> {
     let subject = machines::find_subject(&read.vm)?;
     let physical = Physical::for_looking(&subject, &global.attach()?)?;
     let start = GuestPhysical(read.address);
-    let mut sink = ByteSink::open(read.output.as_deref(), read.address)?;
+    let mut sink = ByteSink::open(read.output.as_deref(), Readers::Owner, read.address)?;
     match physical.read(start, read.length, &mut |bytes| sink.put(bytes)) {
         Ok(source) => {
             output::tell_source(source, global.quiet);
             sink.finish()
         }
-        Err(PhysicalError::Output(error)) => output::tolerate_broken_pipe(Err(error))
-            .map_err(|error| Failure::from_error(&error, None).because("writing the output")),
+        Err(PhysicalError::Output(error)) => ByteSink::give_up(error),
         Err(error) => Err(error.into()),
     }
 }

@@ -1,23 +1,16 @@
 //! `vmshm pipe`: stdin to the guest, the guest to stdout.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use vmshm_host::Condition;
 use vmshm_host::pipe::{PipeEvent, run_pipe};
 
 use crate::arguments::{Global, Pipe};
 use crate::commands::attach;
 use crate::failure::Failure;
+use crate::interruption::Interruption;
 
 /// Runs it.
 pub(crate) fn run(pipe: &Pipe, global: &Global) -> Result<(), Failure> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
-        signal_hook::flag::register(signal, Arc::clone(&interrupted))
-            .map_err(|error| Failure::from_error(&error, None))?;
-    }
+    let interruption = Interruption::watch()?;
     let (input, output) = vmshm_pipe::take_standard_streams().map_err(|error| {
         Failure::from_error(&error, None).because("cannot take the standard streams")
     })?;
@@ -34,7 +27,7 @@ pub(crate) fn run(pipe: &Pipe, global: &Global) -> Result<(), Failure> {
         global.patience(),
         input,
         output,
-        &|| interrupted.load(Ordering::Relaxed),
+        &|| interruption.came(),
         &mut tell,
     )?;
     Ok(())

@@ -11,6 +11,7 @@ use crate::commands::attach;
 use crate::commands::list::region_json;
 use crate::failure::Failure;
 use crate::output::{self, ByteSink};
+use crate::output_file::Readers;
 
 /// How much is copied at once.
 const CHUNK: usize = 1 << 20;
@@ -69,7 +70,7 @@ pub(crate) fn read(read: &RegionRead, global: &Global) -> Result<(), Failure> {
     let (mut session, _reaper) = attach(&read.target.vm, global)?;
     let region = session.open_region(&read.target.region, RegionKind::Raw, 0, global.patience())?;
     check_range(read.offset, read.length, region.memory.size())?;
-    let mut sink = ByteSink::open(read.output.as_deref(), read.offset)?;
+    let mut sink = ByteSink::open(read.output.as_deref(), Readers::Owner, read.offset)?;
     let mut buffer = vec![0; CHUNK];
     let mut done = 0;
     while done < read.length {
@@ -81,8 +82,7 @@ pub(crate) fn read(read: &RegionRead, global: &Global) -> Result<(), Failure> {
             .map_err(|fault| Failure::from_error(&fault, None))?;
         session.keep()?;
         if let Err(error) = sink.put(chunk) {
-            return output::tolerate_broken_pipe(Err(error))
-                .map_err(|error| Failure::from_error(&error, None).because("writing the output"));
+            return ByteSink::give_up(error);
         }
         done += count as u64;
     }

@@ -3,7 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
-use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::io::{self, ErrorKind, IsTerminal};
 use std::num::NonZeroU64;
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
@@ -15,7 +15,7 @@ use vmshm_host::machines;
 use vmshm_host::physical::Physical;
 use vmshm_link::GuestPhysical;
 use vmshm_link::quantity::{QuantityError, parse_number, parse_size};
-use vmshm_ram::{Found, Patterns, SearchOptions, SearchSink};
+use vmshm_ram::{Found, Patterns, SearchOptions, SearchSink, SearchStats};
 
 use crate::arguments::{Global, parse_hex};
 use crate::failure::Failure;
@@ -27,10 +27,10 @@ const PAGE: u64 = 4096;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "One line for each match, in rising order of addresses: the guest-physical address and, where\nseveral patterns were given, a tab and the pattern. Only pages that exist are searched.\nExit codes: 0 found, 1 nothing found, 2 error.\n\nExamples:\n  vmshm search web 'Linux version'\n  vmshm search web --hex '7f 45 4c 46' --align 4K --limit 10\n  vmshm search dump:web.elf password --hex deadbeef --json | jq '.[].gpa'"
+    after_help = "One line for each match, in rising order of addresses: the guest-physical address and, where\nseveral patterns were given, a tab and the pattern. Only pages that exist are searched.\nExit codes: 0 found, 1 nothing found, 2 error, also where nothing was found and not all memory\ncould be read.\n\nExamples:\n  vmshm search web 'Linux version'\n  vmshm search web --hex '7f 45 4c 46' --align 4K --limit 10\n  vmshm search dump:web.elf password --hex deadbeef --json | jq '.[].gpa'"
 )]
 pub(crate) struct Search {
-    /// Process number, name, vmm:name, or dump:FILE
+    /// Process number, name, vmm:name, or dump:FILE (dump:raw:FILE: raw, whatever it begins with)
     pub(crate) vm: String,
     /// What to search for, as text; may be repeated, and mixed with --hex
     #[arg(value_name = "TEXT", required_unless_present = "hex")]
@@ -117,17 +117,34 @@ pub(crate) fn run(search: &Search, global: &Global) -> Result<bool, Failure> {
         .ram()
         .search(physical.layout(), &patterns, &options, &mut printer);
     printer.bar.finish_and_clear();
-    let stats = searched?;
+    let stats = match searched {
+        Ok(stats) => stats,
+        Err(error) => {
+            // What was found until then is still a whole array; that it is not all, the
+            // error says.
+            printer.break_off();
+            return Err(error.into());
+        }
+    };
     printer.finish()?;
+    conclude(&stats, global.quiet)
+}
+
+/// Whether anything was found. Nothing in a part is no "nothing found".
+fn conclude(stats: &SearchStats, quiet: bool) -> Result<bool, Failure> {
     if stats.unreadable > 0 {
         let size = output::size(stats.unreadable);
         let text = format!("{size} of guest RAM could not be read and was not searched");
-        output::tell(&text, global.quiet);
-    }
-    if stats.found == 0 {
+        if stats.found == 0 && !stats.ended_early {
+            let searched = output::size(stats.searched);
+            let text = format!("{text}; nothing was found in the other {searched} that exist");
+            return Err(Failure::new(&text, None));
+        }
+        output::tell(&text, quiet);
+    } else if stats.found == 0 {
         let size = output::size(stats.searched);
         let text = format!("nothing found in the {size} of guest RAM that exist");
-        output::tell(&text, global.quiet);
+        output::tell(&text, quiet);
     }
     Ok(stats.found > 0)
 }
@@ -164,6 +181,17 @@ enum Form {
     Json { first: bool },
 }
 
+impl Form {
+    /// What comes behind the last match. A search that did not happen prints nothing.
+    const fn end(&self, happened: bool) -> &'static str {
+        match self {
+            Self::Json { first: true } if happened => "[]\n",
+            Self::Json { first: false } => "\n]\n",
+            Self::Json { first: true } | Self::Lines | Self::Terminal => "",
+        }
+    }
+}
+
 /// Prints matches as they come.
 struct Printer<'a> {
     typed: Vec<Typed>,
@@ -178,13 +206,9 @@ struct Printer<'a> {
 
 impl Printer<'_> {
     fn finish(mut self) -> Result<(), Failure> {
-        let end = match self.form {
-            Form::Json { first: true } => "[]\n",
-            Form::Json { first: false } => "\n]\n",
-            Form::Lines | Form::Terminal => "",
-        };
+        let end = self.form.end(true);
         if self.failed.is_none() {
-            self.failed = write(end).err();
+            self.failed = output::print_at_once(end).err();
         }
         match self.failed {
             // A reader that has seen enough is no failure.
@@ -192,6 +216,14 @@ impl Printer<'_> {
                 Err(Failure::from_error(&error, None).because("writing the output"))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Ends the output of a search that failed.
+    fn break_off(self) {
+        if self.failed.is_none() {
+            // The failure of the search is told, not this one.
+            let _ = output::print_at_once(self.form.end(false));
         }
     }
 
@@ -235,9 +267,9 @@ impl SearchSink for Printer<'_> {
             self.show(found, &mut text);
         }
         let written = if self.suspend {
-            self.bar.suspend(|| write(&text))
+            self.bar.suspend(|| output::print_at_once(&text))
         } else {
-            write(&text)
+            output::print_at_once(&text)
         };
         match written {
             Ok(()) => ControlFlow::Continue(()),
@@ -251,13 +283,6 @@ impl SearchSink for Printer<'_> {
     fn passed(&mut self, addresses: u64) {
         self.bar.inc(addresses);
     }
-}
-
-/// Writes to stdout and lets the reader have it at once.
-fn write(text: &str) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes())?;
-    stdout.flush()
 }
 
 /// A pattern on one line, whatever is in it.
@@ -312,5 +337,39 @@ mod tests {
             assert!(refused.is_err_and(|why| why.contains('0')));
         }
         assert!(parse_limit("1K").is_err() && parse_alignment("-1").is_err());
+    }
+
+    #[test]
+    fn nothing_found_in_a_part_is_an_error() {
+        let stats = SearchStats {
+            searched: 4096,
+            ..SearchStats::default()
+        };
+        assert!(matches!(conclude(&stats, true), Ok(false)));
+        let unreadable = 8192;
+        let part = SearchStats {
+            unreadable,
+            ..stats
+        };
+        let error = conclude(&part, true).expect_err("not all was searched");
+        let text = error.to_string();
+        assert!(text.contains("8 KiB") && text.contains("4 KiB"), "{text}");
+        // What was found, or that a reader had seen enough, is true of a part as well.
+        let found = SearchStats { found: 1, ..part };
+        assert!(matches!(conclude(&found, true), Ok(true)));
+        let ended_early = SearchStats {
+            ended_early: true,
+            ..part
+        };
+        assert!(matches!(conclude(&ended_early, true), Ok(false)));
+    }
+
+    #[test]
+    fn an_array_that_was_begun_is_closed_also_where_the_search_fails() {
+        let begun = Form::Json { first: false };
+        let not_begun = Form::Json { first: true };
+        assert_eq!((begun.end(true), begun.end(false)), ("\n]\n", "\n]\n"));
+        assert_eq!((not_begun.end(true), not_begun.end(false)), ("[]\n", ""));
+        assert_eq!((Form::Lines.end(true), Form::Lines.end(false)), ("", ""));
     }
 }

@@ -16,7 +16,7 @@ use crate::output;
 /// What to translate.
 #[derive(Debug, Args)]
 pub(crate) struct Translate {
-    /// Process number, name, vmm:name, or dump:FILE
+    /// Process number, name, vmm:name, or dump:FILE (dump:raw:FILE: raw, whatever it begins with)
     pub(crate) vm: String,
     /// Guest-physical address
     #[arg(value_name = "GPA", value_parser = parse_number)]
@@ -35,7 +35,7 @@ pub(crate) fn run(translate: &Translate, global: &Global) -> Result<(), Failure>
         .layout()
         .translate(address)
         .map_err(PhysicalError::from)?;
-    let block = physical.ram().blocks().nth(location.at.block);
+    let block = physical.ram().block(location.at.block);
     let block = block.ok_or(PhysicalError::Layout(LayoutError::Empty))?;
     let place = Place {
         address,

@@ -9,6 +9,9 @@ const LONGEST_HOLE: u64 = 2;
 /// A broken hole takes as much room as this share of all RAM.
 const BROKEN: u64 = 12;
 
+/// More pieces than this are not drawn one by one.
+const MOST_PIECES: usize = 1000;
+
 /// The whole part of a length on the sheet or of a share. What is no number, or less
 /// than nothing, is 0.
 #[allow(
@@ -91,10 +94,13 @@ impl Axis {
 
     /// Where an address is, from 0 to 1; nothing beyond the line.
     pub(crate) fn place(&self, address: GuestPhysical) -> Option<f64> {
-        let piece = self
+        let after = self
             .pieces
-            .iter()
-            .find(|piece| piece.extent.contains(address))?;
+            .partition_point(|piece| piece.extent.start <= address);
+        let piece = self.pieces.get(after.checked_sub(1)?)?;
+        if !piece.extent.contains(address) {
+            return None;
+        }
         let into = (address.0 - piece.extent.start.0) as f64 / piece.extent.length as f64;
         Some(piece.from + into * (piece.to - piece.from))
     }
@@ -120,7 +126,28 @@ impl Axis {
             };
             Some((*piece, extent))
         };
-        self.pieces.iter().filter_map(part).collect()
+        let first = self.pieces.partition_point(|piece| piece.to <= from);
+        let touched = self.pieces.iter().skip(first);
+        let touched = touched.take_while(|piece| piece.from < to);
+        touched.filter_map(part).collect()
+    }
+
+    /// The pieces that are worth drawing on so many columns: of a great many, not those
+    /// that lie together with another in one column. The ends are always among them.
+    pub(crate) fn visible(&self, columns: f64) -> Vec<Piece> {
+        if self.pieces.len() <= MOST_PIECES {
+            return self.pieces.clone();
+        }
+        let last = self.pieces.len() - 1;
+        let mut taken = None;
+        let visible = self.pieces.iter().enumerate().filter(|(index, piece)| {
+            let column = whole(piece.from * columns);
+            let is_wide = (piece.to - piece.from) * columns >= 1.0;
+            let is_first = taken != Some(column);
+            taken = Some(column);
+            is_first || is_wide || *index == last
+        });
+        visible.map(|(_, piece)| *piece).collect()
     }
 }
 

@@ -187,7 +187,7 @@ impl Sheet<'_> {
                 }
             }
         }
-        for piece in self.axis.pieces().to_vec() {
+        for piece in self.axis.visible(STRIP) {
             let (x, end) = (across(piece.from), across(piece.to));
             let Some(range) = piece.range else {
                 self.hole(x, end, top, piece.broken);
@@ -276,12 +276,8 @@ impl Sheet<'_> {
     /// Addresses below the strip, as many as fit; returns where they end.
     fn ticks(&mut self, y: f64) -> f64 {
         let mut places: Vec<(f64, u64)> = Vec::new();
-        for piece in self
-            .axis
-            .pieces()
-            .iter()
-            .filter(|piece| piece.range.is_some())
-        {
+        let pieces = self.axis.visible(STRIP);
+        for piece in pieces.iter().filter(|piece| piece.range.is_some()) {
             places.push((piece.from, piece.extent.start.0));
             let end = piece.extent.start.0.saturating_add(piece.extent.length);
             places.push((piece.to, end));
@@ -325,14 +321,23 @@ impl Sheet<'_> {
             .iter()
             .map(|view| view.block.length as f64)
             .sum();
-        let gaps = GAP * found.blocks.len().saturating_sub(1) as f64;
+        // Many blocks stand closer together, and what then lies within one column is
+        // drawn once.
+        let between = found.blocks.len().saturating_sub(1) as f64;
+        let gap = GAP.min(STRIP / 2.0 / between.max(1.0));
         let mut x = MARGIN;
         let mut places = Vec::new();
+        let mut taken = None;
         for (index, view) in found.blocks.iter().enumerate() {
-            let width = (STRIP - gaps).max(1.0) * view.block.length as f64 / total.max(1.0);
-            self.block(index, view, x, top, width);
+            let room = STRIP - gap * between;
+            let width = room * view.block.length as f64 / total.max(1.0);
+            let column = Some(whole(x));
+            if width >= 1.0 || taken != column {
+                self.block(index, view, x, top, width);
+                taken = column;
+            }
             places.push(x..x + width);
-            x += width + GAP;
+            x += width + gap;
         }
         self.y = top + BLOCK_HEIGHT + 8.0;
         let what = match found.identity {
@@ -383,7 +388,7 @@ impl Sheet<'_> {
 
     /// Which part of the guest's memory is which part of a block.
     fn ribbons(&mut self, top: f64, bottom: f64, places: &[Range<f64>]) {
-        for piece in self.axis.pieces().to_vec() {
+        for piece in self.axis.visible(STRIP) {
             let Some(range) = piece.range else { continue };
             let (Some(place), Some(view)) = (
                 places.get(range.at.block),

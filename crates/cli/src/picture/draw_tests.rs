@@ -149,3 +149,17 @@ proptest! {
         let _ = crate::picture::map(&found);
     }
 }
+
+#[test]
+fn a_great_many_ranges_are_a_picture_of_bounded_size() {
+    let ranges = |count: u64| {
+        let ranges: Vec<_> = (0..count).map(|index| (index << 13, 4096)).collect();
+        draw(&inspection(&ranges, &[])).shapes.len()
+    };
+    let (many, more) = (ranges(20_000), ranges(100_000));
+    assert!(many < 30_000, "{many}");
+    assert!(more <= many + 100, "{more}");
+    let mixed: Vec<_> = (0..5000).map(|index| (index << 13, 4096)).collect();
+    let mixed = [mixed, vec![(1 << 30, 1 << 30)]].concat();
+    assert_inside(&draw(&inspection(&mixed, &[])));
+}

@@ -7,6 +7,7 @@ use vmshm_host::inspect::Inspection;
 use super::{draw, png, svg};
 use crate::failure::Failure;
 use crate::output::ByteSink;
+use crate::output_file::Readers;
 
 /// Draws what was found into a file; its name says as what.
 pub(crate) fn save(inspection: &Inspection, path: &Path) -> Result<(), Failure> {
@@ -19,8 +20,9 @@ pub(crate) fn save(inspection: &Inspection, path: &Path) -> Result<(), Failure> 
     } else {
         drawing.into_bytes()
     };
-    let mut sink = ByteSink::open(Some(path), 0)?;
-    sink.put(&bytes)
-        .map_err(|error| Failure::from_error(&error, None).because("writing the picture"))?;
-    sink.finish()
+    let mut sink = ByteSink::open(Some(path), Readers::AsUsual, 0)?;
+    match sink.put(&bytes) {
+        Ok(()) => sink.finish(),
+        Err(error) => ByteSink::give_up(error),
+    }
 }

@@ -63,52 +63,47 @@ impl Sheet<'_> {
     pub(super) fn tables(&mut self) {
         let found = self.found;
         let heading = ["guest-physical", "size", "in the VMM", "known"];
-        let rows: Vec<_> = found.layout.ranges().iter().map(layout_row).collect();
+        let rows = found.layout.ranges().iter().map(layout_row);
         let widths = [250.0, 110.0, 240.0, 300.0];
-        self.table(heading.map(str::to_owned).to_vec(), rows, &widths);
+        self.table(&heading, rows, &widths);
         let rows = found.blocks.iter().enumerate();
         let stored = matches!(found.identity, Identity::Stored { .. });
-        let rows: Vec<_> = rows
-            .map(|(index, view)| block_row(index, view, stored))
-            .collect();
+        let rows = rows.map(|(index, view)| block_row(index, view, stored));
         let start = if stored { "from byte" } else { "VMM-virtual" };
         let heading = ["block", "size", "pages that exist", start, "behind it"];
         let widths = [70.0, 110.0, 180.0, 180.0, 560.0];
-        self.table(heading.map(str::to_owned).to_vec(), rows, &widths);
+        self.table(&heading, rows, &widths);
         if found.regions.is_empty() {
             return;
         }
         let rows = found.regions.iter().enumerate();
-        let rows: Vec<_> = rows
-            .map(|(index, region)| {
-                let extents = region.extents.as_ref();
-                let pieces =
-                    extents.map_or_else(|| "not told".to_owned(), |all| all.len().to_string());
-                let first = extents.and_then(|all| all.first());
-                let first = first.map_or_else(String::new, |extent| extent.start.to_string());
-                let entry = &region.entry;
-                let cells = vec![
-                    output::plain(entry.name.as_str()).into_owned(),
-                    entry.kind.name().to_owned(),
-                    output::size(entry.size),
-                    pieces,
-                    first,
-                ];
-                (Some(colour::of_region(index)), cells)
-            })
-            .collect();
+        let rows = rows.map(|(index, region)| {
+            let extents = region.extents.as_ref();
+            let pieces = extents.map_or_else(|| "not told".to_owned(), |all| all.len().to_string());
+            let first = extents.and_then(|all| all.first());
+            let first = first.map_or_else(String::new, |extent| extent.start.to_string());
+            let entry = &region.entry;
+            let cells = vec![
+                output::plain(entry.name.as_str()).into_owned(),
+                entry.kind.name().to_owned(),
+                output::size(entry.size),
+                pieces,
+                first,
+            ];
+            (Some(colour::of_region(index)), cells)
+        });
         let heading = ["region", "kind", "size", "extents", "first at"];
         let widths = [360.0, 100.0, 130.0, 110.0, 250.0];
-        self.table(heading.map(str::to_owned).to_vec(), rows, &widths);
+        self.table(&heading, rows, &widths);
     }
 
     fn table(
         &mut self,
-        heading: Vec<String>,
-        rows: Vec<(Option<&'static str>, Vec<String>)>,
+        heading: &[&str],
+        rows: impl ExactSizeIterator<Item = (Option<&'static str>, Vec<String>)>,
         widths: &[f64],
     ) {
-        if rows.is_empty() {
+        if rows.len() == 0 {
             return;
         }
         self.y += 26.0;
@@ -121,7 +116,7 @@ impl Sheet<'_> {
         let (start, end) = ((MARGIN, self.y), (MARGIN + STRIP, self.y));
         self.drawing.line(start, end, HATCH, 1.0);
         let hidden = rows.len().saturating_sub(MOST_ROWS);
-        for (colour, cells) in rows.into_iter().take(MOST_ROWS) {
+        for (colour, cells) in rows.take(MOST_ROWS) {
             self.y += ROW - 4.0;
             if let Some(colour) = colour {
                 self.drawing

@@ -24,6 +24,18 @@ impl DumpFormat {
             Self::Raw => "raw",
         }
     }
+
+    /// What a raw dump that begins with these bytes is taken for, if not for raw memory.
+    /// What is at address 0 is the guest's choice.
+    #[must_use]
+    pub fn raw_taken_for(head: &[u8]) -> Option<&'static str> {
+        match detect(head) {
+            Ok(Self::Raw) => None,
+            Ok(Self::Elf) => Some("an ELF file"),
+            Ok(Self::Lime) => Some("a dump in LiME's format"),
+            Err(foreign) => Some(foreign),
+        }
+    }
 }
 
 impl fmt::Display for DumpFormat {
@@ -72,5 +84,14 @@ mod tests {
         assert_eq!(detect(b""), Ok(DumpFormat::Raw));
         assert_eq!(detect(b"KDUMP   \x06"), Err("a compressed kdump file"));
         assert_eq!(detect(b"\x1f\x8b\x08"), Err("compressed by gzip"));
+    }
+
+    #[test]
+    fn raw_memory_that_begins_like_another_format_is_told() {
+        assert_eq!(DumpFormat::raw_taken_for(&[0; 16]), None);
+        assert_eq!(DumpFormat::raw_taken_for(b""), None);
+        for head in [&b"\x7fELF"[..], b"EMiL", b"BZh9"] {
+            assert!(DumpFormat::raw_taken_for(head).is_some(), "{head:?}");
+        }
     }
 }

@@ -20,6 +20,10 @@ use crate::os::BackingFile;
 /// resident pages alone may have many.
 pub(super) const MOST_SEGMENTS: usize = 1 << 20;
 
+/// What a guest puts at address 0 may look like anything.
+const FORCE_RAW: &str =
+    "raw memory that only begins like another format is read as `dump:raw:FILE`";
+
 /// A run of guest-physical addresses and where its bytes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Segment {
@@ -92,15 +96,15 @@ impl DumpError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Foreign { what } if what.starts_with("compressed") => {
-                Some("decompress it first".to_owned())
+                Some(format!("decompress it first; {FORCE_RAW}"))
             }
-            Self::Foreign { .. } => Some(
-                "dumps as ELF cores, in LiME's format, or raw can be read; `vmshm dump` and QEMU's `dump-guest-memory` make such"
-                    .to_owned(),
-            ),
-            Self::Truncated { .. } => {
-                Some("was the dump, or the copy of it, interrupted?".to_owned())
-            }
+            Self::Foreign { .. } => Some(format!(
+                "dumps as ELF cores, in LiME's format, or raw can be read; `vmshm dump` and QEMU's `dump-guest-memory` make such; {FORCE_RAW}"
+            )),
+            Self::Damaged { .. } | Self::Layout(_) => Some(FORCE_RAW.to_owned()),
+            Self::Truncated { .. } => Some(format!(
+                "was the dump, or the copy of it, interrupted? {FORCE_RAW}"
+            )),
             _ => None,
         }
     }
@@ -123,6 +127,23 @@ impl StoredDump {
     /// # Errors
     /// [`DumpError`].
     pub fn open(path: &Path) -> Result<Self, DumpError> {
+        Self::open_as(path, |head| {
+            detect(head).map_err(|what| DumpError::Foreign { what })
+        })
+    }
+
+    /// Opens a file as raw memory, whatever it begins with.
+    ///
+    /// # Errors
+    /// [`DumpError`].
+    pub fn open_raw(path: &Path) -> Result<Self, DumpError> {
+        Self::open_as(path, |_| Ok(DumpFormat::Raw))
+    }
+
+    fn open_as(
+        path: &Path,
+        format_of: impl FnOnce(&[u8]) -> Result<DumpFormat, DumpError>,
+    ) -> Result<Self, DumpError> {
         let failed = |source| DumpError::Open {
             path: path.to_owned(),
             source,
@@ -138,7 +159,7 @@ impl StoredDump {
             .take(16)
             .read_to_end(&mut head)
             .map_err(DumpError::Read)?;
-        let format = detect(&head).map_err(|what| DumpError::Foreign { what })?;
+        let format = format_of(&head)?;
         let segments = match format {
             DumpFormat::Raw => vec![Segment {
                 start: 0,

@@ -140,7 +140,7 @@ impl<'a> Existing<'a> {
         wanted: Range<u64>,
         last: u64,
     ) -> Result<Vec<Range<u64>>, RamError> {
-        let block_end = self.ram.blocks().nth(block).map_or(0, |block| block.length);
+        let block_end = self.ram.block(block).map_or(0, |block| block.length);
         // A page exists or does not, whatever part of it is asked for.
         let whole_pages = |end: u64| {
             let end = end.next_multiple_of(PAGE).min(block_end).max(end);

@@ -20,7 +20,12 @@ struct Watch {
 
 impl Watch {
     fn start() -> Self {
-        let mut running = vmshm(["list", "--watch", "--json"]).start();
+        Self::start_with(&[])
+    }
+
+    fn start_with(more: &[&str]) -> Self {
+        let words = [&["list", "--watch", "--json"], more].concat();
+        let mut running = vmshm(words).start();
         let lines = Lines::collect(running.stdout.take().expect("it is piped"));
         Self { running, lines }
     }
@@ -129,6 +134,50 @@ fn everything_that_happens_to_an_agent_is_told() {
         assert_eq!(back["event"], "agent");
         assert_eq!(back["agent"]["state"], "seen", "{back}");
         watch.end();
+    }
+}
+
+#[test]
+fn a_watch_that_may_not_scan_looks_only_where_it_is_told() {
+    let Some(machine) = fleet::borrow(Kind::Uml) else {
+        return;
+    };
+    let status = machine.guest.check("vmshm-agent status");
+    let address = status.lines().find_map(|line| line.strip_prefix("beacon "));
+    let address = address.expect("a beacon").trim();
+    let appearance = |more: &[&str]| {
+        let watch = Watch::start_with(&[&["--verbose"], more].concat());
+        let mut seen = 0;
+        let first = watch.next(machine.pid, &mut seen);
+        assert_eq!(first["event"], "appeared", "{first}");
+        (watch, seen, first)
+    };
+    let (blind, blind_seen, first) = appearance(&["--no-scan"]);
+    assert_eq!(first["agent"], Value::Null, "{first}");
+    let (told, mut seen, first) = appearance(&["--beacon", address]);
+    assert_eq!(first["agent"]["state"], "seen", "{first}");
+    agent::kill(&machine.guest);
+    let event = told.next(machine.pid, &mut seen);
+    assert_eq!(event["agent"]["state"], "dead", "{event}");
+    agent::start(&machine.guest);
+    let event = told.next(machine.pid, &mut seen);
+    assert_eq!(event["agent"]["state"], "seen", "{event}");
+    // By now a watch that scans would have found it.
+    let events = blind.events();
+    let mut later = events.iter().skip(blind_seen);
+    assert!(
+        !later.any(|event| event["pid"] == machine.pid),
+        "{events:?}"
+    );
+    for watch in [blind, told] {
+        watch.running.signal(Signal::INT);
+        let outcome = watch.running.wait(SOON);
+        assert_eq!(outcome.code, Some(0), "{}", outcome.errors);
+        assert!(
+            !outcome.errors.contains("scanning guest RAM"),
+            "{}",
+            outcome.errors
+        );
     }
 }
 
