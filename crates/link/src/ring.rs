@@ -41,10 +41,6 @@ pub const HEADER: u64 = 8;
 /// lines travel together with the tail and not after it.
 const AHEAD: u64 = 128;
 
-/// In rings up to this size the lines stay in the two sides' nearest caches; fetching
-/// them ahead would only take them away from the producer while it writes them.
-const NEAR: u64 = 8 << 10;
-
 /// Records up to this many bytes, header included, are written by one copy.
 const SMALL: usize = 128;
 
@@ -387,9 +383,7 @@ impl<M: SharedMemory> Consumer<M> {
         loop {
             let head = self.head.get();
             if self.tail_seen == head && !self.look_at_tail()? {
-                if self.layout.capacity > NEAR {
-                    self.memory.prefetch(self.layout.run_at(head).0, AHEAD);
-                }
+                self.memory.prefetch(self.layout.run_at(head).0, AHEAD);
                 return Ok(None);
             }
             let available = self.tail_seen - head;
