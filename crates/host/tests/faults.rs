@@ -74,6 +74,8 @@ fn role() {
             "remap" => {
                 drop(memory);
                 memory = map(0, SIZE);
+                // Long enough to be looked at, short enough to change while it is.
+                std::thread::sleep(Duration::from_millis(2));
             }
             "fork" => children.push(Command::new("true").spawn().expect("it starts")),
             _ => std::thread::sleep(Duration::from_millis(5)),
@@ -198,10 +200,18 @@ fn a_vmm_that_forks_is_found_all_the_same() {
 fn a_vmm_that_maps_its_memory_anew_gives_right_answers_or_errors() {
     let player = Player::start("remap");
     for method in [Method::Auto, Method::Copy] {
-        let (found, refused) = look_at(&player, method, 20);
-        println!("{method:?}: found {found}, refused {refused} of 20");
-        // Any wrong answer has ended the test; there must be right ones, too.
-        assert!(found + refused > 0, "it is there half of the time");
+        let started = Instant::now();
+        let (mut found, mut refused) = (0, 0);
+        // Any wrong answer ends the test; there must be right ones, too.
+        for round in 1.. {
+            let (right, clear) = look_at(&player, method, 1);
+            (found, refused) = (found + right, refused + clear);
+            if found > 0 && round >= 40 {
+                break;
+            }
+            assert!(started.elapsed() < Duration::from_secs(60), "never found");
+        }
+        println!("{method:?}: found {found}, refused {refused}");
     }
 }
 
