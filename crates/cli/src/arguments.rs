@@ -19,7 +19,7 @@ pub(crate) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (protocol 
     name = "vmshm",
     version = VERSION,
     about = "Share memory with running virtual machines",
-    after_help = "Examples:\n  vmshm list                          the VMs of this host\n  vmshm pipe web/backup < disk.img    bytes into `vmshm-agent pipe backup` in VM web\n  vmshm region create web/shared --size 64M\n  vmshm read web 0x100000 256         guest RAM by guest-physical address\n  vmshm doctor                        what can be reached, what cannot, and why\n\nVM is a process number, a name, or vmm:name (as `vmshm list` shows them).\nExit codes: 0 done, 1 a search found nothing, 2 error."
+    after_help = "Examples:\n  vmshm list                          the VMs of this host\n  vmshm pipe web/backup < disk.img    bytes into `vmshm-agent pipe backup` in VM web\n  vmshm region create web/shared --size 64M\n  vmshm read web 0x100000 256         guest RAM by guest-physical address\n  vmshm doctor                        what can be reached, what cannot, and why\n\nVM is a process number, a name, or vmm:name (as `vmshm list` shows them);\nwhere a command only reads, also dump:FILE.\nExit codes: 0 done, 1 a search found nothing, 2 error."
 )]
 pub(crate) struct Arguments {
     #[command(flatten)]
