@@ -20,7 +20,8 @@ pub const MAX_EXPLANATION: usize = 240;
 
 const _: () = assert!(24 + 16 * EXTENTS_PER_REPLY <= MAX_MESSAGE);
 const _: () = assert!(16 + MAX_EXPLANATION <= MAX_MESSAGE);
-const _: () = assert!(32 + MAX_NAME <= MAX_MESSAGE);
+const _: () = assert!(24 + MAX_EXPLANATION <= MAX_MESSAGE);
+const _: () = assert!(40 + MAX_NAME <= MAX_MESSAGE);
 
 /// What a host asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +78,53 @@ pub enum Request {
         /// See [`crate::bench::Mode`].
         mode: u64,
     },
+    /// Hold a link's region (ring, latest, stream or raw) for an application, and make it if
+    /// it is not there and `size` is not zero. Since protocol 1.1.
+    Link {
+        /// The kind that is expected.
+        kind: RegionKind,
+        /// Size for a region that is made by this request; zero: it must exist.
+        size: u64,
+        /// Its name.
+        name: Text<MAX_NAME>,
+        /// What a record or value has in bytes (see [`crate::ends`]); the region's own must
+        /// be the same.
+        record: u64,
+        /// What the opener will do.
+        role: Role,
+    },
+    /// Wake the other side's program that sleeps over this region, if a doorbell leads there.
+    /// Never answered. Since protocol 1.1.
+    Bell {
+        /// The region.
+        region: u64,
+    },
+}
+
+/// What the opener of a link does there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// It writes its side's words: one process of a side at a time.
+    End,
+    /// It only reads: any number.
+    Watch,
+}
+
+impl Role {
+    const fn to_word(self) -> u64 {
+        match self {
+            Self::End => 0,
+            Self::Watch => 1,
+        }
+    }
+
+    /// What an unknown role may do least.
+    const fn from_word(word: u64) -> Self {
+        match word {
+            0 => Self::End,
+            _ => Self::Watch,
+        }
+    }
 }
 
 /// What the agent answers.
@@ -95,6 +143,54 @@ pub enum Reply {
         /// The reason in words.
         explanation: Text<MAX_EXPLANATION>,
     },
+    /// To nothing: a region is over for its holder. Only programs of the guest get this; a
+    /// host finds it in the table. Since protocol 1.1.
+    Ended {
+        /// The region.
+        region: u64,
+        /// The kind of reason.
+        cause: EndCause,
+        /// The reason in words.
+        explanation: Text<MAX_EXPLANATION>,
+    },
+    /// To nothing: the other side rang the doorbell of a region. Since protocol 1.1.
+    Bell {
+        /// The region.
+        region: u64,
+    },
+}
+
+/// Why a region is over although its session goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndCause {
+    /// Somebody removed it.
+    Removed,
+    /// A holder of its file has taken pages out of it: guest and host no longer see the same.
+    Damaged,
+    /// A cause of a newer minor version.
+    Other(u64),
+}
+
+impl EndCause {
+    /// As written in messages and in the table.
+    #[must_use]
+    pub const fn to_word(self) -> u64 {
+        match self {
+            Self::Removed => 1,
+            Self::Damaged => 2,
+            Self::Other(word) => word,
+        }
+    }
+
+    /// From a message or the table.
+    #[must_use]
+    pub const fn from_word(word: u64) -> Self {
+        match word {
+            1 => Self::Removed,
+            2 => Self::Damaged,
+            other => Self::Other(other),
+        }
+    }
 }
 
 /// A region that the session holds now.
@@ -163,12 +259,14 @@ pub enum RefusalCode {
     CannotPin,
     /// The agent does not know this request.
     Unsupported,
+    /// The guest's rules do not let this user have that region.
+    Denied,
     /// A reason of a newer minor version.
     Other(u64),
 }
 
 impl RefusalCode {
-    const KNOWN: [(Self, u64); 8] = [
+    const KNOWN: [(Self, u64); 9] = [
         (Self::Exists, 1),
         (Self::NotFound, 2),
         (Self::OverBudget, 3),
@@ -177,6 +275,7 @@ impl RefusalCode {
         (Self::Busy, 6),
         (Self::CannotPin, 7),
         (Self::Unsupported, 8),
+        (Self::Denied, 9),
     ];
 
     fn to_word(self) -> u64 {
@@ -254,11 +353,19 @@ impl Request {
             Self::Close { region } => (5, [*region, 0], None),
             Self::Remove { name } => (6, [0, 0], Some(name)),
             Self::Bench { region, mode } => (7, [*region, *mode], None),
+            Self::Link {
+                kind, size, name, ..
+            } => (8, [kind.to_word(), *size], Some(name)),
+            Self::Bell { region } => (9, [*region, 0], None),
         };
         let mut message = Message::new(number, tag);
         words.into_iter().for_each(|word| message.word(word));
         if let Some(name) = name {
             message.text(name);
+        }
+        if let Self::Link { record, role, .. } = self {
+            message.word(*record);
+            message.word(role.to_word());
         }
         message
     }
@@ -296,6 +403,14 @@ impl Request {
                 region: first,
                 mode: second,
             },
+            8 => Self::Link {
+                kind: RegionKind::from_word(first),
+                size: second,
+                name,
+                record: word_at(payload, 24 + MAX_NAME),
+                role: Role::from_word(word_at(payload, 32 + MAX_NAME)),
+            },
+            9 => Self::Bell { region: first },
             _ => return (tag, None),
         };
         (tag, Some(request))
@@ -332,6 +447,22 @@ impl Reply {
                 let mut message = Message::new(4, tag);
                 message.word(code.to_word());
                 message.text(explanation);
+                message
+            }
+            Self::Ended {
+                region,
+                cause,
+                explanation,
+            } => {
+                let mut message = Message::new(5, tag);
+                message.word(*region);
+                message.word(cause.to_word());
+                message.text(explanation);
+                message
+            }
+            Self::Bell { region } => {
+                let mut message = Message::new(6, tag);
+                message.word(*region);
                 message
             }
         }
@@ -399,6 +530,12 @@ impl Reply {
                 code: RefusalCode::from_word(word(1)),
                 explanation: text_at(payload, 16),
             },
+            5 => Self::Ended {
+                region: word(1),
+                cause: EndCause::from_word(word(2)),
+                explanation: text_at(payload, 24),
+            },
+            6 => Self::Bell { region: word(1) },
             other => {
                 return Err(LinkError::Violation {
                     what: "a reply's number",

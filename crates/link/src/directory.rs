@@ -17,6 +17,7 @@ use vmshm_shm::SharedMemory;
 
 use crate::address::{Extent, GuestPhysical};
 use crate::beacon::PAGE;
+use crate::control::EndCause;
 use crate::error::LinkError;
 use crate::fields::{Text, put_word, word_at};
 use crate::mix::checksum;
@@ -292,6 +293,12 @@ pub enum RegionKind {
     Pipe,
     /// Where `bench` measures.
     Bench,
+    /// A ring of records each way (see `ends`).
+    Ring,
+    /// The newest value each way (see `ends`).
+    Latest,
+    /// A byte stream each way, for applications (see `ends`).
+    Stream,
     /// A kind of a newer minor version: listed, not opened.
     Unknown(u64),
 }
@@ -304,6 +311,9 @@ impl RegionKind {
             Self::Raw => 1,
             Self::Pipe => 2,
             Self::Bench => 3,
+            Self::Ring => 4,
+            Self::Latest => 5,
+            Self::Stream => 6,
             Self::Unknown(word) => word,
         }
     }
@@ -315,6 +325,9 @@ impl RegionKind {
             1 => Self::Raw,
             2 => Self::Pipe,
             3 => Self::Bench,
+            4 => Self::Ring,
+            5 => Self::Latest,
+            6 => Self::Stream,
             other => Self::Unknown(other),
         }
     }
@@ -326,6 +339,9 @@ impl RegionKind {
             Self::Raw => "raw",
             Self::Pipe => "pipe",
             Self::Bench => "bench",
+            Self::Ring => "ring",
+            Self::Latest => "latest",
+            Self::Stream => "stream",
             Self::Unknown(_) => "unknown",
         }
     }
@@ -342,6 +358,10 @@ pub struct RegionEntry {
     pub size: u64,
     /// Whether a host has proved its pages, and it may be used.
     pub ready: bool,
+    /// What a record or value has in bytes, for kinds that have such (see `ends`).
+    pub record: u64,
+    /// Why it is over, while somebody still holds it; then nobody else gets it.
+    pub ended: Option<EndCause>,
     /// Its name; see [`is_valid_name`].
     pub name: Text<MAX_NAME>,
 }
@@ -378,6 +398,8 @@ pub fn write_region<M: SharedMemory>(
         put_word(&mut bytes, 0x10, entry.kind.to_word());
         put_word(&mut bytes, 0x18, entry.size);
         put_word(&mut bytes, 0x20, u64::from(entry.ready));
+        put_word(&mut bytes, 0x28, entry.record);
+        put_word(&mut bytes, 0x30, entry.ended.map_or(0, EndCause::to_word));
         bytes[0x40..0x40 + MAX_NAME].copy_from_slice(entry.name.padded());
         let sum = checksum(&bytes);
         put_word(&mut bytes, 0, sum);
@@ -412,6 +434,11 @@ pub fn read_region<M: SharedMemory>(
             kind: RegionKind::from_word(word_at(&bytes, 0x10)),
             size: word_at(&bytes, 0x18),
             ready: word_at(&bytes, 0x20) & 1 == 1,
+            record: word_at(&bytes, 0x28),
+            ended: match word_at(&bytes, 0x30) {
+                0 => None,
+                word => Some(EndCause::from_word(word)),
+            },
             name: Text::from_untrusted(&bytes[0x40..0x40 + MAX_NAME]),
         };
         let possible =

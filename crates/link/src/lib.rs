@@ -1,7 +1,7 @@
 //! The wire between a guest and a host: every byte that one side writes into shared
 //! memory and the other reads, and the state machines on both ends.
 //!
-//! These pages are the specification of protocol 1.0. The crate does no I/O, reads no
+//! These pages are the specification of protocol 1.1. The crate does no I/O, reads no
 //! clock, allocates nothing and has no `unsafe`: callers bring the memory
 //! ([`vmshm_shm::SharedMemory`]), the random numbers and the waiting.
 //!
@@ -71,8 +71,10 @@ pub mod bench;
 pub mod control;
 pub mod directory;
 pub mod duplex;
+pub mod ends;
 pub mod error;
 pub mod fields;
+pub mod local;
 pub mod mix;
 pub mod own_word;
 pub mod proof;

@@ -242,6 +242,8 @@ fn entry(region: &Region) -> RegionEntry {
         kind: region.kind(),
         size: region.size,
         ready: region.description.ready,
+        record: 0,
+        ended: None,
         name: Text::new(&region.description.name),
     }
 }

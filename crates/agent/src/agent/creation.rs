@@ -118,7 +118,8 @@ impl Service {
             RegionKind::Pipe | RegionKind::Bench => {
                 duplex::rings(whole).map_err(|error| invalid(error.to_string()))?;
             }
-            RegionKind::Unknown(word) => {
+            RegionKind::Ring | RegionKind::Latest | RegionKind::Stream | RegionKind::Unknown(_) => {
+                let word = kind.to_word();
                 return Err(Refusal::new(
                     RefusalCode::Unsupported,
                     format!("this agent knows no regions of kind {word}"),

@@ -55,6 +55,10 @@ impl Service {
             Request::Close { region } => self.close(holder, *region)?,
             Request::Remove { name } => self.remove(name.as_str()),
             Request::Bench { region, mode } => self.bench(holder, *region, *mode)?,
+            Request::Link { .. } | Request::Bell { .. } => Err(Refusal::new(
+                RefusalCode::Unsupported,
+                "this agent does not know that request",
+            )),
         };
         Ok(match outcome {
             Ok(Outcome::Answer(reply)) => Some(reply),

@@ -33,6 +33,8 @@ fn inspection(ranges: &[(u64, u64)], regions: &[(&str, u64, u64)]) -> Inspection
             kind: RegionKind::Raw,
             size: length,
             ready: true,
+            record: 0,
+            ended: None,
             name: Text::new(name),
         },
         extents: Some(vec![Extent {

@@ -72,6 +72,8 @@ fn entry(id: u64) -> RegionEntry {
         kind: RegionKind::from_word(0),
         size: id * PAGE,
         ready: false,
+        record: 0,
+        ended: None,
         name: Text::new(if id == 1 { "old" } else { "new" }),
     }
 }

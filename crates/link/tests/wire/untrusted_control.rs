@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use vmshm_link::address::{Extent, GuestPhysical};
 use vmshm_link::beacon::PAGE;
 use vmshm_link::control::{
-    EXTENTS_PER_REPLY, ExtentsReply, MAX_EXPLANATION, MAX_MESSAGE, RefusalCode, RegionReply, Reply,
-    Request,
+    EXTENTS_PER_REPLY, EndCause, ExtentsReply, MAX_EXPLANATION, MAX_MESSAGE, RefusalCode,
+    RegionReply, Reply, Request, Role,
 };
 use vmshm_link::directory::{MAX_NAME, RegionKind, is_valid_size};
 use vmshm_link::fields::{Text, put_word};
@@ -18,7 +18,7 @@ fn text<const N: usize>() -> impl Strategy<Value = Text<N>> {
 }
 
 fn request() -> impl Strategy<Value = Request> {
-    let kind = || any::<u64>().prop_map(|word| RegionKind::from_word(word % 7));
+    let kind = || any::<u64>().prop_map(|word| RegionKind::from_word(word % 10));
     let word = any::<u64>;
     prop_oneof![
         (kind(), word(), text::<MAX_NAME>()).prop_map(|(kind, size, name)| Request::Create {
@@ -36,6 +36,21 @@ fn request() -> impl Strategy<Value = Request> {
         word().prop_map(|region| Request::Close { region }),
         text::<MAX_NAME>().prop_map(|name| Request::Remove { name }),
         (word(), word()).prop_map(|(region, mode)| Request::Bench { region, mode }),
+        (
+            kind(),
+            word(),
+            text::<MAX_NAME>(),
+            word(),
+            prop_oneof![Just(Role::End), Just(Role::Watch)]
+        )
+            .prop_map(|(kind, size, name, record, role)| Request::Link {
+                kind,
+                size,
+                name,
+                record,
+                role
+            }),
+        word().prop_map(|region| Request::Bell { region }),
     ]
 }
 
@@ -76,6 +91,7 @@ fn reply() -> impl Strategy<Value = Reply> {
             RefusalCode::Busy,
             RefusalCode::CannotPin,
             RefusalCode::Unsupported,
+            RefusalCode::Denied,
         ];
         let index = usize::try_from(word - 1).ok()?;
         Some(*known.get(index).unwrap_or(&RefusalCode::Other(word)))
@@ -87,6 +103,14 @@ fn reply() -> impl Strategy<Value = Reply> {
         Just(Reply::Done),
         (code, text::<MAX_EXPLANATION>())
             .prop_map(|(code, explanation)| Reply::Refused { code, explanation }),
+        (word(), word(), text::<MAX_EXPLANATION>()).prop_map(|(region, cause, explanation)| {
+            Reply::Ended {
+                region,
+                cause: EndCause::from_word(cause % 4),
+                explanation,
+            }
+        }),
+        word().prop_map(|region| Reply::Bell { region }),
     ]
 }
 
@@ -172,8 +196,8 @@ fn check_reply(kind: u16, payload: &[u8]) -> Result<(), TestCaseError> {
                 prop_assert!(extent.start.is_aligned_to(PAGE));
             }
         }
-        Reply::Done => {}
-        Reply::Refused { explanation, .. } => {
+        Reply::Done | Reply::Bell { .. } => {}
+        Reply::Refused { explanation, .. } | Reply::Ended { explanation, .. } => {
             prop_assert!(
                 explanation
                     .as_str()

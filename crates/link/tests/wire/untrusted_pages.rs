@@ -204,6 +204,8 @@ proptest! {
             kind: RegionKind::Raw,
             size: PAGE,
             ready: true,
+            record: 0,
+            ended: None,
             name: Text::new(&name),
         };
         write_region(&memory, 0, Some(&entry)).expect("written");
@@ -240,6 +242,8 @@ proptest! {
                 kind: RegionKind::from_word(*kind),
                 size: pages * PAGE,
                 ready: *ready,
+                record: 0,
+                ended: None,
                 name: Text::new(name),
             }
         }).collect();

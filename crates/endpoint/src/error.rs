@@ -1,0 +1,118 @@
+//! What can go wrong when a link is opened or used.
+
+use std::error::Error as StdError;
+use std::time::Duration;
+
+use vmshm_link::LinkError;
+use vmshm_link::control::RefusalCode;
+
+use crate::ending::End;
+
+/// Why a link could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The agent refused.
+    #[error("{explanation}")]
+    Refused {
+        /// The kind of reason.
+        code: RefusalCode,
+        /// The agent's own words.
+        explanation: String,
+    },
+    /// The name cannot be a region's.
+    #[error("{0:?} cannot be a region's name")]
+    BadName(String),
+    /// The size cannot be that of such a link.
+    #[error("{0}")]
+    BadSize(String),
+    /// The other side did not do its part in time.
+    #[error("{what} within {} s", .waited.as_secs_f32())]
+    Timeout {
+        /// What did not happen.
+        what: &'static str,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// The session is over.
+    #[error(transparent)]
+    Ended(#[from] End),
+    /// The VM or the agent cannot be reached.
+    #[error("{what}")]
+    Unreachable {
+        /// What was tried.
+        what: String,
+        /// The reason.
+        #[source]
+        source: Box<dyn StdError + Send + Sync>,
+        /// What the user can do.
+        hint: Option<String>,
+    },
+}
+
+impl OpenError {
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        let text = match self {
+            Self::Refused { code, .. } => match code {
+                RefusalCode::OverBudget => {
+                    "start the agent with a larger `--max-pinned SIZE`, or remove regions"
+                }
+                RefusalCode::NotFound => "give a size, so that the region is made",
+                RefusalCode::Busy => "one process of each side has the end of a link",
+                RefusalCode::WrongKind => "use another name, or remove that region first",
+                RefusalCode::Denied => {
+                    "the guest's administrator gives access in /etc/vmshm/agent.toml"
+                }
+                _ => return None,
+            },
+            Self::BadName(_) => "names are 1 to 64 letters, digits, dots, dashes and underscores",
+            Self::Timeout { .. } => "start the other side, or wait longer",
+            Self::Ended(end) => return end.hint().map(str::to_owned),
+            Self::Unreachable { hint, .. } => return hint.clone(),
+            Self::BadSize(_) => return None,
+        };
+        Some(text.to_owned())
+    }
+}
+
+/// Why something could not be sent, received or read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LinkFailure {
+    /// The link is over.
+    #[error(transparent)]
+    Ended(#[from] End),
+    /// A record that the link could never carry, or a buffer that is too short for it.
+    #[error("{length} bytes do not fit: at most {limit}")]
+    TooLong {
+        /// Its length in bytes.
+        length: u64,
+        /// The most that fits.
+        limit: u64,
+    },
+    /// The other side did nothing in time.
+    #[error("nothing came within {} s", .0.as_secs_f32())]
+    Timeout(Duration),
+}
+
+impl LinkFailure {
+    /// What the user can do about it.
+    #[must_use]
+    pub const fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Ended(end) => end.hint(),
+            _ => None,
+        }
+    }
+}
+
+impl From<LinkError> for LinkFailure {
+    fn from(error: LinkError) -> Self {
+        match error {
+            LinkError::TooLong { length, limit } => Self::TooLong { length, limit },
+            other => Self::Ended(End::Link(other)),
+        }
+    }
+}
