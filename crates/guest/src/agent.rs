@@ -179,7 +179,6 @@ impl Connection for Agent {
                         doorbell: Some(Arc::new(Bell { session, region })),
                     });
                 }
-                Ok(Answer::Undone(region)) => session.give_back(region),
                 Ok(Answer::Refused {
                     code: RefusalCode::NotFound,
                     ..

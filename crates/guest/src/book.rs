@@ -24,9 +24,6 @@ pub(crate) enum Answer {
         /// What tells of its end.
         tether: Arc<Tether>,
     },
-    /// A region that may have been let go of since, by a `Close` that was meant for an
-    /// earlier hold of it: to be asked again.
-    Undone(u64),
     /// What was asked for is done.
     Done,
     /// The agent will not.
@@ -45,15 +42,6 @@ struct Asked {
     request: Request,
     wanted: bool,
     answer: Option<Answer>,
-    /// Regions that were let go of since.
-    closed: Vec<u64>,
-}
-
-/// A region that is held, perhaps more than once.
-#[derive(Debug, Default)]
-struct Hold {
-    count: usize,
-    tethers: Vec<Weak<Tether>>,
 }
 
 /// The questions and holds of a session.
@@ -61,7 +49,8 @@ struct Hold {
 pub(crate) struct Book {
     last_tag: u64,
     asked: HashMap<u64, Asked>,
-    held: HashMap<u64, Hold>,
+    /// Who must be told of a region's end; a watcher may have one several times.
+    held: HashMap<u64, Vec<Weak<Tether>>>,
     end: Option<End>,
 }
 
@@ -71,7 +60,9 @@ impl Book {
         if let Some(end) = &self.end {
             return Err(end.clone());
         }
-        let open = |(_, asked): &(&u64, &mut Asked)| !asked.wanted && asked.request == request;
+        let open = |(_, asked): &(&u64, &mut Asked)| {
+            !asked.wanted && is_same_wish(&asked.request, &request)
+        };
         if let Some((tag, asked)) = self.asked.iter_mut().find(open) {
             asked.wanted = true;
             return Ok((*tag, false));
@@ -81,7 +72,6 @@ impl Book {
             request,
             wanted: true,
             answer: None,
-            closed: Vec::new(),
         };
         self.asked.insert(self.last_tag, asked);
         Ok((self.last_tag, true))
@@ -149,19 +139,18 @@ impl Book {
         reply: RegionReply,
         file: Option<OwnedFd>,
     ) -> Option<u64> {
-        let region = reply.region;
-        let Some(asked) = self.asked.get(&tag).filter(|asked| asked.wanted) else {
+        if !self.asked.get(&tag).is_some_and(|asked| asked.wanted) {
             self.asked.remove(&tag);
-            return (!self.held.contains_key(&region)).then_some(region);
-        };
-        if asked.closed.contains(&region) {
-            self.put(tag, Answer::Undone(region));
-            return None;
+            return Some(reply.region);
         }
+        // Holders that are gone take their tethers with them.
+        self.held.retain(|_, tethers| {
+            tethers.retain(|tether| tether.strong_count() > 0);
+            !tethers.is_empty()
+        });
         let tether = Arc::new(Tether::default());
-        let hold = self.held.entry(region).or_default();
-        hold.count += 1;
-        hold.tethers.push(Arc::downgrade(&tether));
+        let held = self.held.entry(reply.region).or_default();
+        held.push(Arc::downgrade(&tether));
         let answer = Answer::Region {
             reply,
             file,
@@ -169,22 +158,6 @@ impl Book {
         };
         self.put(tag, answer);
         None
-    }
-
-    /// One holder of a region goes; whether it was the last, so that the agent must be told.
-    pub(crate) fn released(&mut self, region: u64) -> bool {
-        let Some(hold) = self.held.get_mut(&region) else {
-            return false;
-        };
-        hold.count = hold.count.saturating_sub(1);
-        if hold.count > 0 {
-            return false;
-        }
-        self.held.remove(&region);
-        for asked in self.asked.values_mut() {
-            asked.closed.push(region);
-        }
-        self.end.is_none()
     }
 
     /// The session is over; only the first reason counts.
@@ -203,12 +176,25 @@ impl Book {
     }
 
     fn tethers(&mut self, region: u64) -> impl Iterator<Item = Arc<Tether>> + '_ {
-        let hold = self.held.get_mut(&region);
-        hold.into_iter().flat_map(|hold| {
-            hold.tethers.retain(|tether| tether.strong_count() > 0);
-            hold.tethers.iter().filter_map(Weak::upgrade)
-        })
+        let held = self.held.get(&region);
+        held.into_iter().flatten().filter_map(Weak::upgrade)
     }
+}
+
+/// Whether two questions want the same, so that the answer to one serves the other. The
+/// size counts only for a region that is not there.
+fn is_same_wish(one: &Request, other: &Request) -> bool {
+    let without_size = |request: &Request| match *request {
+        Request::Link {
+            kind,
+            name,
+            record,
+            role,
+            ..
+        } => Some((kind, name, record, role)),
+        _ => None,
+    };
+    without_size(one).is_some_and(|wish| without_size(other) == Some(wish))
 }
 
 /// The reason, in the words of links.
@@ -281,40 +267,27 @@ mod tests {
         book.abandon(tag);
         assert_eq!(book.arrived(tag, region(5), None), Some(5));
         assert_eq!(book.arrived(77, region(6), None), Some(6));
-        // But not one that somebody else has.
-        let _tether = hold(&mut book, 7);
-        assert_eq!(book.arrived(78, region(7), None), None);
+        assert!(book.held.is_empty() && book.asked.is_empty());
     }
 
     #[test]
-    fn the_last_holder_closes() {
+    fn each_holder_is_told_and_none_is_kept() {
         let mut book = Book::default();
         let first = hold(&mut book, 5);
         let second = hold(&mut book, 5);
-        assert!(!book.released(5));
+        let other = hold(&mut book, 6);
         drop(first);
-        book.arrived(
-            0,
-            Reply::Ended {
-                region: 5,
-                cause: EndCause::Removed,
-                explanation: Text::new(""),
-            },
-            None,
-        );
+        let ended = Reply::Ended {
+            region: 5,
+            cause: EndCause::Removed,
+            explanation: Text::new(""),
+        };
+        assert_eq!(book.arrived(0, ended, None), None);
         assert_eq!(second.check(), Err(End::RegionRemoved));
-        assert!(book.released(5));
-        assert!(!book.released(5));
-    }
-
-    #[test]
-    fn a_close_does_not_take_what_was_asked_for_before_it() {
-        let mut book = Book::default();
-        let _tether = hold(&mut book, 5);
-        let (tag, _) = book.ask(link("a")).expect("not over");
-        assert!(book.released(5));
-        book.arrived(tag, region(5), None);
-        assert!(matches!(book.take(tag), Ok(Some(Answer::Undone(5)))));
+        assert_eq!(other.check(), Ok(()));
+        drop(second);
+        let _another = hold(&mut book, 7);
+        assert_eq!(book.held.len(), 2);
     }
 
     #[test]
@@ -327,6 +300,5 @@ mod tests {
         assert_eq!(tether.check(), Err(End::AgentDied));
         assert_eq!(book.take(tag).expect_err("over"), End::AgentDied);
         assert_eq!(book.ask(link("c")), Err(End::AgentDied));
-        assert!(!book.released(5));
     }
 }

@@ -165,18 +165,16 @@ impl Session {
         let _ = self.say(&Request::Bell { region });
     }
 
-    /// Has the agent take a region back that nobody holds here.
-    pub(crate) fn give_back(&self, region: u64) {
+    /// Has the agent take a region back that nobody wants here.
+    fn give_back(&self, region: u64) {
         // An agent that does not read this has other troubles.
         let _ = self.say(&Request::Close { region });
     }
 
-    /// One holder of a region lets go of it. The agent knows when this returns, if it
-    /// answers at all.
+    /// A holder lets go of a region. The agent knows when this returns, if it answers at
+    /// all, so that another program may have the end at once.
     pub(crate) fn release(&self, region: u64) {
-        if self.book().released(region) {
-            let _ = self.ask(Request::Close { region }, Deadline::after(PARTING));
-        }
+        let _ = self.ask(Request::Close { region }, Deadline::after(PARTING));
     }
 }
 
