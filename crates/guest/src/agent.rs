@@ -112,6 +112,12 @@ impl Agent {
         Connection::reconnect(self, timeout)
     }
 
+    /// Ends this connection with all links that came by it: whoever waits over them learns
+    /// that they are closed. For another thread, such as one that handles signals.
+    pub fn disconnect(&self) {
+        self.session().hang_up();
+    }
+
     fn holds(&self) -> MutexGuard<'_, Holds> {
         // Nothing that holds the lock can leave the table half changed.
         self.0.holds.lock().unwrap_or_else(PoisonError::into_inner)

@@ -51,6 +51,8 @@ pub(crate) struct Book {
     asked: HashMap<u64, Asked>,
     /// Who must be told of a region's end; a watcher may have one several times.
     held: HashMap<u64, Vec<Weak<Tether>>>,
+    /// The agent has said that it leaves.
+    farewell: bool,
     end: Option<End>,
 }
 
@@ -106,6 +108,8 @@ impl Book {
     pub(crate) fn arrived(&mut self, tag: u64, reply: Reply, file: Option<OwnedFd>) -> Option<u64> {
         match reply {
             Reply::Bell { region } => self.tethers(region).for_each(|tether| tether.wake()),
+            // No region has this number: it is the session that ends.
+            Reply::Ended { region: 0, .. } => self.farewell = true,
             Reply::Ended {
                 region,
                 cause,
@@ -143,11 +147,7 @@ impl Book {
             self.asked.remove(&tag);
             return Some(reply.region);
         }
-        // Holders that are gone take their tethers with them.
-        self.held.retain(|_, tethers| {
-            tethers.retain(|tether| tether.strong_count() > 0);
-            !tethers.is_empty()
-        });
+        self.forget_released();
         let tether = Arc::new(Tether::default());
         let held = self.held.entry(reply.region).or_default();
         held.push(Arc::downgrade(&tether));
@@ -168,6 +168,31 @@ impl Book {
             self.tethers(region)
                 .for_each(|tether| tether.end(end.clone()));
         }
+    }
+
+    /// What it means that the agent has closed the connection.
+    pub(crate) const fn reason(&self) -> End {
+        if self.farewell {
+            End::AgentLeft
+        } else {
+            End::AgentDied
+        }
+    }
+
+    /// The regions that are held, each as often as it is.
+    pub(crate) fn held(&mut self) -> Vec<u64> {
+        self.forget_released();
+        let held = self.held.iter();
+        held.flat_map(|(region, tethers)| tethers.iter().map(|_| *region))
+            .collect()
+    }
+
+    /// Holders that are gone take their tethers with them.
+    fn forget_released(&mut self) {
+        self.held.retain(|_, tethers| {
+            tethers.retain(|tether| tether.strong_count() > 0);
+            !tethers.is_empty()
+        });
     }
 
     /// Why the session is over, if it is.

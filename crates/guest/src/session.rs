@@ -44,9 +44,11 @@ impl Session {
     pub(crate) fn start(path: &Path, until: Deadline) -> Result<Arc<Self>, OpenError> {
         let socket = Socket::connect(path, until).map_err(|error| unreachable::at(path, error))?;
         let talk = |error| unreachable::silent(path, error);
-        socket
-            .send(&Datagram::hello(vmshm_link::VERSION), until)
-            .map_err(talk)?;
+        match socket.send(&Datagram::hello(vmshm_link::VERSION), until) {
+            // An agent that takes nobody more says why before it hangs up.
+            Ok(()) | Err(Errno::PIPE | Errno::CONNRESET) => {}
+            Err(error) => return Err(talk(error)),
+        }
         let welcome = socket.receive(until).map_err(talk)?;
         let Some(welcome) = welcome else {
             return Err(unreachable::silent(path, Errno::CONNRESET));
@@ -89,8 +91,13 @@ impl Session {
         self.arrived.notify_all();
     }
 
-    /// Ends the connection from this side.
+    /// Ends the connection from this side, with everything that is held through it.
     pub(crate) fn hang_up(&self) {
+        let regions = self.book().held();
+        // In the agent's eyes each is let go of in good order, if it reads this.
+        regions
+            .into_iter()
+            .for_each(|region| self.give_back(region));
         self.finish(End::Closed);
         self.socket.hang_up();
     }
@@ -101,9 +108,7 @@ impl Session {
         let end = loop {
             let received = match self.socket.receive(never) {
                 Ok(Some(received)) => received,
-                // Nothing is said before a connection is closed in good order, so that an
-                // agent that left and one that was killed look the same here.
-                Ok(None) | Err(_) => break End::AgentDied,
+                Ok(None) | Err(_) => break self.book().reason(),
             };
             let (tag, reply) = match parse(&received) {
                 Ok(message) => message,
@@ -165,7 +170,7 @@ impl Session {
         let _ = self.say(&Request::Bell { region });
     }
 
-    /// Has the agent take a region back that nobody wants here.
+    /// Has the agent take a region back, without waiting for it.
     fn give_back(&self, region: u64) {
         // An agent that does not read this has other troubles.
         let _ = self.say(&Request::Close { region });

@@ -83,10 +83,13 @@ impl Socket {
     /// Waits for the next datagram; nothing when the other side has closed the connection.
     /// `TIMEDOUT` when none came.
     pub(crate) fn receive(&self, until: Deadline) -> Result<Option<Received>, Errno> {
+        let mut was_reset = false;
         loop {
             match self.try_receive() {
                 Err(Errno::AGAIN) => self.wait(PollFlags::IN, until)?,
                 Err(Errno::INTR) => {}
+                // They went without reading what we said; their last words come after this.
+                Err(Errno::CONNRESET) if !was_reset => was_reset = true,
                 Err(Errno::CONNRESET) => return Ok(None),
                 result => return result,
             }

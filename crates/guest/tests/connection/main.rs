@@ -276,6 +276,37 @@ fn the_agents_death_is_told_and_a_new_one_found() {
 }
 
 #[test]
+fn an_agent_that_says_farewell_has_left() {
+    let (_listener, caller, agent) = connected();
+    let held = held(&agent, &caller);
+    let farewell = Reply::Ended {
+        region: 0,
+        cause: EndCause::Other(0),
+        explanation: Text::new("shut down"),
+    };
+    caller.say(0, &farewell);
+    drop(caller);
+    assert_eq!(over(&held), End::AgentLeft);
+}
+
+#[test]
+fn disconnecting_ends_what_is_held_and_tells_the_agent() {
+    let (_listener, caller, agent) = connected();
+    let held = held(&agent, &caller);
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| over(&held));
+        agent.disconnect();
+        assert_eq!(waiting.join().expect("no panic"), End::Closed);
+    });
+    assert_eq!(caller.request().1, Request::Close { region: 5 });
+    assert_eq!(caller.datagram(), None);
+    // Where everything is over already, this changes nothing.
+    agent.close(held.region);
+    agent.disconnect();
+    assert_eq!(held.tether.check(), Err(End::Closed));
+}
+
+#[test]
 fn an_agent_of_another_protocol_and_a_missing_one_are_told() {
     let listener = Listener::new();
     thread::scope(|scope| {
@@ -294,6 +325,19 @@ fn an_agent_of_another_protocol_and_a_missing_one_are_told() {
         drop(listener.accept());
         let error = connecting.join().expect("no panic").expect_err("hung up");
         assert!(error.to_string().contains("closed"), "{error}");
+    });
+    thread::scope(|scope| {
+        // Its words are not lost although it hangs up before it reads anything.
+        let connecting = scope.spawn(|| Agent::connect_at(listener.path()));
+        let caller = listener.accept();
+        let busy = Reply::Refused {
+            code: RefusalCode::Busy,
+            explanation: Text::new("too many programs are connected"),
+        };
+        caller.say(0, &busy);
+        drop(caller);
+        let error = connecting.join().expect("no panic").expect_err("refused");
+        assert!(error.to_string().contains("too many programs"), "{error}");
     });
     let missing = Agent::connect_at(listener.path().with_file_name("none"));
     let error = missing.expect_err("nobody there");
