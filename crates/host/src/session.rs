@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use vmshm_link::LinkError;
 use vmshm_link::beacon::Beacon;
 use vmshm_link::control::{MAX_EXPLANATION, RefusalCode, Reply, Request};
-use vmshm_link::directory::{self, Budget, MAX_NAME, RegionEntry, is_valid_name};
+use vmshm_link::directory::{Budget, MAX_NAME, RegionEntry, is_valid_name};
 use vmshm_link::fields::Text;
 use vmshm_link::slot::{HostSlot, Tenure};
 use vmshm_link::wait::Backoff;
@@ -79,6 +79,9 @@ impl RequestError {
                 RefusalCode::NotFound => "`vmshm region list VM` shows the regions that exist",
                 RefusalCode::Exists => "choose another name, or remove that region first",
                 RefusalCode::Busy => "wait until it has ended, or use another name",
+                RefusalCode::WrongKind => {
+                    "`vmshm region list VM` shows each region's kind: `region read` and `region write` are for raw ones, `pipe` for pipes; rings, latests and streams belong to the programs that open them"
+                }
                 _ => return None,
             },
             Self::NoAnswer { .. } => "--timeout SECONDS waits longer",
@@ -153,7 +156,7 @@ impl Session {
     /// # Errors
     /// [`LinkError`] when the table is damaged.
     pub fn regions(&self) -> Result<Vec<RegionEntry>, LinkError> {
-        directory::regions(&self.directory.memory).collect()
+        self.directory.regions().collect()
     }
 
     /// How much the guest has pinned.

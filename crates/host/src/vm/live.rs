@@ -16,6 +16,7 @@ use crate::conversation::Question;
 use crate::ending::{Condition, SessionEnd};
 use crate::region::Ground;
 use crate::session::{RequestError, Session, refusal_to_error};
+use crate::sighting::Directory;
 
 /// How often the thread looks after the session: its heartbeat, the guest's state, and
 /// the table's entries of what is held.
@@ -35,7 +36,7 @@ pub(super) struct Live {
     /// Where its regions lie.
     pub(super) ground: Ground,
     /// The guest's directory.
-    pub(super) directory: Arc<View>,
+    pub(super) directory: Directory,
     /// What tells whether the session's slot is still ours.
     pub(super) tenure: Tenure<Arc<View>>,
 }
@@ -65,7 +66,7 @@ impl Live {
         let tenure = tenure.ok_or(std::io::ErrorKind::NotConnected)?;
         let live = Arc::new(Self {
             ground: session.ground(),
-            directory: Arc::clone(&session.directory().memory),
+            directory: session.directory().clone(),
             tenure,
             session: Mutex::new(Some(session)),
             state: Mutex::default(),
@@ -109,7 +110,7 @@ impl Live {
             }
         }
         let to_close = std::mem::take(&mut state.to_close);
-        let over = state.holds.look(&self.directory);
+        let over = state.holds.look(&self.directory.memory);
         drop(state);
         for region in to_close {
             self.tell_closed(region, Duration::ZERO);

@@ -47,7 +47,7 @@ use std::time::{Duration, Instant};
 use vmshm_endpoint::{Connection, End, Held, OpenError, Right, Side, Wish};
 use vmshm_link::LinkError;
 use vmshm_link::control::Request;
-use vmshm_link::directory::{self, RegionEntry};
+use vmshm_link::directory::RegionEntry;
 use vmshm_link::slot::Tenure;
 use vmshm_ram::{Method, View};
 
@@ -160,7 +160,7 @@ impl Vm {
     /// Whether links work in the guest's own pages; else the system copies.
     #[must_use]
     pub fn is_mapped(&self) -> bool {
-        self.live().directory.is_mapped()
+        self.live().directory.memory.is_mapped()
     }
 
     /// Why the session is over, if it is: [`reconnect`](Self::reconnect) makes another.
@@ -176,10 +176,8 @@ impl Vm {
     pub fn regions(&self) -> Result<Vec<RegionEntry>, OpenError> {
         let live = self.live();
         live.look_now().map_err(End::from)?;
-        let listed: Result<Vec<_>, LinkError> = directory::regions(&live.directory).collect();
-        let mut regions = listed.map_err(End::Link)?;
-        regions.retain(|region| region.ended.is_none());
-        Ok(regions)
+        let listed: Result<Vec<_>, LinkError> = live.directory.regions().collect();
+        Ok(listed.map_err(End::Link)?)
     }
 
     /// Removes a region: whoever has it open is told that it is over.
