@@ -6,12 +6,14 @@ use tracing::warn;
 use vmshm_link::control::{EndCause, RefusalCode, Reply, Request, Role};
 use vmshm_link::directory::{RegionKind, is_valid_name, slot_offset};
 use vmshm_link::duplex::Side;
-use vmshm_link::ends;
 use vmshm_link::fields::Text;
+use vmshm_link::fixed_ring::FixedRingLayout;
+use vmshm_link::latest::LatestLayout;
+use vmshm_link::ring::RingLayout;
 use vmshm_link::slot::SlotView;
 
 use super::creation::Refusal;
-use super::openers::{Conflict, Opener};
+use super::openers::{Conflict, Opener, ProgramId};
 use super::presences::has_ends;
 use super::regions::Region;
 use super::service::{Service, ServiceError};
@@ -113,19 +115,18 @@ impl Service {
         Ok(Opened::Held(id))
     }
 
-    /// Lets go of a link once; false where the opener does not have it open.
-    pub(super) fn close_link(&mut self, opener: Opener, id: u64) -> bool {
+    /// A program lets go of a region once; false where it does not have it open.
+    pub(super) fn close_for_program(&mut self, program: ProgramId, id: u64) -> bool {
+        let opener = Opener::Program(program);
         let Some(region) = self.regions.get_mut(id) else {
             return false;
         };
         let role = region.openers.role(opener);
-        let Some(still) = region.openers.close(opener) else {
-            return false;
-        };
-        if still {
-            return true;
+        match region.openers.close(program) {
+            None => return false,
+            Some(true) => return true,
+            Some(false) => region.give_up_if_unproved(),
         }
-        region.give_up_if_unproved();
         if role == Some(Role::End) {
             self.depart(id, opener.side(), true);
         }
@@ -204,6 +205,10 @@ impl Service {
 
     /// The pages of one memory have moved although it was pinned: of a region, because a
     /// holder has taken pages out of its file.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "until the keeper says which memory")
+    )]
     pub(super) fn moved(&mut self, id: u64, message: &str) -> Result<(), ServiceError> {
         if self.regions.get(id).is_none() {
             return Err(ServiceError::Moved(message.to_owned()));
@@ -282,20 +287,18 @@ pub(super) fn check_layout(kind: RegionKind, size: u64, record: u64) -> Result<(
     if kind == RegionKind::Raw {
         return Ok(());
     }
-    // Each side has the same room; a latest has four places for a value of each side.
-    let room = ends::half(size, Side::Host).map_or(0, |(_, room)| room);
-    let needed = match kind {
-        RegionKind::Latest => record.saturating_add(64).saturating_mul(4),
-        _ => record.max(64),
-    };
-    if needed <= room {
-        return Ok(());
+    for side in [Side::Host, Side::Guest] {
+        let layout = match (kind, record) {
+            (RegionKind::Latest, _) => LatestLayout::in_region(size, record, side).map(drop),
+            (RegionKind::Ring, 1..) => FixedRingLayout::in_region(size, record, side).map(drop),
+            _ => RingLayout::in_region(size, side).map(drop),
+        };
+        layout.map_err(|error| {
+            let what = describe(kind, record);
+            Refusal::new(RefusalCode::Invalid, format!("{what}: {error}"))
+        })?;
     }
-    let what = describe(kind, record);
-    Err(Refusal::new(
-        RefusalCode::Invalid,
-        format!("{what} does not fit into {size} bytes"),
-    ))
+    Ok(())
 }
 
 /// That a kind is of a newer agent.

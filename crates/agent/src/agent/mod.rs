@@ -19,6 +19,8 @@ mod presences;
 mod program_requests;
 #[cfg(test)]
 mod program_simulation;
+#[cfg(test)]
+mod program_tests;
 mod programs;
 pub(crate) mod regions;
 mod requests;

@@ -2,8 +2,11 @@
 //! nobody.
 //!
 //! Of a ring, a latest or a stream each side has one end, which one opener has; any number
-//! may watch. One opener may watch several times, and lets go as often, but does not watch
-//! beside an end of its own: what it let go of would not be clear. Raw memory has no ends.
+//! may watch. Raw memory has no ends.
+//!
+//! A host's session lets go of a region as a whole: it counts its own watchers, and may
+//! watch beside the end that it has. A program lets go as often as it has opened, and does
+//! not watch beside an end of its own: what it let go of would not be clear.
 
 use std::collections::BTreeMap;
 
@@ -67,12 +70,13 @@ impl Openers {
         if kind == RegionKind::Raw {
             return None;
         }
-        match (self.openings.get(&opener), role) {
-            (Some(own), _) if own.role == Role::End || role == Role::End => {
-                Some(Conflict::Own(own.role))
-            }
-            (None, Role::End) => self.end(opener.side()).map(Conflict::Taken),
-            _ => None,
+        let own = self.openings.get(&opener).map(|own| own.role);
+        let may_mix = opener.side() == Side::Host;
+        match (own, role) {
+            (Some(Role::End), Role::End) => Some(Conflict::Own(Role::End)),
+            (Some(own), _) if own != role && !may_mix => Some(Conflict::Own(own)),
+            (_, Role::End) => self.end(opener.side()).map(Conflict::Taken),
+            (_, Role::Watch) => None,
         }
     }
 
@@ -91,10 +95,14 @@ impl Openers {
             .entry(opener)
             .or_insert(Opening { role, count: 0 });
         opening.count = opening.count.saturating_add(1);
+        if role == Role::End {
+            opening.role = role;
+        }
     }
 
-    /// `opener` lets go once: whether it still has it open. Nothing where it had not.
-    pub(crate) fn close(&mut self, opener: Opener) -> Option<bool> {
+    /// A program lets go once: whether it still has it open. Nothing where it had not.
+    pub(crate) fn close(&mut self, program: ProgramId) -> Option<bool> {
+        let opener = Opener::Program(program);
         let opening = self.openings.get_mut(&opener)?;
         opening.count -= 1;
         let still = opening.count > 0;
@@ -166,17 +174,17 @@ mod tests {
             (openers.end(Side::Guest), openers.end(Side::Host)),
             (Some(ONE), Some(HOST))
         );
-        assert_eq!(openers.close(TWO), Some(true));
-        assert_eq!(openers.close(TWO), Some(false));
-        assert_eq!(openers.close(TWO), None);
-        assert_eq!(openers.close(ONE), Some(false));
+        assert_eq!(openers.close(2), Some(true));
+        assert_eq!(openers.close(2), Some(false));
+        assert_eq!(openers.close(2), None);
+        assert_eq!(openers.close(1), Some(false));
         assert_eq!(openers.conflict(kind, TWO, Role::End), None);
         openers.forget_slot(3);
         assert!(openers.is_empty());
     }
 
     #[test]
-    fn nobody_has_two_ends_or_watches_beside_its_own() {
+    fn nobody_has_two_ends_and_only_hosts_watch_beside_their_own() {
         let kind = RegionKind::Latest;
         let mut openers = Openers::default();
         openers.open(ONE, Role::End);
@@ -188,6 +196,15 @@ mod tests {
         let own = Some(Conflict::Own(Role::Watch));
         assert_eq!(openers.conflict(kind, TWO, Role::End), own);
         assert_eq!(openers.conflict(kind, TWO, Role::Watch), None);
+
+        openers.open(HOST, Role::Watch);
+        assert_eq!(openers.conflict(kind, HOST, Role::End), None);
+        openers.open(HOST, Role::End);
+        assert_eq!(openers.end(Side::Host), Some(HOST));
+        assert_eq!(openers.conflict(kind, HOST, Role::Watch), None);
+        openers.open(HOST, Role::Watch);
+        let own = Some(Conflict::Own(Role::End));
+        assert_eq!(openers.conflict(kind, HOST, Role::End), own);
     }
 
     #[test]

@@ -101,7 +101,6 @@ impl Service {
         tag: u64,
         request: Option<Request>,
     ) -> Result<Result<Outcome, Refusal>, ServiceError> {
-        let opener = Opener::Program(id);
         match request {
             Some(request @ Request::Link { .. }) => {
                 let wish = LinkWish::of(&request);
@@ -111,7 +110,7 @@ impl Service {
                 })
             }
             Some(Request::Close { region }) => {
-                if !self.holds(id, region) || !self.close_link(opener, region) {
+                if !self.holds(id, region) || !self.close_for_program(id, region) {
                     let message = format!("this connection holds no region {region}");
                     return Ok(Err(Refusal::new(RefusalCode::NotFound, message)));
                 }
@@ -316,12 +315,11 @@ impl Service {
 
     /// A program rings for a region that it holds: wakes the host's programs, where a
     /// doorbell leads there.
-    #[allow(
-        clippy::unused_self,
-        clippy::needless_pass_by_ref_mut,
-        reason = "nothing leads there yet"
-    )]
-    fn ring_host(&mut self, _region: u64) {}
+    fn ring_host(&self, region: u64) {
+        if let Some(connector) = &self.connector {
+            connector.ring(region);
+        }
+    }
 
     /// For `status`: all programs with what they hold and wait for.
     pub(super) fn program_infos(&self) -> Vec<ProgramInfo> {

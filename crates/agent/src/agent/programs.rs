@@ -18,7 +18,8 @@ use rustix::net::{
     SocketFlags, SocketType,
 };
 use tracing::debug;
-use vmshm_link::control::{RefusalCode, Reply};
+use vmshm_link::control::{EndCause, RefusalCode, Reply};
+use vmshm_link::fields::Text;
 use vmshm_link::local::{Datagram, MAX_DATAGRAM};
 
 use super::creation::Refusal;
@@ -234,7 +235,7 @@ impl Programs {
         }
     }
 
-    fn room_for(&self, user: &User) -> Result<(), String> {
+    pub(super) fn room_for(&self, user: &User) -> Result<(), String> {
         if self.programs.len() >= LIMIT {
             return Err(format!("{LIMIT} programs are connected, which is the most"));
         }
@@ -315,6 +316,19 @@ impl Programs {
         if let Some(program) = self.get_mut(id).filter(|program| !program.over) {
             let datagram = Datagram::new(&Reply::Bell { region }.to_message(0));
             let _ = transmit(&program.socket, &datagram, None);
+        }
+    }
+
+    /// The agent leaves in good order: tells so, by the number that no region has.
+    pub(crate) fn say_farewell(&mut self) {
+        let farewell = Reply::Ended {
+            region: 0,
+            cause: EndCause::Other(0),
+            explanation: Text::new("the agent leaves"),
+        };
+        let ids: Vec<ProgramId> = self.iter().map(|program| program.id).collect();
+        for id in ids {
+            self.send(id, 0, &farewell, None);
         }
     }
 

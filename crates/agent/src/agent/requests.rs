@@ -224,12 +224,6 @@ impl Service {
         if let Err(refusal) = self.held(holder, id) {
             return Ok(Err(refusal));
         }
-        let opener = Opener::Host(holder);
-        let open = self.regions.get(id).map(|one| one.openers.count(opener));
-        if open > Some(1) {
-            self.close_link(opener, id);
-            return answered(Reply::Done);
-        }
         self.depart_with_session(holder.slot, Some(id), true);
         let lost: Vec<_> = self.regions.let_go(id, holder.slot).into_iter().collect();
         self.tell_lost(&lost)?;

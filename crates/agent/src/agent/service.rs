@@ -142,6 +142,7 @@ impl Service {
                 active |= self.poll_keeper()?;
                 active |= self.poll_locals()?;
                 active |= self.poll_programs()?;
+                active |= self.poll_bells();
             }
             self.serve_pipes()?;
             if active || woken {
@@ -189,6 +190,14 @@ impl Service {
         Ok(())
     }
 
+    /// Takes what the host has rung for; whether that was anything.
+    fn poll_bells(&mut self) -> bool {
+        let bells = self.connector.as_ref().map(Connector::take_bells);
+        let bells = bells.unwrap_or_default();
+        bells.iter().for_each(|region| self.bell(*region));
+        !bells.is_empty()
+    }
+
     /// Counts the silence of hosts once more, without serving anybody.
     pub(crate) fn listen(&mut self) -> Result<(), ServiceError> {
         std::thread::sleep(Duration::from_secs(1) / sessions::LOOKS_PER_SECOND);
@@ -199,6 +208,7 @@ impl Service {
     pub(crate) fn leave(&mut self) -> Result<(), ServiceError> {
         self.connector = None;
         self.benches.clear();
+        self.programs.say_farewell();
         for session in &mut self.sessions {
             // Such a slot holds nothing; its host sees that it is gone.
             if session.state() == vmshm_link::slot::SlotState::Granted {
@@ -223,6 +233,11 @@ impl Service {
         if heeds_programs {
             self.programs.add_to_poll(&mut fds);
         }
+        fds.extend(
+            self.connector
+                .iter()
+                .map(|bells| PollFd::new(bells, PollFlags::IN)),
+        );
         match rustix::event::poll(&mut fds, Some(&timespec(pause))) {
             Ok(count) => Ok(count > 0),
             Err(Errno::INTR) => Ok(true),
