@@ -195,10 +195,10 @@ impl Service {
                 self.programs.send(program, 0, &ended, None);
             }
             // Of a damaged region they have nothing left, and must not keep its RAM.
-            if waited || cause == EndCause::Damaged {
-                if let Some(region) = self.regions.get_mut(id) {
-                    region.openers.forget(Opener::Program(program));
-                }
+            if (waited || cause == EndCause::Damaged)
+                && let Some(region) = self.regions.get_mut(id)
+            {
+                region.openers.forget(Opener::Program(program));
             }
         }
     }

@@ -25,6 +25,8 @@ mod programs;
 pub(crate) mod regions;
 mod requests;
 mod rules;
+#[cfg(test)]
+mod rules_tests;
 mod service;
 #[cfg(test)]
 mod service_tests;
