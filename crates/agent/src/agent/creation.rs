@@ -114,7 +114,7 @@ impl Service {
         size: u64,
         origin: Origin,
     ) -> Result<Result<(), Refusal>, ServiceError> {
-        let size = match self.check_creation(kind, size, 0) {
+        let size = match self.check_creation(kind, size, 0, origin) {
             Ok(size) => size,
             Err(refusal) => return Ok(Err(refusal)),
         };
@@ -134,7 +134,7 @@ impl Service {
         wish: &LinkWish,
         origin: Origin,
     ) -> Result<Result<(), Refusal>, ServiceError> {
-        let size = match self.check_creation(wish.kind, wish.size, wish.record) {
+        let size = match self.check_creation(wish.kind, wish.size, wish.record, origin) {
             Ok(size) => size,
             Err(refusal) => return Ok(Err(refusal)),
         };
@@ -157,7 +157,13 @@ impl Service {
     }
 
     /// The size in whole pages.
-    fn check_creation(&self, kind: RegionKind, size: u64, record: u64) -> Result<u64, Refusal> {
+    fn check_creation(
+        &self,
+        kind: RegionKind,
+        size: u64,
+        record: u64,
+        origin: Origin,
+    ) -> Result<u64, Refusal> {
         let invalid = |message: String| Refusal::new(RefusalCode::Invalid, message);
         let whole = size
             .checked_next_multiple_of(PAGE_SIZE)
@@ -187,7 +193,11 @@ impl Service {
                 ),
             ));
         }
-        if !self.regions.has_room(self.creations.len()) {
+        let kept_back = match origin {
+            Origin::Program { program, .. } => self.places_kept_from(program),
+            Origin::Host { .. } | Origin::Local(_) => 0,
+        };
+        if !self.regions.has_room(self.creations.len() + kept_back) {
             return Err(Refusal::new(
                 RefusalCode::OverBudget,
                 "the guest's table of regions is full",

@@ -203,14 +203,14 @@ impl Service {
         }
     }
 
-    /// The pages of one memory have moved although it was pinned: of a region, because a
-    /// holder has taken pages out of its file.
+    /// The pages of one memory have moved although it was pinned. Of a region, because a
+    /// holder has taken pages out of its file; it may be on its way back already.
     #[cfg_attr(
         not(test),
         expect(dead_code, reason = "until the keeper says which memory")
     )]
     pub(super) fn moved(&mut self, id: u64, message: &str) -> Result<(), ServiceError> {
-        if self.regions.get(id).is_none() {
+        if self.foundations.contains(&id) {
             return Err(ServiceError::Moved(message.to_owned()));
         }
         warn!(region = id, "{message}");

@@ -23,6 +23,9 @@ const HOLD_LIMIT: usize = 16;
 const PER_PROGRAM: usize = 8;
 const PER_TURN: usize = 64;
 
+/// Places of the table that programs of other users than root do not fill.
+const PLACES_KEPT_BACK: usize = 15;
+
 /// What becomes of a request that is not refused.
 enum Outcome {
     Done,
@@ -183,6 +186,8 @@ impl Service {
     /// Grants what waits and can be had now, and lets go of what those held whose
     /// connections are over. Called after everything that may have changed a region.
     pub(super) fn serve_waiting(&mut self) -> Result<(), ServiceError> {
+        // An end is free at once for whoever comes after one that was killed.
+        self.bury_programs()?;
         let ids: Vec<ProgramId> = self
             .programs
             .iter()
@@ -272,6 +277,12 @@ impl Service {
         }
         let origin = Origin::Program { program: id, tag };
         self.create_link(wish, origin)
+    }
+
+    /// How many places of the table are not for this program.
+    pub(super) fn places_kept_from(&self, id: ProgramId) -> usize {
+        let is_root = self.programs.get(id).is_some_and(|one| one.user.is_root());
+        if is_root { 0 } else { PLACES_KEPT_BACK }
     }
 
     fn remove_for_program(&mut self, id: ProgramId, name: &str) -> Result<(), Refusal> {

@@ -4,7 +4,7 @@
 //! does. The looks read shared memory only; the one system call of an idle round is
 //! the sleep.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -110,6 +110,8 @@ pub(crate) struct Service {
     pub(super) creations: VecDeque<Creation>,
     pub(super) locals: Locals,
     pub(super) programs: Programs,
+    /// The beacon's memory and the directory's, without which nothing goes on.
+    pub(super) foundations: BTreeSet<u64>,
     /// Whether memory is taken in huge pages.
     pub(super) hugetlb: bool,
     /// The connection to `vmshm listen`, where one is wanted.

@@ -46,9 +46,11 @@ impl Service {
         let mut files = BTreeMap::new();
         let mut described = BTreeMap::new();
         let mut fixed_cost = 0;
+        let mut foundations = BTreeSet::new();
         for Holding { allocation, file } in holdings {
             if allocation.purpose != Purpose::Region {
                 fixed_cost += allocation.cost;
+                foundations.insert(allocation.id);
                 continue;
             }
             let id = allocation.id;
@@ -72,6 +74,7 @@ impl Service {
             creations: VecDeque::new(),
             locals,
             programs,
+            foundations,
             hugetlb: summary.method == Method::Hugetlb,
             connector: None,
             described,
