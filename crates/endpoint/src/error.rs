@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use vmshm_link::LinkError;
 use vmshm_link::control::RefusalCode;
+use vmshm_shm::Fault;
 
 use crate::ending::End;
 
@@ -31,6 +32,15 @@ pub enum OpenError {
     Timeout {
         /// What did not happen.
         what: &'static str,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// No host has opened the region, whose pages are of use only once one has seen them
+    /// (in a guest).
+    #[error("no host program has opened `{name}` within {} s", .waited.as_secs_f32())]
+    NoHost {
+        /// The region.
+        name: String,
         /// How long was waited.
         waited: Duration,
     },
@@ -68,6 +78,9 @@ impl OpenError {
                 _ => return None,
             },
             Self::BadName(_) => "names are 1 to 64 letters, digits, dots, dashes and underscores",
+            Self::NoHost { .. } => {
+                "start the host's program: a region is of use here once one there has opened it"
+            }
             Self::Timeout { .. } => "start the other side, or wait longer",
             Self::Ended(end) => return end.hint().map(str::to_owned),
             Self::Unreachable { hint, .. } => return hint.clone(),
@@ -91,6 +104,15 @@ pub enum LinkFailure {
         length: u64,
         /// The most that fits.
         limit: u64,
+    },
+    /// A place that the caller named is not inside the region, or is no word.
+    #[error(transparent)]
+    Misplaced(Fault),
+    /// A word that this program writes in another place already.
+    #[error("the word at offset {offset:#x} has a writer in this program already")]
+    WordTaken {
+        /// Its offset in bytes.
+        offset: u64,
     },
     /// The other side did nothing in time.
     #[error("nothing came within {} s", .0.as_secs_f32())]

@@ -29,6 +29,14 @@ impl Span {
         }
     }
 
+    /// The same without what lies behind its first `length` bytes.
+    pub(crate) fn shortened(self, length: usize) -> Self {
+        Self {
+            length: self.length.min(length),
+            ..self
+        }
+    }
+
     pub(crate) const fn base(&self) -> NonNull<u8> {
         self.base
     }
