@@ -1,6 +1,5 @@
 //! The guest's part: RAM, beacon, directory, and an agent that serves slots.
 
-use std::collections::BTreeSet;
 use std::io::BufRead;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -33,7 +32,8 @@ struct Region {
     ready: bool,
     placement: u64,
     ended: Option<EndCause>,
-    holders: BTreeSet<(usize, Role)>,
+    /// One for each time that it was opened.
+    holders: Vec<(usize, Role)>,
 }
 
 impl Region {
@@ -168,7 +168,7 @@ impl Guest {
             ready: false,
             placement: 0,
             ended: None,
-            holders: BTreeSet::new(),
+            holders: Vec::new(),
         };
         let memory = self.memory(&region);
         proof::write_pattern(&memory, 99, region.id).expect("written");
@@ -199,11 +199,14 @@ impl Guest {
         if region.kind != *kind {
             return refusal(RefusalCode::WrongKind);
         }
-        let mut holders = region.holders.iter();
-        if *role == Role::End && holders.any(|(_, role)| *role == Role::End) {
+        let conflicts = |holder: &(usize, Role)| match (*holder, *role) {
+            ((_, Role::End), Role::End) => true,
+            ((holder, held), wanted) => holder == slot && held != wanted,
+        };
+        if *kind != RegionKind::Raw && region.holders.iter().any(conflicts) {
             return refusal(RefusalCode::Busy);
         }
-        region.holders.insert((slot, *role));
+        region.holders.push((slot, *role));
         Reply::Region(RegionReply {
             region: region.id,
             size: region.size,
@@ -245,7 +248,9 @@ impl Guest {
             }
             Request::Close { region: id } => {
                 if let Some(region) = self.regions.iter_mut().find(|region| held(region, *id)) {
-                    region.holders.retain(|(holder, _)| *holder != slot);
+                    let held = |(holder, _): &(usize, Role)| *holder == slot;
+                    let first = region.holders.iter().position(held).expect("held");
+                    region.holders.remove(first);
                 }
                 Reply::Done
             }
