@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use vmshm_link::LinkError;
 use vmshm_link::control::RefusalCode;
+use vmshm_shm::Fault;
 
 use crate::ending::End;
 
@@ -103,6 +104,15 @@ pub enum LinkFailure {
         length: u64,
         /// The most that fits.
         limit: u64,
+    },
+    /// A place that the caller named is not inside the region, or is no word.
+    #[error(transparent)]
+    Misplaced(Fault),
+    /// A word that this program writes in another place already.
+    #[error("the word at offset {offset:#x} has a writer in this program already")]
+    WordTaken {
+        /// Its offset in bytes.
+        offset: u64,
     },
     /// The other side did nothing in time.
     #[error("nothing came within {} s", .0.as_secs_f32())]
