@@ -11,6 +11,7 @@
 pub mod attach;
 pub mod beacon_search;
 pub mod bench;
+mod conversation;
 pub mod diagnosis;
 pub mod ending;
 pub mod findings;
@@ -30,6 +31,7 @@ pub mod session;
 pub mod sighting;
 pub mod ties;
 mod user_directory;
+pub mod vm;
 pub mod watch;
 
 pub use attach::{AttachError, AttachOptions, attach};
@@ -37,3 +39,6 @@ pub use ending::{Condition, SessionEnd};
 pub use region::Region;
 pub use session::{RequestError, Session};
 pub use sighting::Where;
+pub use vm::{Vm, VmOptions};
+pub use vmshm_endpoint::{End, LinkFailure, OpenError, Role};
+pub use vmshm_link::ends::{Presence, PresenceState};

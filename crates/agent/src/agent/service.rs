@@ -134,6 +134,7 @@ impl Service {
                 }
                 active |= self.poll_keeper()?;
                 active |= self.poll_locals()?;
+                active |= self.poll_bells();
             }
             self.serve_pipes()?;
             if active {
@@ -169,6 +170,17 @@ impl Service {
         Ok(())
     }
 
+    /// Takes what the host has rung for; whether that was anything.
+    fn poll_bells(&mut self) -> bool {
+        let bells = self.connector.as_ref().map(Connector::take_bells);
+        bells.is_some_and(|bells| {
+            bells
+                .iter()
+                .for_each(|region| debug!(region, "rung by the host"));
+            !bells.is_empty()
+        })
+    }
+
     /// Counts the silence of hosts once more, without serving anybody.
     pub(crate) fn listen(&mut self) -> Result<(), ServiceError> {
         std::thread::sleep(Duration::from_secs(1) / sessions::LOOKS_PER_SECOND);
@@ -195,6 +207,11 @@ impl Service {
             PollFd::new(&self.client, self.client.interest()),
         ];
         self.locals.add_to_poll(&mut fds);
+        fds.extend(
+            self.connector
+                .iter()
+                .map(|bells| PollFd::new(bells, PollFlags::IN)),
+        );
         match rustix::event::poll(&mut fds, Some(&timespec(pause))) {
             Ok(count) => Ok(count > 0),
             Err(Errno::INTR) => Ok(true),
