@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use vmshm_guest::{Agent, LinkFailure, OpenError, Presence, PresenceState, RegionOptions};
+use vmshm_guest::endpoint::RegionOptions;
+use vmshm_guest::{Agent, LinkFailure, OpenError, Presence, PresenceState};
 use vmshm_host::Vm;
 
 /// How long an example may take to end after Ctrl-C before it is ended.
@@ -149,7 +150,9 @@ pub fn on_host<E>(
     // Whoever waits over a link learns that its region was removed.
     let (other, name) = (vm.clone(), options.name.clone());
     at_interruption(move || drop(other.remove(&name)))?;
-    let figures = exchange(vm.region(&options.name).timeout(options.timeout));
+    let figures = exchange(
+        RegionOptions::new(std::sync::Arc::new(vm.clone()), &options.name).timeout(options.timeout),
+    );
     // Whatever came of it, nothing shall stay pinned in the guest.
     let removed = vm.remove(&options.name);
     let figures = figures?;

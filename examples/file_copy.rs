@@ -96,7 +96,9 @@ fn send<C: Connection>(
     let mut chunk = vec![0; CHUNK];
     let mut left = length;
     while left > 0 {
-        let count = file.read(due(&mut chunk, left)).map_err(|error| at(path, &error))?;
+        let count = file
+            .read(due(&mut chunk, left))
+            .map_err(|error| at(path, &error))?;
         if count == 0 {
             return Err(Failure::wrong(format!("{} became shorter", path.display())));
         }
@@ -152,7 +154,8 @@ fn write_file<C: Connection>(
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
         sum.update(&chunk[..count]);
-        file.write_all(&chunk[..count]).map_err(|error| at(path, &error))?;
+        file.write_all(&chunk[..count])
+            .map_err(|error| at(path, &error))?;
         left -= count as u64;
     }
     let mut stated = [0; 32];

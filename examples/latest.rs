@@ -50,7 +50,7 @@ impl State {
         let mut state = Self {
             number,
             is_last: is_last.into(),
-            readings: std::array::from_fn(|index| number.rotate_left(index as u32)),
+            readings: std::array::from_fn(|index| number.wrapping_mul(index as u64 + 3)),
             checksum: 0,
         };
         state.checksum = state.sum();
@@ -67,11 +67,9 @@ impl State {
 }
 
 fn main() -> ExitCode {
-    run("latest", |options: &Options<Newest>| {
-        match &options.place {
-            Place::Host { vm } => on_host(Vm::connect(vm)?, options, |it| exchange(it, options)),
-            Place::Guest => in_guest(Agent::connect()?, options, |it| exchange(it, options)),
-        }
+    run("latest", |options: &Options<Newest>| match &options.place {
+        Place::Host { vm } => on_host(Vm::connect(vm)?, options, |it| exchange(it, options)),
+        Place::Guest => in_guest(Agent::connect()?, options, |it| exchange(it, options)),
     })
 }
 

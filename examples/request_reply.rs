@@ -30,12 +30,13 @@ struct RequestReply {
 }
 
 fn main() -> ExitCode {
-    run("request_reply", |options: &Options<RequestReply>| {
-        match &options.place {
+    run(
+        "request_reply",
+        |options: &Options<RequestReply>| match &options.place {
             Place::Host { vm } => on_host(Vm::connect(vm)?, options, |it| ask(it, options)),
             Place::Guest => in_guest(Agent::connect()?, options, |it| serve(it, options)),
-        }
-    })
+        },
+    )
 }
 
 /// Bytes of the region: several requests fit into each direction.
@@ -45,10 +46,7 @@ fn size(options: &Options<RequestReply>) -> u64 {
 }
 
 /// The guest's side. An empty request is the last one.
-fn serve(
-    region: RegionOptions<Agent>,
-    options: &Options<RequestReply>,
-) -> Result<String, Failure> {
+fn serve(region: RegionOptions<Agent>, options: &Options<RequestReply>) -> Result<String, Failure> {
     let mut ring: ByteRing = region.size(size(options)).byte_ring()?;
     let mut record = Vec::new();
     let mut served = 0_u64;

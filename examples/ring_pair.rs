@@ -42,9 +42,7 @@ fn exchange<C: Connection>(
 ) -> Result<String, Failure> {
     // A record may be any plain struct; both sides must say the same type.
     let ring = region.size(1 << 20).ring::<u64>()?;
-    options.wait_until("the other side did not come", || {
-        Ok(has_come(ring.peer()?))
-    })?;
+    options.wait_until("the other side did not come", || Ok(has_come(ring.peer()?)))?;
 
     // The two directions are independent: each may have a thread of its own.
     let begun = Instant::now();

@@ -41,12 +41,13 @@ const COUNTED: u64 = 1;
 const DONE: u64 = 2;
 
 fn main() -> ExitCode {
-    run("shared_counter", |options: &Options<SharedCounter>| {
-        match &options.place {
+    run(
+        "shared_counter",
+        |options: &Options<SharedCounter>| match &options.place {
             Place::Host { vm } => on_host(Vm::connect(vm)?, options, |it| exchange(it, options)),
             Place::Guest => in_guest(Agent::connect()?, options, |it| exchange(it, options)),
-        }
-    })
+        },
+    )
 }
 
 /// The same on both sides: `C` is a VM on the host and the agent in the guest.
