@@ -12,6 +12,7 @@ pub mod attach;
 pub mod beacon_search;
 pub mod bench;
 pub mod diagnosis;
+pub mod doorbell;
 pub mod ending;
 pub mod findings;
 pub mod identity;
