@@ -114,9 +114,45 @@ pub enum LinkFailure {
         /// Its offset in bytes.
         offset: u64,
     },
+    /// The program that this stream is tied to has gone. What it had sent was received.
+    #[error("the other side's program is gone: {0}")]
+    PeerGone(Gone),
+    /// The stream was finished by this side.
+    #[error("this side has finished the stream")]
+    Finished,
     /// The other side did nothing in time.
     #[error("nothing came within {} s", .0.as_secs_f32())]
     Timeout(Duration),
+}
+
+/// Two directions that are not of one link.
+#[derive(Debug, thiserror::Error)]
+#[error("these two directions are not of one link")]
+pub struct NotJoined<S, R> {
+    /// Both, as they were given.
+    pub halves: Box<(S, R)>,
+}
+
+impl<S, R> NotJoined<S, R> {
+    pub(crate) fn new(one: S, other: R) -> Self {
+        Self {
+            halves: Box::new((one, other)),
+        }
+    }
+}
+
+/// How the other side's program has gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Gone {
+    /// It closed its end.
+    #[error("it closed its end")]
+    Left,
+    /// It died, or lost its session.
+    #[error("it died or lost its session")]
+    Lost,
+    /// Another one has the end now.
+    #[error("another has taken its place")]
+    Replaced,
 }
 
 impl LinkFailure {
@@ -125,6 +161,7 @@ impl LinkFailure {
     pub const fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Ended(end) => end.hint(),
+            Self::PeerGone(_) => Some("reconnect, and start the other side again"),
             _ => None,
         }
     }

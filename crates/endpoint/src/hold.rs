@@ -73,8 +73,7 @@ impl<C: Connection> Hold<C> {
             let memory = self.memory();
             let word = Sleeper::resume(memory.clone(), C::SIDE)
                 .map_err(|error| self.explain_open(error))?;
-            let own =
-                Presence::read(memory, C::SIDE).map_err(|error| self.explain_open(error))?;
+            let own = Presence::read(memory, C::SIDE).map_err(|error| self.explain_open(error))?;
             self.own = own;
             self.sleepers = Mutex::new(Sleepers {
                 word: Some(word),

@@ -115,7 +115,7 @@ where
 
     /// Lets go of the region. The value that was published last stays in it.
     pub fn close(self) {
-        self.bytes.close();
+        drop(self);
     }
 }
 

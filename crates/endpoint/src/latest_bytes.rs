@@ -134,7 +134,7 @@ impl<C: Connection> LatestBytes<C> {
 
     /// Lets go of the region. The value that was published last stays in it.
     pub fn close(self) {
-        self.reader.hold.close();
+        drop(self);
     }
 }
 
@@ -192,7 +192,11 @@ impl<C: Connection> Newest<C> {
     pub(crate) fn read_vec(&mut self, value: &mut Vec<u8>) -> Result<Option<u64>, LinkFailure> {
         value.resize(self.longest(), 0);
         let found = self.read(value);
-        value.truncate(found.as_ref().map_or(0, |found| found.map_or(0, |found| found.1)));
+        value.truncate(
+            found
+                .as_ref()
+                .map_or(0, |found| found.map_or(0, |found| found.1)),
+        );
         Ok(found?.map(|found| found.0))
     }
 

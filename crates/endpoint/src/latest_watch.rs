@@ -96,7 +96,7 @@ impl<C: Connection> LatestBytesWatch<C> {
 
     /// Lets go of the region.
     pub fn close(self) {
-        self.newest.hold.close();
+        drop(self);
     }
 }
 
@@ -187,6 +187,6 @@ where
 
     /// Lets go of the region.
     pub fn close(self) {
-        self.bytes.close();
+        drop(self);
     }
 }

@@ -113,8 +113,7 @@ impl<C: Connection> RegionOptions<C> {
         T: IntoBytes + FromBytes + Immutable,
     {
         let record = sized::<T>("record")?;
-        let smallest = FixedRingLayout::region_size(record, 1);
-        let wish = self.wish(RegionKind::Ring, record, Role::End, smallest, |size| {
+        let wish = self.wish(RegionKind::Ring, record, Role::End, |size| {
             FixedRingLayout::in_region(size, record, C::SIDE).map(drop)
         })?;
         Ring::open(self.hold(wish)?)
@@ -125,7 +124,7 @@ impl<C: Connection> RegionOptions<C> {
     /// # Errors
     /// [`OpenError`].
     pub fn byte_ring(self) -> Result<ByteRing<C>, OpenError> {
-        let wish = self.wish(RegionKind::Ring, 0, Role::End, 2 * PAGE, |size| {
+        let wish = self.wish(RegionKind::Ring, 0, Role::End, |size| {
             RingLayout::in_region(size, C::SIDE).map(drop)
         })?;
         ByteRing::open(self.hold(wish)?)
@@ -183,7 +182,7 @@ impl<C: Connection> RegionOptions<C> {
     /// # Errors
     /// [`OpenError`].
     pub fn stream(self) -> Result<Stream<C>, OpenError> {
-        let wish = self.wish(RegionKind::Stream, 0, Role::End, 2 * PAGE, |size| {
+        let wish = self.wish(RegionKind::Stream, 0, Role::End, |size| {
             RingLayout::in_region(size, C::SIDE).map(drop)
         })?;
         Stream::open(self.hold(wish)?)
@@ -194,25 +193,23 @@ impl<C: Connection> RegionOptions<C> {
     /// # Errors
     /// [`OpenError`].
     pub fn raw(self) -> Result<Raw<C>, OpenError> {
-        let wish = self.wish(RegionKind::Raw, 0, Role::End, PAGE, |_| Ok(()))?;
+        let wish = self.wish(RegionKind::Raw, 0, Role::End, |_| Ok(()))?;
         Ok(Raw::open(self.hold(wish)?))
     }
 
     fn latest_wish(&self, max: u64, role: Role) -> Result<Wish, OpenError> {
-        let smallest = latest_size(max)?;
-        self.wish(RegionKind::Latest, max, role, smallest, |size| {
+        latest_size(max)?;
+        self.wish(RegionKind::Latest, max, role, |size| {
             LatestLayout::in_region(size, max, C::SIDE).map(drop)
         })
     }
 
-    /// Checks name and size, and puts the wish into words. `smallest` is what a refusal
-    /// advises.
+    /// Checks name and size, and puts the wish into words.
     fn wish(
         &self,
         kind: RegionKind,
         record: u64,
         role: Role,
-        smallest: u64,
         fits: impl FnOnce(u64) -> Result<(), LinkError>,
     ) -> Result<Wish, OpenError> {
         if !is_valid_name(&self.name) {
@@ -222,15 +219,8 @@ impl<C: Connection> RegionOptions<C> {
             None => 0,
             Some(bytes) => whole_pages(bytes)?,
         };
-        if size > 0 && fits(size).is_err() {
-            let what = match record {
-                0 => format!("a {}", kind.name()),
-                record => format!("a {} with {record} bytes each", kind.name()),
-            };
-            let smallest = whole_pages(smallest)?;
-            return Err(OpenError::BadSize(format!(
-                "{what} does not fit a region of {size} bytes: give at least {smallest}"
-            )));
+        if size > 0 {
+            fits(size).map_err(|error| OpenError::BadSize(error.to_string()))?;
         }
         Ok(Wish {
             name: self.name.clone(),
@@ -266,7 +256,9 @@ fn whole_pages(bytes: u64) -> Result<u64, OpenError> {
         .checked_next_multiple_of(PAGE)
         .filter(|size| is_valid_size(*size))
         .ok_or_else(|| {
-            OpenError::BadSize(format!("a region cannot have {bytes} bytes: that is too much"))
+            OpenError::BadSize(format!(
+                "a region cannot have {bytes} bytes: that is too much"
+            ))
         })
 }
 

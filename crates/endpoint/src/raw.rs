@@ -157,9 +157,9 @@ impl<C: Connection> Raw<C> {
         Ok(())
     }
 
-    /// Lets go of the region, also for its words. What was stored stays in it.
+    /// Lets go of the region, once its words are dropped as well. What was stored stays in it.
     pub fn close(self) {
-        self.hold.close();
+        drop(self);
     }
 }
 

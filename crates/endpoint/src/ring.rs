@@ -14,7 +14,7 @@ use vmshm_shm::SharedMemory;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::connection::Connection;
-use crate::error::{LinkFailure, OpenError};
+use crate::error::{LinkFailure, NotJoined, OpenError};
 use crate::hold::Hold;
 use crate::room_bell::RoomBell;
 
@@ -84,8 +84,7 @@ where
             let consumer = FixedConsumer::resume(memory.clone(), incoming)?;
             Ok((producer, consumer, incoming.capacity))
         };
-        let (producer, consumer, capacity) =
-            resumed().map_err(|error| hold.explain_open(error))?;
+        let (producer, consumer, capacity) = resumed().map_err(|error| hold.explain_open(error))?;
         Ok(Self {
             sender: RingSender {
                 hold: Arc::clone(&hold),
@@ -111,15 +110,15 @@ where
     /// Puts together again what [`Ring::split`] gave.
     ///
     /// # Errors
-    /// Both are given back when they are not of one ring.
+    /// [`NotJoined`], with both, when they are not of one ring.
     pub fn join(
         sender: RingSender<T, C>,
         receiver: RingReceiver<T, C>,
-    ) -> Result<Self, (RingSender<T, C>, RingReceiver<T, C>)> {
+    ) -> Result<Self, NotJoined<RingSender<T, C>, RingReceiver<T, C>>> {
         if Arc::ptr_eq(&sender.hold, &receiver.hold) {
             Ok(Self { sender, receiver })
         } else {
-            Err((sender, receiver))
+            Err(NotJoined::new(sender, receiver))
         }
     }
 
@@ -217,7 +216,7 @@ where
 
     /// Lets go of the region. Records that were sent stay in it.
     pub fn close(self) {
-        self.sender.hold.close();
+        drop(self);
     }
 }
 

@@ -44,7 +44,10 @@ impl Manner {
             Side::Host => HOST_SLEEP,
             Side::Guest => GUEST_SLEEP,
         });
-        Backoff::new(spins, u32::try_from(longest.as_micros()).unwrap_or(u32::MAX))
+        Backoff::new(
+            spins,
+            u32::try_from(longest.as_micros()).unwrap_or(u32::MAX),
+        )
     }
 }
 

@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
-use vmshm_endpoint::{Connection, Doorbell, Held, OpenError, Right, Side, Wish};
+use vmshm_endpoint::{
+    Connection, Doorbell, End, Held, OpenError, RegionOptions, Right, Side, Wish,
+};
 use vmshm_link::LinkError;
 use vmshm_link::control::{RefusalCode, RegionReply, Request};
 use vmshm_link::directory::{MAX_NAME, is_valid_name};
@@ -95,6 +97,11 @@ impl Agent {
         })))
     }
 
+    /// A region by its name, to be opened or made.
+    pub fn region(&self, name: &str) -> RegionOptions<Self> {
+        RegionOptions::new(Arc::new(self.clone()), name)
+    }
+
     /// Takes a region off the guest's list. Whoever holds it is told that it is over.
     ///
     /// # Errors
@@ -110,6 +117,12 @@ impl Agent {
     /// [`OpenError`]: why the last attempt failed.
     pub fn reconnect(&self, timeout: Duration) -> Result<(), OpenError> {
         Connection::reconnect(self, timeout)
+    }
+
+    /// Why the session is over, if it is: [`reconnect`](Self::reconnect) makes another.
+    #[must_use]
+    pub fn end(&self) -> Option<End> {
+        self.session().end()
     }
 
     /// Ends this connection with all links that came by it: whoever waits over them learns
@@ -233,8 +246,19 @@ impl Connection for Agent {
     fn reconnect(&self, timeout: Duration) -> Result<(), OpenError> {
         let until = Deadline::after(timeout);
         // Whoever comes second finds the session that the first one made.
-        let reconnecting = self.0.reconnecting.lock();
-        let _reconnecting = reconnecting.unwrap_or_else(PoisonError::into_inner);
+        let _turn = loop {
+            match self.0.reconnecting.try_lock() {
+                Ok(turn) => break turn,
+                Err(TryLockError::Poisoned(turn)) => break turn.into_inner(),
+                Err(TryLockError::WouldBlock) if !until.has_passed() => until.pause(RETRY),
+                Err(TryLockError::WouldBlock) => {
+                    return Err(OpenError::Timeout {
+                        what: "another thread is reconnecting: there was no new session",
+                        waited: timeout,
+                    });
+                }
+            }
+        };
         if self.session().end().is_none() {
             return Ok(());
         }

@@ -13,6 +13,7 @@ pub mod beacon_search;
 pub mod bench;
 mod conversation;
 pub mod diagnosis;
+pub mod doorbell;
 pub mod ending;
 pub mod findings;
 pub mod identity;

@@ -1,4 +1,5 @@
-//! `vmshm listen`: takes the connections of agents, and shows which VM each is tied to.
+//! `vmshm listen`: takes the connections of agents, shows which VM each is tied to, and
+//! carries their bells.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -43,6 +44,11 @@ pub(crate) fn run(listen: &Listen, global: &Global) -> Result<(), Failure> {
     if let Err(error) = listener.record_ties() {
         voice.say(&format!(
             "note: other commands cannot use what is learned: {}",
+            Failure::from_error(&error, None)
+        ));
+    } else if let Err(error) = listener.relay_bells() {
+        voice.say(&format!(
+            "note: programs cannot be woken through this listener: {}",
             Failure::from_error(&error, None)
         ));
     }

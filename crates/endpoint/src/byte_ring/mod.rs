@@ -15,7 +15,7 @@ use vmshm_link::ring::{Consumer, Producer, RingLayout};
 use vmshm_shm::SharedMemory;
 
 use crate::connection::Connection;
-use crate::error::{LinkFailure, OpenError};
+use crate::error::{LinkFailure, NotJoined, OpenError};
 use crate::hold::Hold;
 use crate::room_bell::RoomBell;
 
@@ -69,8 +69,7 @@ impl<C: Connection> ByteRing<C> {
             let consumer = Consumer::resume(memory.clone(), incoming)?;
             Ok((producer, consumer, incoming.capacity))
         };
-        let (producer, consumer, capacity) =
-            resumed().map_err(|error| hold.explain_open(error))?;
+        let (producer, consumer, capacity) = resumed().map_err(|error| hold.explain_open(error))?;
         Ok(Self {
             sender: ByteRingSender {
                 hold: Arc::clone(&hold),
@@ -94,15 +93,15 @@ impl<C: Connection> ByteRing<C> {
     /// Puts together again what [`ByteRing::split`] gave.
     ///
     /// # Errors
-    /// Both are given back when they are not of one ring.
+    /// [`NotJoined`], with both, when they are not of one ring.
     pub fn join(
         sender: ByteRingSender<C>,
         receiver: ByteRingReceiver<C>,
-    ) -> Result<Self, (ByteRingSender<C>, ByteRingReceiver<C>)> {
+    ) -> Result<Self, NotJoined<ByteRingSender<C>, ByteRingReceiver<C>>> {
         if Arc::ptr_eq(&sender.hold, &receiver.hold) {
             Ok(Self { sender, receiver })
         } else {
-            Err((sender, receiver))
+            Err(NotJoined::new(sender, receiver))
         }
     }
 
@@ -207,7 +206,6 @@ impl<C: Connection> ByteRing<C> {
 
     /// Lets go of the region. Records that were sent stay in it.
     pub fn close(self) {
-        self.sender.hold.close();
+        drop(self);
     }
 }
-

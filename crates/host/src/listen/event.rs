@@ -1,11 +1,11 @@
 //! What a listener tells, and why it cannot listen. It only names things.
 
 use std::io;
-use std::net::SocketAddr;
 
 use vmshm_link::rendezvous::endpoint::EndpointError;
 use vmshm_link::rendezvous::message::Announce;
 
+use super::address::Address;
 use super::lookout::Machine;
 use super::peer::Refusal;
 use crate::ties::TiesError;
@@ -35,7 +35,7 @@ pub enum ListenError {
     #[error("cannot listen at {address}")]
     Bind {
         /// The address.
-        address: SocketAddr,
+        address: Address,
         /// What the system said.
         #[source]
         source: io::Error,
@@ -82,7 +82,7 @@ pub enum Event<'a> {
     /// An agent is tied to a VM.
     Tied {
         /// Where it connects from.
-        peer: SocketAddr,
+        peer: Address,
         /// The VM.
         machine: &'a Machine,
         /// What it said of itself; the beacon's address and epoch are proved.
@@ -91,7 +91,7 @@ pub enum Event<'a> {
     /// A tied agent has gone.
     Left {
         /// Where it connected from.
-        peer: SocketAddr,
+        peer: Address,
         /// The VM.
         machine: &'a Machine,
         /// Why.
@@ -100,7 +100,7 @@ pub enum Event<'a> {
     /// A peer was not tied.
     Refused {
         /// Where it connects from.
-        peer: SocketAddr,
+        peer: Address,
         /// Why.
         why: Refusal,
     },

@@ -1,10 +1,10 @@
-//! What a VM's handle holds in one session: who is told when a region is over, and what
-//! the agent is told when somebody lets go. It asks the agent nothing.
+//! What a VM's handle holds in one session, and who is told when a region is over. The
+//! same region may be held more than once. It asks the agent nothing.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use vmshm_endpoint::{End, Role, Tether, Wish};
+use vmshm_endpoint::{End, Tether};
 use vmshm_link::LinkError;
 use vmshm_link::control::EndCause;
 use vmshm_link::directory::{REGIONS, RegionEntry, read_region};
@@ -18,23 +18,12 @@ const MOST_DOUBTS: u32 = 20;
 #[derive(Debug)]
 struct Hold {
     region: u64,
-    wish: Wish,
+    name: String,
     tether: Arc<Tether>,
     /// Its place in the table when it was last seen there.
     entry: Option<usize>,
     doubts: u32,
     is_over: bool,
-}
-
-/// What the agent is to be told when somebody has let go.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Farewell {
-    /// Others of this session still hold it as it is.
-    Nothing,
-    /// Nobody of this session holds it any more.
-    Close(u64),
-    /// Only watchers are left, of which this is one's wish: another may have the end now.
-    StepDown(u64, Wish),
 }
 
 /// All that is held in a session.
@@ -45,10 +34,10 @@ pub(super) struct Holds {
 
 impl Holds {
     /// Notes what the agent has granted.
-    pub(super) fn insert(&mut self, handle: u64, region: u64, wish: &Wish, tether: Arc<Tether>) {
+    pub(super) fn insert(&mut self, handle: u64, region: u64, name: &str, tether: Arc<Tether>) {
         let hold = Hold {
             region,
-            wish: wish.clone(),
+            name: name.to_owned(),
             tether,
             entry: None,
             doubts: 0,
@@ -57,23 +46,10 @@ impl Holds {
         self.by_handle.insert(handle, hold);
     }
 
-    /// Somebody lets go: the tether, and what the agent is to be told.
-    pub(super) fn remove(&mut self, handle: u64) -> Option<(Arc<Tether>, Farewell)> {
+    /// Somebody lets go: its tether, and the region of which the agent is to be told so.
+    pub(super) fn remove(&mut self, handle: u64) -> Option<(Arc<Tether>, u64)> {
         let gone = self.by_handle.remove(&handle)?;
-        let others = |hold: &&Hold| hold.region == gone.region;
-        let farewell = match self.by_handle.values().find(others) {
-            None => Farewell::Close(gone.region),
-            Some(watch) if gone.wish.role == Role::End && !gone.is_over => {
-                let mut rest = self.by_handle.values().filter(others);
-                if rest.any(|hold| hold.wish.role == Role::End) {
-                    Farewell::Nothing
-                } else {
-                    Farewell::StepDown(gone.region, watch.wish.clone())
-                }
-            }
-            Some(_) => Farewell::Nothing,
-        };
-        Some((gone.tether, farewell))
+        Some((gone.tether, gone.region))
     }
 
     /// Whether nobody holds anything.
@@ -81,20 +57,18 @@ impl Holds {
         self.by_handle.is_empty()
     }
 
-    /// Whether somebody holds that region.
-    pub(super) fn holds(&self, region: u64) -> bool {
-        self.of(region).next().is_some()
-    }
-
-    fn of(&self, region: u64) -> impl Iterator<Item = &Hold> {
-        self.by_handle
-            .values()
-            .filter(move |hold| hold.region == region)
+    /// Whether a region called so is held and not over.
+    pub(super) fn has_open(&self, name: &str) -> bool {
+        let mut holds = self.by_handle.values();
+        holds.any(|hold| hold.name == name && !hold.is_over)
     }
 
     /// The other side rang for that region.
     pub(super) fn wake(&self, region: u64) {
-        self.of(region).for_each(|hold| hold.tether.wake());
+        let holds = self.by_handle.values();
+        holds
+            .filter(|hold| hold.region == region)
+            .for_each(|hold| hold.tether.wake());
     }
 
     /// The session is over, and with it everything.

@@ -1,7 +1,5 @@
 //! Tests of what is held, over a table in plain memory.
 
-use std::time::Duration;
-
 use vmshm_endpoint::RegionKind;
 use vmshm_link::directory::{DIRECTORY_SIZE, write_region};
 use vmshm_link::fields::Text;
@@ -9,20 +7,9 @@ use vmshm_shm::LocalMemory;
 
 use super::*;
 
-fn wish(role: Role) -> Wish {
-    Wish {
-        name: "x".to_owned(),
-        kind: RegionKind::Latest,
-        size: 0,
-        record: 8,
-        role,
-        timeout: Duration::ZERO,
-    }
-}
-
-fn hold(holds: &mut Holds, handle: u64, region: u64, role: Role) -> Arc<Tether> {
+fn hold(holds: &mut Holds, handle: u64, region: u64) -> Arc<Tether> {
     let tether = Arc::new(Tether::default());
-    holds.insert(handle, region, &wish(role), Arc::clone(&tether));
+    holds.insert(handle, region, "x", Arc::clone(&tether));
     tether
 }
 
@@ -44,33 +31,20 @@ fn table() -> LocalMemory {
 }
 
 #[test]
-fn the_last_to_let_go_closes_and_an_end_steps_down_for_watchers() {
+fn each_hold_is_let_go_of_once_and_a_region_may_be_held_twice() {
     let mut holds = Holds::default();
-    hold(&mut holds, 1, 7, Role::End);
-    hold(&mut holds, 2, 7, Role::Watch);
-    hold(&mut holds, 3, 8, Role::End);
-    let farewell = |holds: &mut Holds, handle| holds.remove(handle).map(|(_, farewell)| farewell);
-    assert_eq!(
-        farewell(&mut holds, 1),
-        Some(Farewell::StepDown(7, wish(Role::Watch)))
-    );
-    assert_eq!(farewell(&mut holds, 1), None, "only once");
-    hold(&mut holds, 4, 7, Role::End);
-    assert_eq!(farewell(&mut holds, 2), Some(Farewell::Nothing));
-    assert_eq!(farewell(&mut holds, 4), Some(Farewell::Close(7)));
-    assert!(!holds.holds(7) && holds.holds(8));
-    assert_eq!(farewell(&mut holds, 3), Some(Farewell::Close(8)));
+    for (handle, region) in [(1, 7), (2, 7), (3, 8)] {
+        hold(&mut holds, handle, region);
+    }
+    let let_go = |holds: &mut Holds, handle| holds.remove(handle).map(|(_, region)| region);
+    assert_eq!(let_go(&mut holds, 1), Some(7));
+    assert_eq!(let_go(&mut holds, 1), None);
+    assert!(holds.has_open("x") && !holds.has_open("y"));
+    holds.end_region(8, &End::RegionRemoved);
+    assert_eq!(let_go(&mut holds, 2), Some(7));
+    assert!(!holds.has_open("x"), "what is left is over");
+    assert_eq!(let_go(&mut holds, 3), Some(8));
     assert!(holds.is_empty());
-}
-
-#[test]
-fn an_end_of_a_region_that_is_over_is_not_exchanged_for_a_watch() {
-    let mut holds = Holds::default();
-    hold(&mut holds, 1, 7, Role::End);
-    hold(&mut holds, 2, 7, Role::Watch);
-    holds.end_region(7, &End::RegionRemoved);
-    let (_, farewell) = holds.remove(1).expect("held");
-    assert_eq!(farewell, Farewell::Nothing);
 }
 
 #[test]
@@ -78,7 +52,7 @@ fn a_region_that_leaves_the_table_or_is_marked_there_is_over() {
     let table = table();
     let mut holds = Holds::default();
     for (handle, region) in [(1, 7), (2, 8), (3, 9), (4, 10)] {
-        hold(&mut holds, handle, region, Role::End);
+        hold(&mut holds, handle, region);
     }
     for (index, id) in [(59, 7), (3, 8), (30, 9), (31, 10)] {
         list(&table, index, id, None);
@@ -110,7 +84,7 @@ fn an_entry_that_is_not_there_yet_or_unreadable_is_waited_for() {
     for spoilt in [false, true] {
         let table = table();
         let mut holds = Holds::default();
-        hold(&mut holds, 1, 7, Role::End);
+        hold(&mut holds, 1, 7);
         if spoilt {
             list(&table, 5, 7, None);
             assert_eq!(holds.look(&table), []);
@@ -134,9 +108,9 @@ fn an_entry_that_is_not_there_yet_or_unreadable_is_waited_for() {
 #[test]
 fn all_tethers_end_with_the_session_and_only_their_own_with_a_region() {
     let mut holds = Holds::default();
-    let first = hold(&mut holds, 1, 7, Role::End);
-    let watch = hold(&mut holds, 2, 7, Role::Watch);
-    let other = hold(&mut holds, 3, 8, Role::End);
+    let first = hold(&mut holds, 1, 7);
+    let watch = hold(&mut holds, 2, 7);
+    let other = hold(&mut holds, 3, 8);
     holds.end_region(7, &End::RegionRemoved);
     assert_eq!(first.check(), Err(End::RegionRemoved));
     assert_eq!(watch.check(), Err(End::RegionRemoved));

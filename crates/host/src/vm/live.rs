@@ -4,14 +4,14 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use vmshm_endpoint::{End, Tether, Wish};
+use vmshm_endpoint::{End, Tether};
 use vmshm_link::control::{Reply, Request};
 use vmshm_link::slot::Tenure;
 use vmshm_link::wait::Backoff;
 use vmshm_pipe::pause;
 use vmshm_ram::View;
 
-use super::holds::{Farewell, Holds};
+use super::holds::Holds;
 use crate::conversation::Question;
 use crate::ending::{Condition, SessionEnd};
 use crate::region::Ground;
@@ -103,12 +103,8 @@ impl Live {
             session.late_grants()
         })?;
         let mut state = locked(&self.state);
-        for region in late {
-            // What came too late for one may be held by another.
-            if !state.holds.holds(region) {
-                state.to_close.push(region);
-            }
-        }
+        // The agent counts how often each is held.
+        state.to_close.extend(late);
         let to_close = std::mem::take(&mut state.to_close);
         let over = state.holds.look(&self.directory.memory);
         drop(state);
@@ -232,7 +228,7 @@ impl Live {
         &self,
         handle: u64,
         region: u64,
-        wish: &Wish,
+        name: &str,
     ) -> Result<Arc<Tether>, SessionEnd> {
         let tether = Arc::new(Tether::default());
         let mut state = locked(&self.state);
@@ -240,10 +236,15 @@ impl Live {
             Some((end, _)) => Err(end),
             None => {
                 let kept = Arc::clone(&tether);
-                state.holds.insert(handle, region, wish, kept);
+                state.holds.insert(handle, region, name, kept);
                 Ok(tether)
             }
         }
+    }
+
+    /// Whether somebody has a region of that name open in this session.
+    pub(super) fn has_open(&self, name: &str) -> bool {
+        locked(&self.state).holds.has_open(name)
     }
 
     /// The other side rang for a region: whoever sleeps over it looks again.
@@ -255,7 +256,7 @@ impl Live {
     /// Somebody lets go of what it holds.
     pub(super) fn close(&self, handle: u64) {
         let removed = locked(&self.state).holds.remove(handle);
-        let Some((tether, farewell)) = removed else {
+        let Some((tether, region)) = removed else {
             return;
         };
         tether.end(End::Closed);
@@ -265,14 +266,10 @@ impl Live {
             }
             return;
         }
-        match farewell {
-            Farewell::Nothing => {}
-            Farewell::Close(region) => self.tell_closed(region, FAREWELL),
-            Farewell::StepDown(region, wish) => self.step_down(region, &wish),
-        }
+        self.tell_closed(region, FAREWELL);
     }
 
-    /// Tells the agent that this session holds a region no more. A guest that does not run
+    /// Tells the agent that this session holds a region once less. A guest that does not run
     /// is told when it does again.
     fn tell_closed(&self, region: u64, patience: Duration) {
         let start = Instant::now();
@@ -288,25 +285,6 @@ impl Live {
             }
             Ok((None, _)) => locked(&self.state).to_close.push(region),
             Err(_) => {}
-        }
-    }
-
-    /// Gives back an end while watchers of this session stay: they take the region anew.
-    /// If it is another one by then, it is over for them.
-    fn step_down(&self, region: u64, wish: &Wish) {
-        self.tell_closed(region, FAREWELL);
-        let request = super::opening::request(wish, 0);
-        let asked = request.map(|request| self.ask(&request, Instant::now() + FAREWELL));
-        match asked {
-            Ok(Ok(Reply::Region(granted))) if granted.region == region && granted.ready => {}
-            other => {
-                if let Ok(Ok(Reply::Region(granted))) = other {
-                    self.tell_closed(granted.region, Duration::ZERO);
-                }
-                locked(&self.state)
-                    .holds
-                    .end_region(region, &End::RegionRemoved);
-            }
         }
     }
 

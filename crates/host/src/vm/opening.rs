@@ -23,20 +23,6 @@ const LEAVING: Duration = Duration::from_secs(2);
 /// How long it is asked for anyway: a process that was killed takes a moment to die.
 const DYING: Duration = Duration::from_millis(200);
 
-/// What the agent is asked for.
-///
-/// # Errors
-/// [`RequestError::BadName`].
-pub(super) fn request(wish: &Wish, size: u64) -> Result<Request, RequestError> {
-    Ok(Request::Link {
-        kind: wish.kind,
-        size,
-        name: region_name(&wish.name)?,
-        record: wish.record,
-        role: wish.role,
-    })
-}
-
 /// Opens what is wished for.
 ///
 /// # Errors
@@ -46,7 +32,7 @@ pub(super) fn open(live: &Live, handle: u64, wish: &Wish) -> Result<Held<Vm>, Op
     let failed = |error: RequestError| open_error(error, start.elapsed());
     let granted = granted(live, wish, start).map_err(failed)?;
     let tether = live
-        .hold(handle, granted.region, wish)
+        .hold(handle, granted.region, &wish.name)
         .map_err(|end| OpenError::Ended(end.into()))?;
     let protection = match wish.role {
         Role::End => Protection::ReadWrite,
@@ -80,7 +66,13 @@ fn doorbell(_region: u64) -> Option<Arc<dyn Doorbell>> {
 
 /// Asks until it is granted, or there is no use in asking again.
 fn granted(live: &Live, wish: &Wish, start: Instant) -> Result<RegionReply, RequestError> {
-    let request = request(wish, wish.size)?;
+    let request = Request::Link {
+        kind: wish.kind,
+        size: wish.size,
+        name: region_name(&wish.name)?,
+        record: wish.record,
+        role: wish.role,
+    };
     let deadline = start + wish.timeout;
     loop {
         let error = match live.ask(&request, deadline.max(Instant::now() + ANSWER)) {
@@ -95,6 +87,8 @@ fn granted(live: &Live, wish: &Wish, start: Instant) -> Result<RegionReply, Requ
         let may_change = match code {
             // The other side may make it.
             RefusalCode::NotFound => wish.size == 0,
+            // This very session has it.
+            RefusalCode::Busy if live.has_open(&wish.name) => false,
             // Who had the end before may have been killed; then only another process of
             // this host can tell the guest so.
             RefusalCode::Busy => {
