@@ -224,10 +224,11 @@ fn moved_pages_of_a_region_end_the_region_and_others_the_agent() {
                 explanation,
             },
             None,
-        )) => assert_eq!(
-            (region, cause, explanation.as_str()),
-            (id, EndCause::Damaged, "page 3 has moved")
-        ),
+        )) => {
+            assert_eq!((region, cause), (id, EndCause::Damaged));
+            let text = explanation.as_str();
+            assert!(text.contains("taken pages out") && !text.contains("page 3"));
+        }
         other => panic!("{other:?}"),
     }
     let close = Request::Close { region: id };

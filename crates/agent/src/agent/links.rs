@@ -18,6 +18,10 @@ use super::presences::has_ends;
 use super::regions::Region;
 use super::service::{Service, ServiceError};
 
+/// What programs are told of a damaged region.
+const DAMAGED: &str =
+    "a program that holds its file has taken pages out of it: guest and host do not see the same";
+
 /// What an opener wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LinkWish {
@@ -205,16 +209,13 @@ impl Service {
 
     /// The pages of one memory have moved although it was pinned. Of a region, because a
     /// holder has taken pages out of its file; it may be on its way back already.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "until the keeper says which memory")
-    )]
     pub(super) fn moved(&mut self, id: u64, message: &str) -> Result<(), ServiceError> {
         if self.foundations.contains(&id) {
             return Err(ServiceError::Moved(message.to_owned()));
         }
         warn!(region = id, "{message}");
-        self.end_region(id, EndCause::Damaged, message);
+        // Where pages lie is not for programs to know.
+        self.end_region(id, EndCause::Damaged, DAMAGED);
         self.settle()
     }
 

@@ -349,7 +349,7 @@ impl Service {
             match (reply, file) {
                 (Reply::Allocation(allocation), Some(file)) => self.created(allocation, file)?,
                 (Reply::Refused { message, hint }, _) => self.not_created(&message, hint)?,
-                (Reply::Moved { message, .. }, _) => return Err(ServiceError::Moved(message)),
+                (Reply::Moved { id, message }, _) => self.moved(id, &message)?,
                 (Reply::Withdrawn, _) => return Err(ServiceError::KeeperLeft),
                 _ => return Err(ServiceError::Client(ClientError::Unexpected)),
             }
