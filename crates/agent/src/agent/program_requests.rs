@@ -37,7 +37,7 @@ impl Service {
     /// Serves the programs; whether anything happened. Called every round where something
     /// may have come.
     pub(super) fn poll_programs(&mut self) -> Result<bool, ServiceError> {
-        self.programs.accept();
+        let came = self.programs.accept();
         let mut buffer = [0; MAX_DATAGRAM + 1];
         let mut served = 0;
         let count = self.programs.len();
@@ -62,7 +62,7 @@ impl Service {
         for region in std::mem::take(&mut self.programs.rung) {
             self.ring_host(region);
         }
-        Ok(served > 0)
+        Ok(came || served > 0)
     }
 
     fn serve_datagram(&mut self, id: ProgramId, datagram: &[u8]) -> Result<(), ServiceError> {
