@@ -151,7 +151,7 @@ impl<C: Connection> Hold<C> {
     /// reason behind it (a VM that is gone, a guest that was restarted), that one counts.
     #[cold]
     pub(crate) fn explain(&self, error: LinkError) -> LinkFailure {
-        if matches!(error, LinkError::TooLong { .. }) {
+        if is_the_callers(error) {
             return error.into();
         }
         let tether = self.tether();
@@ -173,6 +173,9 @@ impl<C: Connection> Hold<C> {
 
     /// As [`Hold::explain`], for an error at opening.
     pub(crate) fn explain_open(&self, error: LinkError) -> OpenError {
+        if is_the_callers(error) {
+            return OpenError::BadSize(error.to_string());
+        }
         match self.explain(error) {
             LinkFailure::Ended(end) => OpenError::Ended(end),
             _ => OpenError::Ended(End::Link(error)),
@@ -241,6 +244,17 @@ impl<C: Connection> Hold<C> {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether an error says that the caller asked for the impossible.
+const fn is_the_callers(error: LinkError) -> bool {
+    matches!(
+        error,
+        LinkError::TooLong { .. }
+            | LinkError::NotWhole { .. }
+            | LinkError::EmptyRecord
+            | LinkError::TooSmall { .. }
+    )
 }
 
 impl<C: Connection> Drop for Hold<C> {

@@ -69,6 +69,9 @@ pub struct RingReceiver<T, C: Connection> {
     record: PhantomData<fn() -> T>,
 }
 
+/// Two directions that were not of one ring.
+type Apart<T, C> = NotJoined<RingSender<T, C>, RingReceiver<T, C>>;
+
 impl<T, C> Ring<T, C>
 where
     T: IntoBytes + FromBytes + Immutable,
@@ -114,7 +117,7 @@ where
     pub fn join(
         sender: RingSender<T, C>,
         receiver: RingReceiver<T, C>,
-    ) -> Result<Self, NotJoined<RingSender<T, C>, RingReceiver<T, C>>> {
+    ) -> Result<Self, Apart<T, C>> {
         if Arc::ptr_eq(&sender.hold, &receiver.hold) {
             Ok(Self { sender, receiver })
         } else {

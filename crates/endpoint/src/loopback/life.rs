@@ -1,11 +1,12 @@
 //! Whether a loopback's program lives, and how long it still does.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use vmshm_link::LinkError;
 use vmshm_shm::Fault;
 
+use super::world::World;
 use crate::connection::Right;
 use crate::ending::End;
 
@@ -18,14 +19,17 @@ const NOT_THERE: i32 = 14;
 #[derive(Debug)]
 pub(super) struct Program {
     number: u64,
+    world: Weak<World>,
     life: Mutex<Arc<Life>>,
 }
 
 impl Program {
-    pub(super) fn new(number: u64) -> Self {
+    pub(super) fn new(world: &Arc<World>) -> Self {
+        let (number, world) = (world.new_program(), Arc::downgrade(world));
         Self {
             number,
-            life: Mutex::new(Arc::new(Life::new())),
+            life: Mutex::new(Arc::new(Life::new(number, Weak::clone(&world)))),
+            world,
         }
     }
 
@@ -39,7 +43,8 @@ impl Program {
 
     /// Begins a new life; what was opened in the old one stays dead.
     pub(super) fn revive(&self) {
-        *self.life.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(Life::new());
+        let life = Arc::new(Life::new(self.number, Weak::clone(&self.world)));
+        *self.life.lock().unwrap_or_else(PoisonError::into_inner) = life;
     }
 }
 
@@ -49,13 +54,17 @@ pub(super) struct Life {
     /// Accesses that are left.
     left: AtomicU64,
     revoked: AtomicBool,
+    program: u64,
+    world: Weak<World>,
 }
 
 impl Life {
-    const fn new() -> Self {
+    const fn new(program: u64, world: Weak<World>) -> Self {
         Self {
             left: AtomicU64::new(ENDLESS),
             revoked: AtomicBool::new(false),
+            program,
+            world,
         }
     }
 
@@ -101,7 +110,16 @@ impl Life {
         self.left
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less)
             .map(drop)
-            .map_err(|_| Fault::Unreachable { code: NOT_THERE })
+            .map_err(|_| self.mourn())
+    }
+
+    /// Tells the others of a death that came at an access.
+    #[cold]
+    fn mourn(&self) -> Fault {
+        if let Some(world) = self.world.upgrade() {
+            world.lose(self.program, &End::AgentDied);
+        }
+        Fault::Unreachable { code: NOT_THERE }
     }
 }
 

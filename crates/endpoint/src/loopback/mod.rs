@@ -93,7 +93,7 @@ fn pair_over(world: World) -> (Arc<Loopback<AtHost>>, Arc<Loopback<InGuest>>) {
 impl<P: Place> Loopback<P> {
     fn in_world(world: Arc<World>) -> Arc<Self> {
         Arc::new(Self {
-            program: Program::new(world.new_program()),
+            program: Program::new(&world),
             world,
             place: PhantomData,
         })
@@ -118,8 +118,7 @@ impl<P: Place> Loopback<P> {
     }
 
     /// Lets this program die in the middle of what it does: after so many more accesses to
-    /// the memory of its links. The others learn of it once the link on which it happened is
-    /// dropped or reconnected.
+    /// the memory of its links.
     pub fn kill_after(&self, accesses: u64) {
         self.program.life().die_after(accesses);
     }

@@ -47,6 +47,7 @@
 pub mod bells;
 pub mod endpoint;
 pub mod message;
+pub mod serial;
 
 use sha2::{Digest, Sha256};
 use vmshm_shm::SharedMemory;
