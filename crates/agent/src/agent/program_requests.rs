@@ -218,7 +218,7 @@ impl Service {
     fn bury_programs(&mut self) -> Result<(), ServiceError> {
         let gone = self.programs.take_over_ones();
         for id in &gone {
-            self.forget_program(Opener::Program(*id));
+            self.forget_program(*id);
         }
         if gone.is_empty() {
             Ok(())
@@ -272,7 +272,7 @@ impl Service {
             return Ok(Ok(()));
         };
         let rules = &self.programs.rules;
-        if let Err(reason) = rules.may_make_sized(&program.user, &wish.name, wish.size) {
+        if let Err(reason) = rules.may_make(&program.user, &wish.name, wish.size) {
             return Ok(Err(denied(reason)));
         }
         let origin = Origin::Program { program: id, tag };
@@ -292,7 +292,7 @@ impl Service {
         };
         let rules = &self.programs.rules;
         rules.may_open(&program.user, name).map_err(denied)?;
-        rules.may_make(&program.user, name).map_err(denied)?;
+        rules.may_remove(&program.user, name).map_err(denied)?;
         let by = format!("user {} removed it", program.user.uid);
         let Some(region) = self.regions.find(name) else {
             return Err(Refusal::new(
