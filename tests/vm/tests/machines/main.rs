@@ -14,6 +14,7 @@ mod compaction;
 mod decoys;
 mod dumps;
 mod extents;
+mod holes;
 mod host_faults;
 mod kvm;
 mod link_faults;
