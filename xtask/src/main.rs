@@ -66,6 +66,9 @@ enum Task {
         #[arg(last = true)]
         command_line: Vec<OsString>,
     },
+    /// The demo's end of a TCP connection in its guest
+    #[command(hide = true)]
+    AnswerTcp { address: String },
     /// End a VMM and clean up when standard input ends: how xtask leaves nothing behind
     #[command(hide = true)]
     Guard(Guard),
@@ -123,6 +126,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Demo { vmm } => demo::run(vmm)?,
         Task::Vm(options) => return vm_task(&options),
         Task::StartVmm { command_line } => vm::hidden::start_vmm(&command_line)?,
+        Task::AnswerTcp { address } => demo::tcp::answer(&address)?,
         Task::Guard(guard) => vm::hidden::guard(&guard)?,
     }
     Ok(ExitCode::SUCCESS)
