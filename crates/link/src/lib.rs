@@ -74,6 +74,8 @@ pub mod duplex;
 pub mod ends;
 pub mod error;
 pub mod fields;
+pub mod fixed_ring;
+pub mod latest;
 pub mod local;
 pub mod mix;
 pub mod own_word;

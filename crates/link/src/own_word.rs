@@ -9,6 +9,9 @@ use vmshm_shm::SharedMemory;
 
 use crate::error::LinkError;
 
+/// The largest value that an end takes over from the one before it.
+pub const FARTHEST: u64 = 1 << 62;
+
 /// A word with this side as its only writer.
 #[derive(Debug, Clone, Copy)]
 pub struct OwnWord {
@@ -33,6 +36,31 @@ impl OwnWord {
         Ok(Self {
             offset,
             written: value,
+            what,
+        })
+    }
+
+    /// Takes the word at `offset` over as the end before this one left it. No honest
+    /// counter gets near [`FARTHEST`], and sums below it do not overflow.
+    ///
+    /// # Errors
+    /// [`LinkError::Violation`] for a word beyond [`FARTHEST`], [`LinkError::Fault`] when
+    /// it cannot be reached.
+    pub fn resume<M: SharedMemory>(
+        memory: &M,
+        offset: u64,
+        what: &'static str,
+    ) -> Result<Self, LinkError> {
+        let written = memory.load_relaxed(offset)?;
+        if written > FARTHEST {
+            return Err(LinkError::Violation {
+                what,
+                value: written,
+            });
+        }
+        Ok(Self {
+            offset,
+            written,
             what,
         })
     }
@@ -68,6 +96,10 @@ impl OwnWord {
         // release: ring-tail
         // release: ring-head
         // release: end-state
+        // release: end-asleep
+        // release: fixed-ring-tail
+        // release: fixed-ring-head
+        // release: latest-newest
         memory.store_release(self.offset, value)?;
         self.written = value;
         Ok(())

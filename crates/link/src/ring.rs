@@ -17,8 +17,13 @@
 //!
 //! Each side computes with its private copies and checks the shared ones against them
 //! at every look at the peer's word and before it overwrites its own. The consumer
-//! checks both words once more after it has copied a payload, so that it hands out
-//! nothing that went back to an earlier state after the record had been seen.
+//! checks its own word once more after it has copied a payload, and looks at the tail
+//! again for the first record after each look at it, so that it hands out nothing of an
+//! earlier state that came back after the record had been seen: why that is enough, and
+//! what remains, stands in [`fixed_ring`](crate::fixed_ring).
+//!
+//! *Ends come and go* where the ring's words are a link's ([`ends`]): a new end resumes
+//! at the word that the end before it left. Elsewhere both ends start an empty ring.
 //!
 //! The pairs: the producer's store of `tail` (release) makes the records visible to
 //! the consumer's load of `tail` (acquire): `ring-tail`. The consumer's store of
@@ -28,6 +33,8 @@
 
 use vmshm_shm::SharedMemory;
 
+use crate::duplex::Side;
+use crate::ends;
 use crate::error::LinkError;
 use crate::own_word::OwnWord;
 
@@ -44,6 +51,10 @@ const AHEAD: u64 = 128;
 /// Records up to this many bytes, header included, are written by one copy.
 const SMALL: usize = 128;
 
+/// Capacities that a ring may have.
+const SMALLEST: u64 = 64;
+const LARGEST: u64 = 1 << 31;
+
 /// Where a ring lies in a memory. All values are offsets or lengths in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RingLayout {
@@ -58,6 +69,25 @@ pub struct RingLayout {
 }
 
 impl RingLayout {
+    /// The ring by which the end of `writer` sends records of any length in a link's region
+    /// of `size` bytes.
+    ///
+    /// # Errors
+    /// [`LinkError::TooSmall`] when the smallest ring does not fit the writer's half.
+    pub fn in_region(size: u64, writer: Side) -> Result<Self, LinkError> {
+        let (data, length) = ends::half(size, writer).map_err(|_| LinkError::TooSmall {
+            what: "a ring each way",
+            size,
+            needed: ends::DATA + 2 * SMALLEST,
+        })?;
+        Ok(Self {
+            tail: writer.front(),
+            head: writer.other().back(),
+            data,
+            capacity: (1 << length.ilog2()).min(LARGEST),
+        })
+    }
+
     /// The longest payload that is certain to fit once the ring has drained.
     #[must_use]
     pub const fn longest_record(&self) -> u64 {
@@ -66,7 +96,7 @@ impl RingLayout {
 
     fn check<M: SharedMemory>(&self, memory: &M) -> Result<(), LinkError> {
         let fits = self.capacity.is_power_of_two()
-            && (64..=1 << 31).contains(&self.capacity)
+            && (SMALLEST..=LARGEST).contains(&self.capacity)
             && self.data.is_multiple_of(8)
             && self
                 .data
@@ -120,6 +150,14 @@ const fn check_kind(kind: u16) -> Result<(), LinkError> {
     Ok(())
 }
 
+const fn check_position(value: u64, what: &'static str) -> Result<(), LinkError> {
+    if value.is_multiple_of(8) {
+        Ok(())
+    } else {
+        Err(LinkError::Violation { what, value })
+    }
+}
+
 /// The writing end.
 #[derive(Debug)]
 pub struct Producer<M> {
@@ -146,6 +184,28 @@ impl<M: SharedMemory> Producer<M> {
             tail,
             head_seen: 0,
         })
+    }
+
+    /// Goes on where the producer before this one stopped; all zero is an empty ring. What
+    /// that one staged and did not publish was never written.
+    ///
+    /// # Errors
+    /// [`LinkError::Violation`] when the layout does not fit the memory, or the words are
+    /// not those of a ring.
+    pub fn resume(memory: M, layout: RingLayout) -> Result<Self, LinkError> {
+        layout.check(&memory)?;
+        let tail = OwnWord::resume(&memory, layout.tail, "ring's tail")?;
+        check_position(tail.get(), "the ring's tail")?;
+        let mut producer = Self {
+            memory,
+            layout,
+            staged: tail.get(),
+            tail,
+            // Every head that the tail allows is a step forward from here.
+            head_seen: tail.get().saturating_sub(layout.capacity),
+        };
+        producer.look_at_head()?;
+        Ok(producer)
     }
 
     /// Makes room for a record of `length` payload bytes, and gives its place, or
@@ -184,6 +244,12 @@ impl<M: SharedMemory> Producer<M> {
         if self.staged - self.head_seen + need <= self.layout.capacity {
             return Ok(true);
         }
+        self.look_at_head()?;
+        Ok(self.staged - self.head_seen + need <= self.layout.capacity)
+    }
+
+    /// Loads the consumer's word; nothing of it is used before it is checked.
+    fn look_at_head(&mut self) -> Result<(), LinkError> {
         self.tail.verify(&self.memory)?;
         // acquire: ring-head
         let head = self.memory.load_acquire(self.layout.head)?;
@@ -194,7 +260,7 @@ impl<M: SharedMemory> Producer<M> {
             });
         }
         self.head_seen = head;
-        Ok(self.staged - head + need <= self.layout.capacity)
+        Ok(())
     }
 
     /// Writes a record that becomes visible with the next [`Producer::publish`];
@@ -355,6 +421,8 @@ pub struct Consumer<M> {
     layout: RingLayout,
     head: OwnWord,
     tail_seen: u64,
+    /// Whether no record was released since the tail was looked at.
+    unmoved: bool,
 }
 
 impl<M: SharedMemory> Consumer<M> {
@@ -370,7 +438,29 @@ impl<M: SharedMemory> Consumer<M> {
             layout,
             head,
             tail_seen: 0,
+            unmoved: true,
         })
+    }
+
+    /// Goes on where the consumer before this one stopped; all zero is an empty ring. What
+    /// that one did not release is read again.
+    ///
+    /// # Errors
+    /// [`LinkError::Violation`] when the layout does not fit the memory, or the words are
+    /// not those of a ring.
+    pub fn resume(memory: M, layout: RingLayout) -> Result<Self, LinkError> {
+        layout.check(&memory)?;
+        let head = OwnWord::resume(&memory, layout.head, "ring's head")?;
+        check_position(head.get(), "the ring's head")?;
+        let mut consumer = Self {
+            memory,
+            layout,
+            head,
+            tail_seen: head.get(),
+            unmoved: true,
+        };
+        consumer.look_at_tail()?;
+        Ok(consumer)
     }
 
     /// The record at the head, or nothing while the ring is empty. The record stays
@@ -428,6 +518,7 @@ impl<M: SharedMemory> Consumer<M> {
             });
         }
         self.tail_seen = tail;
+        self.unmoved = true;
         Ok(tail != head)
     }
 
@@ -439,12 +530,15 @@ impl<M: SharedMemory> Consumer<M> {
     #[inline]
     pub fn read(&self, record: Record, offset: u64, into: &mut [u8]) -> Result<usize, LinkError> {
         let count = self.copy_out(record, offset, into)?;
+        self.memory.order_loads();
         self.head.verify(&self.memory)?;
-        self.check_tail()?;
+        if self.unmoved {
+            self.check_tail()?;
+        }
         Ok(count)
     }
 
-    /// Checks that the tail has not gone back since the record was seen.
+    /// Checks that the tail has not gone back since it was looked at.
     #[inline]
     fn check_tail(&self) -> Result<(), LinkError> {
         let tail = self.memory.load_relaxed(self.layout.tail)?;
@@ -476,8 +570,11 @@ impl<M: SharedMemory> Consumer<M> {
     /// not there (any more).
     #[inline]
     pub fn release(&mut self, record: Record) -> Result<(), LinkError> {
-        self.head.verify(&self.memory)?;
-        self.check_tail()?;
+        self.memory.order_loads();
+        if self.unmoved {
+            self.head.verify(&self.memory)?;
+            self.check_tail()?;
+        }
         let available = self.tail_seen - self.head.get();
         if record.length > available || footprint(record.length) > available {
             return Err(LinkError::Violation {
@@ -487,7 +584,9 @@ impl<M: SharedMemory> Consumer<M> {
         }
         let head = self.head.get() + footprint(record.length);
         // release: ring-head
-        self.head.publish(&self.memory, head)
+        self.head.publish(&self.memory, head)?;
+        self.unmoved = false;
+        Ok(())
     }
 
     /// Takes one record: its kind and how many bytes of its payload went into `into`.

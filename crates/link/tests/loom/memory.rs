@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use loom::sync::Arc;
-use loom::sync::atomic::{AtomicU64, Ordering};
+use loom::sync::atomic::{AtomicU64, Ordering, fence};
 use vmshm_shm::{Fault, SharedMemory};
 
 /// Words of zero at the given places, and nothing between them. Copies are made word
@@ -61,6 +61,14 @@ impl SharedMemory for LoomMemory {
     fn store_release(&self, offset: u64, value: u64) -> Result<(), Fault> {
         self.word(offset)?.store(value, Ordering::Release);
         Ok(())
+    }
+
+    fn order_loads(&self) {
+        fence(Ordering::Acquire);
+    }
+
+    fn order_stores(&self) {
+        fence(Ordering::Release);
     }
 
     fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), Fault> {
