@@ -85,7 +85,7 @@ fn guest_script(tcp: &tcp::Host) -> Result<String> {
 }
 
 /// Ubuntu has no package of UML; there QEMU does the same job.
-fn choose(vmm: Vmm) -> Vmm {
+pub fn choose(vmm: Vmm) -> Vmm {
     let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
     let ubuntu = release.lines().any(|line| line.trim() == "ID=ubuntu");
     if vmm == Vmm::Uml && ubuntu {
