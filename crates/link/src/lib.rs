@@ -66,6 +66,7 @@
 extern crate std;
 
 pub mod address;
+pub mod app_stream;
 pub mod beacon;
 pub mod bench;
 pub mod control;
