@@ -14,6 +14,7 @@ use vmshm_link::{VERSION, Version};
 use vmshm_shm::{Protection, SharedMemory};
 
 use super::program_simulation::Program;
+use super::program_socket;
 use super::programs;
 use super::rules::Rules;
 use super::service::Service;
@@ -349,7 +350,7 @@ fn ten_thousand_connections_leave_room_for_root_and_time_for_hosts() {
     let path = directory.path().join("programs.sock");
     let mut guest = guest();
     let mut service = guest.start_agent();
-    let listener = programs::listen(&path).expect("listens");
+    let listener = program_socket::listen(&path).expect("listens");
     service.programs = programs::Programs::new(Some(listener), guest.rules.clone());
     let mut host = Host::attach(&guest, &mut service, 0);
     // The limits of users are tried below; the socket is the same for all.
