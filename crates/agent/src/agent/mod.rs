@@ -18,6 +18,8 @@ mod locals;
 mod openers;
 mod pattern;
 mod presences;
+#[cfg(test)]
+mod program_limit_tests;
 mod program_requests;
 #[cfg(test)]
 mod program_simulation;
