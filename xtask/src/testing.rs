@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use crate::bench::{self, BenchOptions};
 use crate::vm::options::Vmm;
 use crate::{artifacts, checkout, command, install, tidy, vm, volatility};
 
@@ -79,7 +80,7 @@ type Step = (&'static str, Box<dyn Fn(&mut Counts) -> Result<()>>);
 
 /// The steps in their order.
 fn steps(all: bool) -> Vec<Step> {
-    vec![
+    let mut steps: Vec<Step> = vec![
         (
             "formatting",
             Box::new(|_| command::visible(artifacts::cargo().args(["fmt", "--all", "--check"]))),
@@ -134,7 +135,32 @@ fn steps(all: bool) -> Vec<Step> {
             "tests on real VMs",
             Box::new(move |counts| vm_tests(all, counts)),
         ),
-    ]
+    ];
+    if all {
+        steps.push(("the benchmark's own checks", Box::new(bench_checks)));
+        steps.push((
+            "the benchmark, quickly",
+            Box::new(|_| {
+                bench::run(&BenchOptions {
+                    quick: true,
+                    ..BenchOptions::default()
+                })
+            }),
+        ));
+    }
+    steps
+}
+
+/// The measuring program is a workspace of its own, which the steps above do not reach.
+fn bench_checks(counts: &mut Counts) -> Result<()> {
+    for mut command in bench::checks() {
+        if command.get_args().any(|word| word == "test") {
+            tests(&mut command, counts)?;
+        } else {
+            command::visible(&mut command)?;
+        }
+    }
+    Ok(())
 }
 
 /// Runs the loom tests of `link`, in a build directory of their own because of their flags.

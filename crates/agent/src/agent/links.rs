@@ -88,18 +88,16 @@ impl Service {
                 Ok(Opened::Missing)
             };
         };
-        let (there, wanted) = (
-            describe(region.kind(), region.description.record),
-            describe(*kind, wish.record),
-        );
         if (region.kind(), region.description.record) != (*kind, wish.record) {
+            let there = describe(region.kind(), region.description.record);
+            let wanted = describe(*kind, wish.record);
             return Err(Refusal::new(
                 RefusalCode::WrongKind,
                 format!("`{name}` is {there}, not {wanted}"),
             ));
         }
         if let Some(conflict) = region.openers.conflict(*kind, opener, wish.role) {
-            let message = self.explain(conflict, opener, name);
+            let message = self.explain(conflict, name);
             return Err(Refusal::new(RefusalCode::Busy, message));
         }
         if let Opener::Host(holder) = opener {
@@ -138,7 +136,8 @@ impl Service {
     }
 
     /// A program of this guest is gone, whatever it had open.
-    pub(super) fn forget_program(&mut self, opener: Opener) {
+    pub(super) fn forget_program(&mut self, program: ProgramId) {
+        let opener = Opener::Program(program);
         let open: Vec<(u64, Option<Role>)> = self
             .regions
             .iter()
@@ -179,7 +178,9 @@ impl Service {
         let Some(region) = self.regions.get_mut(id) else {
             return;
         };
-        if region.ended().is_some() {
+        // What is removed can still be damaged, and is of no use to anybody then.
+        let before = region.ended();
+        if before == Some(cause) || before == Some(EndCause::Damaged) {
             return;
         }
         region.end(cause);
@@ -220,9 +221,9 @@ impl Service {
     }
 
     /// In words, why somebody does not get an end.
-    fn explain(&self, conflict: Conflict, opener: Opener, name: &str) -> String {
-        match (conflict, opener) {
-            (Conflict::Taken(Opener::Host(holder)), _) => {
+    fn explain(&self, conflict: Conflict, name: &str) -> String {
+        match conflict {
+            Conflict::Taken(Opener::Host(holder)) => {
                 let view =
                     SlotView::read(&**self.announcement.directory(), slot_offset(holder.slot));
                 let owner = view.ok().and_then(|view| view.owner);
@@ -232,14 +233,14 @@ impl Service {
                 );
                 format!("{who} has the host's end of `{name}`")
             }
-            (Conflict::Taken(Opener::Program(program)), _) => {
+            Conflict::Taken(Opener::Program(program)) => {
                 let who = self.programs.name(program);
                 format!("{who} has the guest's end of `{name}`")
             }
-            (Conflict::Own(Role::End), _) => {
+            Conflict::Own(Role::End) => {
                 format!("this connection has the end of `{name}` open already")
             }
-            (Conflict::Own(Role::Watch), _) => {
+            Conflict::Own(Role::Watch) => {
                 format!(
                     "this connection watches `{name}`, and can have its end through another connection"
                 )

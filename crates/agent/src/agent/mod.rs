@@ -9,6 +9,8 @@ mod bench;
 mod creation;
 mod credentials;
 #[cfg(test)]
+mod flood_tests;
+#[cfg(test)]
 mod link_tests;
 mod links;
 pub(crate) mod local_protocol;

@@ -37,7 +37,7 @@ impl Service {
     /// Serves the programs; whether anything happened. Called every round where something
     /// may have come.
     pub(super) fn poll_programs(&mut self) -> Result<bool, ServiceError> {
-        self.programs.accept();
+        let came = self.programs.accept();
         let mut buffer = [0; MAX_DATAGRAM + 1];
         let mut served = 0;
         let count = self.programs.len();
@@ -62,7 +62,7 @@ impl Service {
         for region in std::mem::take(&mut self.programs.rung) {
             self.ring_host(region);
         }
-        Ok(served > 0)
+        Ok(came || served > 0)
     }
 
     fn serve_datagram(&mut self, id: ProgramId, datagram: &[u8]) -> Result<(), ServiceError> {
@@ -218,7 +218,7 @@ impl Service {
     fn bury_programs(&mut self) -> Result<(), ServiceError> {
         let gone = self.programs.take_over_ones();
         for id in &gone {
-            self.forget_program(Opener::Program(*id));
+            self.forget_program(*id);
         }
         if gone.is_empty() {
             Ok(())
@@ -272,7 +272,7 @@ impl Service {
             return Ok(Ok(()));
         };
         let rules = &self.programs.rules;
-        if let Err(reason) = rules.may_make_sized(&program.user, &wish.name, wish.size) {
+        if let Err(reason) = rules.may_make(&program.user, &wish.name, wish.size) {
             return Ok(Err(denied(reason)));
         }
         let origin = Origin::Program { program: id, tag };
@@ -292,7 +292,7 @@ impl Service {
         };
         let rules = &self.programs.rules;
         rules.may_open(&program.user, name).map_err(denied)?;
-        rules.may_make(&program.user, name).map_err(denied)?;
+        rules.may_remove(&program.user, name).map_err(denied)?;
         let by = format!("user {} removed it", program.user.uid);
         let Some(region) = self.regions.find(name) else {
             return Err(Refusal::new(

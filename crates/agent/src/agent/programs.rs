@@ -192,28 +192,29 @@ impl Programs {
         self.want = self.want.saturating_sub(1);
     }
 
-    /// Takes in who has connected.
-    pub(crate) fn accept(&mut self) {
-        if self.want > 0 {
-            return;
-        }
+    /// Takes in who has connected; whether anybody has.
+    pub(crate) fn accept(&mut self) -> bool {
+        let mut any = false;
         for _ in 0..ACCEPTS_PER_TURN {
-            let Some(listener) = &self.listener else {
-                return;
+            let Some(listener) = self.listener.as_ref().filter(|_| self.want == 0) else {
+                break;
             };
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             match rustix::net::accept_with(listener, flags) {
-                Ok(socket) => self.admit(socket),
-                Err(Errno::AGAIN) => return,
+                Ok(socket) => {
+                    any = true;
+                    self.admit(socket);
+                }
+                Err(Errno::AGAIN) => break,
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(error) => {
                     // Most likely descriptors or memory: looking again at once is no help.
                     debug!(%error, "no more programs are taken in for a while");
                     self.want = ROUNDS_OF_WANT;
-                    return;
                 }
             }
         }
+        any
     }
 
     fn admit(&mut self, socket: OwnedFd) {

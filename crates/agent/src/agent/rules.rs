@@ -284,25 +284,29 @@ impl Rules {
         })
     }
 
-    /// Whether a user may make and remove a region, or why not.
-    pub(crate) fn may_make(&self, user: &User, region: &str) -> Result<(), String> {
-        if user.is_root() || self.of(user, region).any(|entry| entry.make) {
+    /// Whether a user may remove a region that is there, or why not.
+    pub(crate) fn may_remove(&self, user: &User, region: &str) -> Result<(), String> {
+        if self.makes(user, region) {
             return Ok(());
         }
         let (uid, path) = (user.uid, self.path.display());
         Err(format!(
-            "user {uid} may neither make nor remove region `{region}`: no entry in {path} with `make = true` allows it"
+            "user {uid} may not remove region `{region}`: no entry in {path} with `make = true` allows it"
         ))
     }
 
-    /// Whether a user may make a region of so many bytes, or why not.
-    pub(crate) fn may_make_sized(
-        &self,
-        user: &User,
-        region: &str,
-        size: u64,
-    ) -> Result<(), String> {
-        self.may_make(user, region)?;
+    fn makes(&self, user: &User, region: &str) -> bool {
+        user.is_root() || self.of(user, region).any(|entry| entry.make)
+    }
+
+    /// Whether a user may make a region that is not there with so many bytes, or why not.
+    pub(crate) fn may_make(&self, user: &User, region: &str, size: u64) -> Result<(), String> {
+        let (uid, path) = (user.uid, self.path.display());
+        if !self.makes(user, region) {
+            return Err(format!(
+                "there is no region `{region}`, and user {uid} may not make it: no entry in {path} with `make = true` allows it"
+            ));
+        }
         let limit = if user.is_root() {
             u64::MAX
         } else {
@@ -315,7 +319,6 @@ impl Rules {
         if size <= limit {
             return Ok(());
         }
-        let (uid, path) = (user.uid, self.path.display());
         Err(format!(
             "user {uid} may make region `{region}` with at most {limit} bytes, not {size}: so says {path}"
         ))

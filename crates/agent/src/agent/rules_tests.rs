@@ -52,13 +52,16 @@ fn entries_allow_users_and_groups_names_and_prefixes() {
     ] {
         assert_eq!(rules.may_open(&one, name).is_ok(), allowed, "{name}");
     }
-    assert!(rules.may_make(&one, "numbers").is_err());
+    assert!(rules.may_remove(&one, "numbers").is_err());
+    let reason = rules.may_make(&one, "numbers", 1).expect_err("denied");
+    assert!(reason.contains("there is no region"), "{reason}");
     let member = user(7, &[50]);
+    assert!(rules.may_remove(&member, "anything").is_ok());
     assert!(rules.may_open(&member, "anything").is_ok());
-    assert!(rules.may_make_sized(&member, "x", 64 << 10).is_ok());
-    assert!(rules.may_make_sized(&member, "x", (64 << 10) + 1).is_err());
+    assert!(rules.may_make(&member, "x", 64 << 10).is_ok());
+    assert!(rules.may_make(&member, "x", (64 << 10) + 1).is_err());
     let both = user(1000, &[60]);
-    assert!(rules.may_make_sized(&both, "both", 1 << 40).is_ok());
+    assert!(rules.may_make(&both, "both", 1 << 40).is_ok());
     assert!(rules.may_open(&user(1001, &[60]), "both").is_err());
     assert!(rules.know(&one) && rules.know(&member) && !rules.know(&user(8, &[])));
     assert!(rules.ask_for_groups());
@@ -67,7 +70,7 @@ fn entries_allow_users_and_groups_names_and_prefixes() {
 #[test]
 fn without_a_file_only_root_may() {
     let rules = Rules::none();
-    assert!(rules.may_make_sized(&user(0, &[]), "x", 1 << 40).is_ok());
+    assert!(rules.may_make(&user(0, &[]), "x", 1 << 40).is_ok());
     let reason = rules.may_open(&user(1000, &[]), "x").expect_err("denied");
     assert!(reason.contains("user 1000") && reason.contains("`x`") && reason.contains(DEFAULT));
 }

@@ -47,7 +47,7 @@ const _: () = assert!(
 );
 const _: () = assert!(IDLE_POLL_MICROS * sessions::LOOKS_PER_SECOND as u64 == 1_000_000);
 /// Rounds in a row that messages may cut short before one is slept out.
-const ROUNDS_CUT_SHORT: u32 = 16;
+const ROUNDS_CUT_SHORT: u32 = 4;
 /// The most requests of one host that are served before the others get their turn.
 const REQUESTS_PER_TURN: usize = 16;
 
@@ -170,12 +170,12 @@ impl Service {
                 0
             };
             busy_rounds = busy_rounds.saturating_sub(1);
-            // An idle round that was cut short does not count.
+            // A round that was cut short does not count.
             rounds_to_look = match (is_busy, woken) {
                 (false, false) => 0,
-                (true, false) if rounds_to_look == 0 => ROUNDS_PER_LOOK,
+                _ if rounds_to_look == 0 => ROUNDS_PER_LOOK,
                 (true, false) => rounds_to_look - 1,
-                (_, true) => rounds_to_look.max(1),
+                (_, true) => rounds_to_look,
             };
         }
     }

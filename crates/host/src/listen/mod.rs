@@ -10,12 +10,14 @@
 mod address;
 mod budget;
 mod event;
+mod line;
 mod lookout;
 mod peer;
 mod relay;
 mod source;
 #[cfg(test)]
 mod tests;
+mod vsock;
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -73,17 +75,20 @@ struct Ready {
 }
 
 impl Listener {
-    /// Listens at `[tcp:]HOST:PORT`, at every address of a name. Peers have `limit` to
-    /// prove themselves.
+    /// Listens at each of these: `[tcp:]HOST:PORT` (at every address of a name),
+    /// `vsock:[CID:]PORT`, `serial:PATH`. Peers have `limit` to prove themselves.
     ///
     /// # Errors
     /// [`ListenError`].
-    pub fn bind(
-        text: &str,
+    pub fn bind<T: AsRef<str>>(
+        addresses: &[T],
         limit: Duration,
         lookout: Box<dyn Lookout>,
     ) -> Result<Self, ListenError> {
-        let sources = Source::bind(text)?;
+        let mut sources = Vec::new();
+        for address in addresses {
+            sources.extend(Source::bind(address.as_ref())?);
+        }
         let now = Instant::now();
         Ok(Self {
             sources,
@@ -166,6 +171,8 @@ impl Listener {
             }
         }
         self.carry_bells(&ready.relay, tell);
+        let now = Instant::now();
+        self.sources.iter_mut().for_each(|source| source.tend(now));
         if ready.sources {
             self.accept(tell);
         }
@@ -183,7 +190,10 @@ impl Listener {
             .peers
             .iter()
             .map(|peer| PollFd::from_borrowed_fd(peer.as_fd(), peer.interest(now)));
-        let mut fds: Vec<_> = self.sources.iter().map(Source::poll_fd).collect();
+        let mut fds = Vec::new();
+        for source in &self.sources {
+            source.add_to_poll(&mut fds, now);
+        }
         let sources = fds.len();
         if let Some(relay) = &self.relay {
             fds.extend(relay.poll_fds(now));
@@ -221,10 +231,15 @@ impl Listener {
             .then_some(self.next_check);
         let heard = self.peers.iter().filter_map(|peer| peer.heard_again(now));
         let relay = self.relay.as_ref().and_then(|relay| relay.next_duty(now));
+        let sources = self
+            .sources
+            .iter()
+            .filter_map(|source| source.next_duty(now));
         slow.chain(look)
             .chain(check)
             .chain(heard)
             .chain(relay)
+            .chain(sources)
             .min()
             .map_or(Duration::MAX, |due| due.saturating_duration_since(now))
     }

@@ -3,6 +3,7 @@
 
 mod addresses;
 mod bells;
+mod serial;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -88,11 +89,11 @@ struct Listening {
 }
 
 fn listening(guests: &[Guest], limit: Duration) -> Listening {
-    listening_at("127.0.0.1:0", guests, limit).expect("binds")
+    listening_at(&["127.0.0.1:0"], guests, limit).expect("binds")
 }
 
 fn listening_at(
-    address: &str,
+    addresses: &[&str],
     guests: &[Guest],
     limit: Duration,
 ) -> Result<Listening, ListenError> {
@@ -102,7 +103,7 @@ fn listening_at(
         looks: Arc::clone(&looks),
     };
     Ok(Listening {
-        listener: Listener::bind(address, limit, Box::new(host))?,
+        listener: Listener::bind(addresses, limit, Box::new(host))?,
         told: Vec::new(),
         looks,
     })
@@ -110,7 +111,9 @@ fn listening_at(
 
 impl Listening {
     fn connect(&mut self) -> Talk {
-        let Address::Tcp(address) = self.listener.addresses()[0];
+        let Address::Tcp(address) = self.listener.addresses()[0] else {
+            panic!("it listens over TCP first");
+        };
         let socket = TcpStream::connect(address).expect("connects");
         socket.set_nonblocking(true).expect("set");
         Talk {
@@ -163,14 +166,18 @@ impl Listening {
 
     fn tie(&mut self, guest: &Guest) -> Talk {
         let mut talk = self.connect();
-        let nonce = self.challenge(&mut talk, &guest.announce);
+        self.tie_over(&mut talk, guest);
+        talk
+    }
+
+    fn tie_over(&mut self, talk: &mut Talk, guest: &Guest) {
+        let nonce = self.challenge(talk, &guest.announce);
         let epoch = guest.announce.epoch;
         rendezvous::show(&*guest.directory, nonce, epoch, SECRET).expect("shown");
         talk.send(Message::Shown);
-        let tied = self.message(&mut talk);
+        let tied = self.message(talk);
         let expected = countersign(nonce, SECRET);
         assert_eq!(tied, Incoming::Message(Message::Tied(expected)));
-        talk
     }
 
     fn challenge(&mut self, talk: &mut Talk, announce: &Announce) -> Nonce {

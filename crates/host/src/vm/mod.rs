@@ -44,7 +44,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
-use vmshm_endpoint::{Connection, End, Held, OpenError, Right, Side, Wish};
+use vmshm_endpoint::{Connection, End, Held, OpenError, RegionOptions, Right, Side, Wish};
 use vmshm_link::LinkError;
 use vmshm_link::control::Request;
 use vmshm_link::directory::RegionEntry;
@@ -167,6 +167,11 @@ impl Vm {
     #[must_use]
     pub fn end(&self) -> Option<End> {
         self.live().over().map(End::from)
+    }
+
+    /// The region called `name`, to be opened or made.
+    pub fn region(&self, name: &str) -> RegionOptions<Self> {
+        RegionOptions::new(Arc::new(self.clone()), name)
     }
 
     /// The guest's regions that can be opened.

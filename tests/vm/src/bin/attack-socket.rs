@@ -1,22 +1,26 @@
 //! Does to the agent's socket what no good client does: `garbage`, `connections` (opens 10 000, and with `hold` keeps
 //! what it was given until it is killed), `unread` (asks on and on without reading an answer), `wishes` (asks for
-//! thousands of regions at once). It says how often it was let in and thrown out; what that means is the test's affair.
+//! thousands of regions at once), `punch NAME` (takes a raw region, tries to resize its file, and takes a page out of
+//! it). It says how often it was let in and thrown out; what that means is the test's affair.
 #![allow(
     clippy::expect_used,
     reason = "a program of the tests says by panicking that it cannot go on"
 )]
 
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 
+use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv,
-    send, socket_with,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType, connect, recv, recvmsg, send, socket_with,
 };
-use vmshm_link::control::{Request, Role};
+use vmshm_link::control::{Reply, Request, Role};
 use vmshm_link::directory::RegionKind;
 use vmshm_link::fields::Text;
-use vmshm_link::local::{Datagram, MAX_DATAGRAM, SOCKET};
+use vmshm_link::local::{Datagram, MAX_DATAGRAM, SOCKET, parse};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -26,6 +30,7 @@ fn main() {
         Some("connections") => connections(has("hold")),
         Some("unread") => unread(),
         Some("wishes") => wishes(),
+        Some("punch") => punch(arguments.get(1).expect("a region's name")),
         other => panic!("no such attack: {other:?}"),
     }
 }
@@ -161,4 +166,63 @@ fn wishes() {
         }
     }
     println!("sent {sent} wishes");
+}
+
+/// Takes a region's file and does to it what the seals must prevent, and what they cannot.
+fn punch(name: &str) {
+    let socket = greeted();
+    let wish = Request::Link {
+        kind: RegionKind::Raw,
+        size: 0,
+        name: Text::new(name),
+        record: 0,
+        role: Role::End,
+    };
+    send(
+        &socket,
+        Datagram::new(&wish.to_message(1)).bytes(),
+        NOSIGNAL,
+    )
+    .expect("it takes a wish");
+    let file = loop {
+        if let Some(file) = receive_file(&socket) {
+            break file;
+        }
+    };
+    for size in [0, 1 << 30] {
+        let resized = rustix::fs::ftruncate(&file, size);
+        assert_eq!(resized, Err(Errno::PERM), "the file is sealed");
+    }
+    let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    rustix::fs::fallocate(&file, hole, 4096, 4096).expect("no seal prevents this");
+    println!("punched");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while std::time::Instant::now() < deadline {
+        let mut bytes = [0; MAX_DATAGRAM];
+        if let Ok((length, _)) = recv(&socket, &mut bytes, RecvFlags::empty()) {
+            let (kind, payload) = parse(&bytes[..length]).expect("well formed, or the end");
+            if let Ok((_, Reply::Ended { explanation, .. })) = Reply::from_payload(kind, payload) {
+                println!("ended: {}", explanation.as_str());
+                return;
+            }
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    panic!("nobody says that the region is damaged");
+}
+
+/// The file that came with an answer, if one came.
+fn receive_file(socket: &OwnedFd) -> Option<OwnedFd> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut bytes = [0; MAX_DATAGRAM];
+    let mut parts = [IoSliceMut::new(&mut bytes)];
+    match recvmsg(socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC) {
+        Ok(received) => assert_ne!(received.bytes, 0, "thrown out"),
+        Err(_) => std::thread::sleep(std::time::Duration::from_millis(5)),
+    }
+    control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut files) => files.next(),
+        _ => None,
+    })
 }
