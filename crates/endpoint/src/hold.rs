@@ -149,6 +149,19 @@ impl<C: Connection> Hold<C> {
         self.verify().map_err(|error| self.explain(error))
     }
 
+    /// Writes something by `act`, if this side still may.
+    #[inline]
+    pub(crate) fn attempt<T>(
+        &self,
+        act: impl FnOnce() -> Result<T, LinkError>,
+    ) -> Result<T, LinkFailure> {
+        self.check()?;
+        match self.verify().and_then(|()| act()) {
+            Ok(done) => Ok(done),
+            Err(error) => Err(self.explain(error)),
+        }
+    }
+
     /// What an error of the memory or of its other writer means. The link is over by it,
     /// unless the caller asked for the impossible; if the watcher of the session knows a
     /// reason behind it (a VM that is gone, a guest that was restarted), that one counts.
