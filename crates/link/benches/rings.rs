@@ -16,7 +16,7 @@ use vmshm_shm::{LocalMemory, SharedMemory};
 
 const RECORDS: u64 = 1 << 18;
 const CAPACITY: u64 = 1 << 12;
-const BATCH: u64 = 64;
+const BATCH: usize = 64;
 const TURNS: usize = 31;
 const PINGS: u64 = 2000;
 const PING_TURNS: usize = 61;
@@ -143,14 +143,14 @@ fn rtrb_single() -> Duration {
     )
 }
 
-const BATCH_BYTES: usize = BATCH as usize * 8;
+const BATCH_BYTES: usize = BATCH * 8;
 
 fn batched() -> Duration {
     let (mut producer, mut consumer) = ring(8, CAPACITY);
     timed(
         move || {
             let mut bytes = [0_u8; BATCH_BYTES];
-            for first in (0..RECORDS).step_by(BATCH as usize) {
+            for first in (0..RECORDS).step_by(BATCH) {
                 for (number, word) in (first..).zip(bytes.chunks_exact_mut(8)) {
                     word.copy_from_slice(&number.to_ne_bytes());
                 }
@@ -185,8 +185,8 @@ fn rtrb_batched() -> Duration {
     let (mut producer, mut consumer) = rtrb::RingBuffer::<u64>::new(capacity);
     timed(
         move || {
-            let mut words = [0_u64; BATCH as usize];
-            for first in (0..RECORDS).step_by(BATCH as usize) {
+            let mut words = [0_u64; BATCH];
+            for first in (0..RECORDS).step_by(BATCH) {
                 for (number, word) in (first..).zip(&mut words) {
                     *word = number;
                 }
@@ -201,7 +201,7 @@ fn rtrb_batched() -> Duration {
             }
         },
         || {
-            let mut words = [0_u64; BATCH as usize];
+            let mut words = [0_u64; BATCH];
             let mut next = 0;
             while next < RECORDS {
                 let (found, _) = consumer.pop_partial_slice(&mut words);
