@@ -7,6 +7,7 @@
 mod apt;
 mod archive;
 mod artifacts;
+mod bench;
 mod checkout;
 mod command;
 mod debian13;
@@ -49,6 +50,9 @@ enum Task {
         #[arg(long, default_value = "uml")]
         vmm: vm::options::Vmm,
     },
+    /// Measure vmshm beside the bare cache lines, memcpy, iceoryx2 and rtrb, in one run
+    #[command(after_help = bench::AFTER_HELP)]
+    Bench(bench::BenchOptions),
     /// Boot a VM on the host's own file system (or a Debian 13 tree), read-only below a tmpfs overlay
     #[command(after_help = VM_HELP)]
     Vm(Box<VmOptions>),
@@ -66,6 +70,9 @@ enum Task {
         #[arg(last = true)]
         command_line: Vec<OsString>,
     },
+    /// The demo's end of a TCP connection in its guest
+    #[command(hide = true)]
+    AnswerTcp { address: String },
     /// End a VMM and clean up when standard input ends: how xtask leaves nothing behind
     #[command(hide = true)]
     Guard(Guard),
@@ -121,8 +128,10 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Tidy if tidy::run()? > 0 => return Ok(ExitCode::FAILURE),
         Task::Tidy => {}
         Task::Demo { vmm } => demo::run(vmm)?,
+        Task::Bench(options) => bench::run(&options)?,
         Task::Vm(options) => return vm_task(&options),
         Task::StartVmm { command_line } => vm::hidden::start_vmm(&command_line)?,
+        Task::AnswerTcp { address } => demo::tcp::answer(&address)?,
         Task::Guard(guard) => vm::hidden::guard(&guard)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use crate::bench::{self, BenchOptions};
 use crate::vm::options::Vmm;
 use crate::{artifacts, checkout, command, install, tidy, vm, volatility};
 
@@ -79,7 +80,7 @@ type Step = (&'static str, Box<dyn Fn(&mut Counts) -> Result<()>>);
 
 /// The steps in their order.
 fn steps(all: bool) -> Vec<Step> {
-    vec![
+    let mut steps: Vec<Step> = vec![
         (
             "formatting",
             Box::new(|_| command::visible(artifacts::cargo().args(["fmt", "--all", "--check"]))),
@@ -125,13 +126,41 @@ fn steps(all: bool) -> Vec<Step> {
             "model checks of the memory orderings",
             Box::new(model_checks),
         ),
-        ("building the programs", Box::new(|_| artifacts::build())),
+        (
+            "building the programs",
+            Box::new(|_| artifacts::build().and_then(|()| artifacts::build_examples())),
+        ),
         ("fetching what the VMs need", Box::new(|_| fetch())),
         (
             "tests on real VMs",
             Box::new(move |counts| vm_tests(all, counts)),
         ),
-    ]
+    ];
+    if all {
+        steps.push(("the benchmark's own checks", Box::new(bench_checks)));
+        steps.push((
+            "the benchmark, quickly",
+            Box::new(|_| {
+                bench::run(&BenchOptions {
+                    quick: true,
+                    ..BenchOptions::default()
+                })
+            }),
+        ));
+    }
+    steps
+}
+
+/// The measuring program is a workspace of its own, which the steps above do not reach.
+fn bench_checks(counts: &mut Counts) -> Result<()> {
+    for mut command in bench::checks() {
+        if command.get_args().any(|word| word == "test") {
+            tests(&mut command, counts)?;
+        } else {
+            command::visible(&mut command)?;
+        }
+    }
+    Ok(())
 }
 
 /// Runs the loom tests of `link`, in a build directory of their own because of their flags.
@@ -169,6 +198,11 @@ const BOCHS: [&str; 4] = ["bochs", "bochs-term", "bochsbios", "vgabios"];
 fn fetch() -> Result<()> {
     if let Err(error) = volatility::python() {
         eprintln!("warning: the tests that need Volatility 3 will be skipped: {error:#}");
+    }
+    if let Err(error) = install::program_of("strace", &["strace"]) {
+        println!(
+            "strace cannot be had, and the test that counts system calls is skipped: {error:#}"
+        );
     }
     let uml = vm::fetch(Vmm::Uml);
     vm::fetch(Vmm::Qemu)?;

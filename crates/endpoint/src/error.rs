@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use vmshm_link::LinkError;
 use vmshm_link::control::RefusalCode;
+use vmshm_shm::Fault;
 
 use crate::ending::End;
 
@@ -31,6 +32,15 @@ pub enum OpenError {
     Timeout {
         /// What did not happen.
         what: &'static str,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// No host has opened the region, whose pages are of use only once one has seen them
+    /// (in a guest).
+    #[error("no host program has opened `{name}` within {} s", .waited.as_secs_f32())]
+    NoHost {
+        /// The region.
+        name: String,
         /// How long was waited.
         waited: Duration,
     },
@@ -68,6 +78,9 @@ impl OpenError {
                 _ => return None,
             },
             Self::BadName(_) => "names are 1 to 64 letters, digits, dots, dashes and underscores",
+            Self::NoHost { .. } => {
+                "start the host's program: a region is of use here once one there has opened it"
+            }
             Self::Timeout { .. } => "start the other side, or wait longer",
             Self::Ended(end) => return end.hint().map(str::to_owned),
             Self::Unreachable { hint, .. } => return hint.clone(),
@@ -92,9 +105,54 @@ pub enum LinkFailure {
         /// The most that fits.
         limit: u64,
     },
+    /// A place that the caller named is not inside the region, or is no word.
+    #[error(transparent)]
+    Misplaced(Fault),
+    /// A word that this program writes in another place already.
+    #[error("the word at offset {offset:#x} has a writer in this program already")]
+    WordTaken {
+        /// Its offset in bytes.
+        offset: u64,
+    },
+    /// The program that this stream is tied to has gone. What it had sent was received.
+    #[error("the other side's program is gone: {0}")]
+    PeerGone(Gone),
+    /// The stream was finished by this side.
+    #[error("this side has finished the stream")]
+    Finished,
     /// The other side did nothing in time.
     #[error("nothing came within {} s", .0.as_secs_f32())]
     Timeout(Duration),
+}
+
+/// Two directions that are not of one link.
+#[derive(Debug, thiserror::Error)]
+#[error("these two directions are not of one link")]
+pub struct NotJoined<S, R> {
+    /// Both, as they were given.
+    pub halves: Box<(S, R)>,
+}
+
+impl<S, R> NotJoined<S, R> {
+    pub(crate) fn new(one: S, other: R) -> Self {
+        Self {
+            halves: Box::new((one, other)),
+        }
+    }
+}
+
+/// How the other side's program has gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Gone {
+    /// It closed its end.
+    #[error("it closed its end")]
+    Left,
+    /// It died, or lost its session.
+    #[error("it died or lost its session")]
+    Lost,
+    /// Another one has the end now.
+    #[error("another has taken its place")]
+    Replaced,
 }
 
 impl LinkFailure {
@@ -103,6 +161,7 @@ impl LinkFailure {
     pub const fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Ended(end) => end.hint(),
+            Self::PeerGone(_) => Some("reconnect, and start the other side again"),
             _ => None,
         }
     }

@@ -20,8 +20,10 @@ pub struct Tether {
 #[derive(Debug, Default)]
 struct State {
     end: Option<End>,
-    /// Rings that nobody has slept through yet.
-    rung: bool,
+    /// How often the other side has rung.
+    rings: u64,
+    /// The rings that [`Tether::sleep`] knows of.
+    heard: u64,
 }
 
 impl Tether {
@@ -35,6 +37,7 @@ impl Tether {
         let mut state = self.state();
         if state.end.is_none() {
             state.end = Some(end);
+            // release: tether-end
             self.over.store(true, Ordering::Release);
         }
         self.changed.notify_all();
@@ -42,8 +45,16 @@ impl Tether {
 
     /// The other side has rung.
     pub fn wake(&self) {
-        self.state().rung = true;
+        let mut state = self.state();
+        state.rings = state.rings.wrapping_add(1);
+        drop(state);
         self.changed.notify_all();
+    }
+
+    /// How often the other side has rung so far, for [`Tether::sleep_since`].
+    #[must_use]
+    pub fn rings(&self) -> u64 {
+        self.state().rings
     }
 
     /// Whether it is over.
@@ -52,6 +63,7 @@ impl Tether {
     /// The reason.
     #[inline]
     pub fn check(&self) -> Result<(), End> {
+        // acquire: tether-end
         if self.over.load(Ordering::Acquire) {
             return Err(self.state().end.clone().unwrap_or(End::Closed));
         }
@@ -59,14 +71,23 @@ impl Tether {
     }
 
     /// Sleeps until the other side rings, the region is over, or `at_most` has passed. A
-    /// ring that came since the last sleep counts.
+    /// ring that came since the last sleep counts. For a single sleeper.
     pub fn sleep(&self, at_most: Duration) {
+        let heard = self.state().heard;
+        self.sleep_since(heard, at_most);
         let mut state = self.state();
-        if !state.rung && state.end.is_none() {
+        state.heard = state.rings;
+    }
+
+    /// Sleeps until the other side has rung more often than `rings` times, the region is
+    /// over, or `at_most` has passed. Of several sleepers each hears each ring.
+    pub fn sleep_since(&self, rings: u64, at_most: Duration) {
+        let state = self.state();
+        if state.rings == rings && state.end.is_none() {
+            // Waking for nothing does no harm: whoever sleeps here looks again anyway.
             let waited = self.changed.wait_timeout(state, at_most);
-            (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            drop(waited.unwrap_or_else(PoisonError::into_inner));
         }
-        state.rung = false;
     }
 }
 
@@ -80,6 +101,16 @@ mod tests {
         tether.wake();
         tether.sleep(Duration::from_secs(3600));
         tether.sleep(Duration::from_millis(1));
+    }
+
+    #[test]
+    fn each_of_several_sleepers_hears_a_ring() {
+        let tether = Tether::default();
+        let rings = tether.rings();
+        tether.wake();
+        tether.sleep_since(rings, Duration::from_secs(3600));
+        tether.sleep_since(rings, Duration::from_secs(3600));
+        assert_ne!(tether.rings(), rings);
     }
 
     #[test]

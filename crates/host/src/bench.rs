@@ -4,12 +4,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use vmshm_link::bench::{BENCH_SIZE, BULK, Mode, PING, PONG, STOP, rings};
+use vmshm_link::bench::{BENCH_SIZE, BULK, MESSAGE, Mode, PING, PONG, STOP, rings};
 use vmshm_link::control::{RefusalCode, Request};
 use vmshm_link::directory::RegionKind;
 use vmshm_link::ring::{Consumer, Producer};
 use vmshm_ram::{OpenError, View, Vmm};
 use vmshm_shm::SharedMemory;
+
+mod turns;
+
+pub use turns::Turns;
 
 use crate::attach::AttachOptions;
 use crate::beacon_search::BeaconSearch;
@@ -18,12 +22,10 @@ use crate::region::Region;
 use crate::session::{RequestError, Session};
 use crate::sighting::{Target, Where};
 
-/// Bytes of a message whose latency is measured.
-const MESSAGE: usize = 64;
 /// The measurements are taken in turns, so that a slow moment hits both alike.
 const TURNS: usize = 6;
 /// Steps of progress that [`run`] reports.
-pub const STEPS: usize = TURNS * 3;
+pub const STEPS: usize = TURNS * 4;
 /// A guest that takes longer for one answer is not measured on.
 const LOST_AFTER: Duration = Duration::from_secs(2);
 /// The smallest region that is worth measuring.
@@ -43,7 +45,9 @@ pub struct Percentiles {
 }
 
 impl Percentiles {
-    fn of(mut nanoseconds: Vec<f64>) -> Option<Self> {
+    /// Of these durations; nothing when there are none.
+    #[must_use]
+    pub fn of(mut nanoseconds: Vec<f64>) -> Option<Self> {
         nanoseconds.sort_by(f64::total_cmp);
         let rounds = nanoseconds.len();
         let at = |thousandths: usize| {
@@ -65,8 +69,14 @@ impl Percentiles {
 pub struct Report {
     /// A bare word that goes back and forth between the two sides: one way.
     pub floor: Percentiles,
-    /// A 64-byte message through the ring: one way.
+    /// A 64-byte message through the ring of records of any length: one way.
     pub message: Percentiles,
+    /// A 64-byte record through the ring of such records: one way.
+    pub record: Percentiles,
+    /// 64 bytes on one line and the word that announces them on another: one way.
+    pub line: Percentiles,
+    /// The median over the turns of the record's median to the line's in that turn.
+    pub record_to_line: f64,
     /// Copy rate out of the region, GB/s.
     pub region_copy: f64,
     /// Copy rate of private memory of the same size, GB/s.
@@ -144,25 +154,63 @@ fn measure(
     let (mut floor, mut message) = (Vec::new(), Vec::new());
     let mut bulk = BulkCopies::new(memory);
     let clock = clock_cost();
+    let (mut record, mut line, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for turn in 0..TURNS {
         ping_pong(session, region, timeout, each, clock, &mut floor)?;
-        advance(turn * 3 + 1);
+        advance(turn * 4 + 1);
         echo(session, region, timeout, each, clock, &mut message)?;
-        advance(turn * 3 + 2);
+        advance(turn * 4 + 2);
+        ratios.extend(in_turns(
+            session,
+            region,
+            timeout,
+            each,
+            &mut record,
+            &mut line,
+        )?);
+        advance(turn * 4 + 3);
         bulk.turn(memory)?;
         session.keep()?;
-        advance(turn * 3 + 3);
+        advance(turn * 4 + 4);
     }
     let nothing = || RequestError::Pages("nothing was measured".to_owned());
     Ok(Report {
         floor: Percentiles::of(floor).ok_or_else(nothing)?,
         message: Percentiles::of(message).ok_or_else(nothing)?,
+        record: Percentiles::of(record).ok_or_else(nothing)?,
+        line: Percentiles::of(line).ok_or_else(nothing)?,
+        record_to_line: median(&mut ratios),
         region_copy: median(&mut bulk.region),
         private_copy: median(&mut bulk.private),
         copied: bulk.length,
         extents: region.extents.len(),
         mapped: memory.is_mapped(),
     })
+}
+
+/// The ring of records beside its floor, in short parts that follow one another closely. Gives the ratio of their
+/// medians in each pair of parts.
+fn in_turns(
+    session: &mut Session,
+    region: &Region,
+    timeout: Duration,
+    rounds: usize,
+    record: &mut Vec<f64>,
+    line: &mut Vec<f64>,
+) -> Result<Vec<f64>, RequestError> {
+    const PARTS: usize = 8;
+    let mut turns = Turns::start(session, region, timeout)?;
+    let mut ratios = Vec::new();
+    for _ in 0..PARTS {
+        let messages = (rounds / PARTS).max(1);
+        let ours = turns.records(session, messages)?;
+        let floor = turns.lines(session, messages)?;
+        let medians = Percentiles::of(ours.clone()).zip(Percentiles::of(floor.clone()));
+        ratios.extend(medians.map(|(ours, floor)| ours.p50 / floor.p50));
+        record.extend(ours);
+        line.extend(floor);
+    }
+    Ok(ratios)
 }
 
 /// What reading the clock itself costs, in nanoseconds.
@@ -179,6 +227,7 @@ fn median(values: &mut [f64]) -> f64 {
 }
 
 /// Ends the guest's measuring side when it goes out of scope.
+#[derive(Debug)]
 struct Measuring<'a> {
     memory: &'a Arc<View>,
     stop: u64,

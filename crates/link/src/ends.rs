@@ -27,14 +27,15 @@
 //! Sizes are not read from shared memory: both ends compute them from the region's size
 //! and the record's, which the agent compares when a link is opened.
 //!
-//! The pairs: `end-presence` (the agent's presence → the ends), and those of `ring`,
-//! `fixed_ring` and `latest`.
+//! The pairs: `end-presence` (the agent's presence → the ends), `end-asleep` (an end's
+//! asleep → the other end), and those of `ring`, `fixed_ring` and `latest`.
 
 use vmshm_shm::SharedMemory;
 
 use crate::beacon::PAGE;
 use crate::duplex::Side;
 use crate::error::LinkError;
+use crate::own_word::OwnWord;
 
 const HOST_PRESENCE: u64 = 0x000;
 const GUEST_PRESENCE: u64 = 0x008;
@@ -187,6 +188,83 @@ pub fn half(size: u64, side: Side) -> Result<(u64, u64), LinkError> {
     })
 }
 
+/// The word by which an end says that it is about to sleep.
+#[derive(Debug)]
+pub struct Sleeper<M> {
+    memory: M,
+    asleep: OwnWord,
+}
+
+impl<M: SharedMemory> Sleeper<M> {
+    /// Takes the word of `side` over, and awake: an end that died in its sleep has left it
+    /// odd.
+    ///
+    /// # Errors
+    /// [`LinkError`] when the word cannot be reached or holds what no end wrote.
+    pub fn resume(memory: M, side: Side) -> Result<Self, LinkError> {
+        let asleep = OwnWord::resume(&memory, side.asleep(), "end's asleep word")?;
+        let mut sleeper = Self { memory, asleep };
+        sleeper.wake_up()?;
+        Ok(sleeper)
+    }
+
+    /// Says that this end is about to sleep. It looks for work once more after this, and
+    /// sleeps for a bounded time only: the other end may not have seen the word.
+    ///
+    /// # Errors
+    /// As [`OwnWord::verify`].
+    pub fn fall_asleep(&mut self) -> Result<(), LinkError> {
+        // A number of its own for each sleep, so that each is rung for.
+        let next = (self.asleep.get() + 1) | 1;
+        // release: end-asleep
+        self.asleep.publish(&self.memory, next)
+    }
+
+    /// Says that this end is awake.
+    ///
+    /// # Errors
+    /// As [`OwnWord::verify`].
+    pub fn wake_up(&mut self) -> Result<(), LinkError> {
+        if self.asleep.get() & 1 == 0 {
+            return Ok(());
+        }
+        let next = self.asleep.get() + 1;
+        // release: end-asleep
+        self.asleep.publish(&self.memory, next)
+    }
+}
+
+/// What an end has seen of the other's sleep.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SleepWatch {
+    /// The odd number that was rung for last; zero for none.
+    rung: u64,
+}
+
+impl SleepWatch {
+    /// Nothing seen yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { rung: 0 }
+    }
+
+    /// Whether the end of `other` sleeps and has not been rung for: true once for each of
+    /// its sleeps. Any word is taken; a wrong one costs a bell at most.
+    ///
+    /// # Errors
+    /// [`LinkError::Fault`] when the memory cannot be reached.
+    #[inline]
+    pub fn check<M: SharedMemory>(&mut self, memory: &M, other: Side) -> Result<bool, LinkError> {
+        // acquire: end-asleep
+        let word = memory.load_acquire(other.asleep())?;
+        if word & 1 == 0 || word == self.rung {
+            return Ok(false);
+        }
+        self.rung = word;
+        Ok(true)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -222,5 +300,35 @@ mod tests {
         );
         assert_eq!(gone.arrival().count, 2);
         assert_eq!(Presence::read(&memory, Side::Guest), Ok(Presence::NOBODY));
+    }
+
+    #[test]
+    fn a_sleep_is_rung_for_once() {
+        let memory = vmshm_shm::LocalMemory::new(PAGE.try_into().expect("small"));
+        let mut sleeper = Sleeper::resume(&memory, Side::Guest).expect("zero");
+        let mut watch = SleepWatch::new();
+        let mut check = || watch.check(&&memory, Side::Guest).expect("inside");
+        assert!(!check());
+        for _ in 0..3 {
+            sleeper.fall_asleep().expect("own");
+            assert!(check() && !check());
+            sleeper.fall_asleep().expect("own");
+            assert!(check() && !check());
+            sleeper.wake_up().expect("own");
+            sleeper.wake_up().expect("own");
+            assert!(!check());
+        }
+        sleeper.fall_asleep().expect("own");
+        // That one dies in its sleep.
+        let mut next = Sleeper::resume(&memory, Side::Guest).expect("left odd");
+        assert!(!check(), "the next end is awake");
+        next.fall_asleep().expect("own");
+        assert!(check());
+        memory
+            .store_relaxed(Side::Guest.asleep(), u64::MAX)
+            .expect("inside");
+        assert!(check() && !check(), "any word is taken");
+        assert!(next.wake_up().is_err());
+        assert!(Sleeper::resume(&memory, Side::Guest).is_err());
     }
 }

@@ -53,4 +53,25 @@ pub enum LinkError {
         /// The longest that fits.
         limit: u64,
     },
+    /// Bytes that are not a whole number of a ring's records.
+    #[error("{length} bytes are not whole records of {record} bytes")]
+    NotWhole {
+        /// The length given.
+        length: u64,
+        /// The length of one record.
+        record: u64,
+    },
+    /// A record of no bytes would carry nothing.
+    #[error("a record or value needs at least one byte")]
+    EmptyRecord,
+    /// A region is too small for what shall lie in it.
+    #[error("a region of {size} bytes is too small for {what}, which takes {needed}")]
+    TooSmall {
+        /// What does not fit.
+        what: &'static str,
+        /// The region's size.
+        size: u64,
+        /// The smallest size that would do.
+        needed: u64,
+    },
 }

@@ -66,6 +66,7 @@
 extern crate std;
 
 pub mod address;
+pub mod app_stream;
 pub mod beacon;
 pub mod bench;
 pub mod control;
@@ -74,6 +75,8 @@ pub mod duplex;
 pub mod ends;
 pub mod error;
 pub mod fields;
+pub mod fixed_ring;
+pub mod latest;
 pub mod local;
 pub mod mix;
 pub mod own_word;

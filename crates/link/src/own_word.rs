@@ -9,6 +9,9 @@ use vmshm_shm::SharedMemory;
 
 use crate::error::LinkError;
 
+/// The largest value that an end takes over from the one before it.
+pub const FARTHEST: u64 = 1 << 62;
+
 /// A word with this side as its only writer.
 #[derive(Debug, Clone, Copy)]
 pub struct OwnWord {
@@ -37,6 +40,31 @@ impl OwnWord {
         })
     }
 
+    /// Takes the word at `offset` over as the end before this one left it. No honest
+    /// counter gets near [`FARTHEST`], and sums below it do not overflow.
+    ///
+    /// # Errors
+    /// [`LinkError::Violation`] for a word beyond [`FARTHEST`], [`LinkError::Fault`] when
+    /// it cannot be reached.
+    pub fn resume<M: SharedMemory>(
+        memory: &M,
+        offset: u64,
+        what: &'static str,
+    ) -> Result<Self, LinkError> {
+        let written = memory.load_relaxed(offset)?;
+        if written > FARTHEST {
+            return Err(LinkError::Violation {
+                what,
+                value: written,
+            });
+        }
+        Ok(Self {
+            offset,
+            written,
+            what,
+        })
+    }
+
     /// What this side wrote last.
     #[must_use]
     #[inline]
@@ -61,13 +89,17 @@ impl OwnWord {
     ///
     /// # Errors
     /// As [`OwnWord::verify`]; nothing is written then.
-    #[inline]
+    #[inline(always)]
     pub fn publish<M: SharedMemory>(&mut self, memory: &M, value: u64) -> Result<(), LinkError> {
         self.verify(memory)?;
         // The pairs of the words that are published this way:
         // release: ring-tail
         // release: ring-head
         // release: end-state
+        // release: end-asleep
+        // release: fixed-ring-tail
+        // release: fixed-ring-head
+        // release: latest-newest
         memory.store_release(self.offset, value)?;
         self.written = value;
         Ok(())
@@ -78,17 +110,23 @@ impl OwnWord {
     /// # Errors
     /// [`LinkError::RolledBack`] when they differ, [`LinkError::Fault`] when the word
     /// cannot be reached.
-    #[inline]
+    #[inline(always)]
     pub fn verify<M: SharedMemory>(&self, memory: &M) -> Result<(), LinkError> {
         let found = memory.load_relaxed(self.offset)?;
         if found == self.written {
             Ok(())
         } else {
-            Err(LinkError::RolledBack {
-                what: self.what,
-                written: self.written,
-                found,
-            })
+            Err(self.rolled_back(found))
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    const fn rolled_back(&self, found: u64) -> LinkError {
+        LinkError::RolledBack {
+            what: self.what,
+            written: self.written,
+            found,
         }
     }
 }

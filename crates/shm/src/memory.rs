@@ -3,6 +3,7 @@
 
 extern crate alloc;
 use alloc::sync::Arc;
+use core::sync::atomic::{Ordering, fence};
 
 use crate::Fault;
 
@@ -56,6 +57,20 @@ pub trait SharedMemory {
     /// [`Fault`] when the range is outside or cannot be reached.
     fn write(&self, offset: u64, from: &[u8]) -> Result<(), Fault>;
 
+    /// Keeps what was loaded before, by copies as well, before every load and store after
+    /// it. A load is never kept behind an earlier store.
+    #[inline]
+    fn order_loads(&self) {
+        fence(Ordering::Acquire);
+    }
+
+    /// Keeps what was loaded and stored before, by copies as well, before every store
+    /// after it. A load is never kept behind an earlier store.
+    #[inline]
+    fn order_stores(&self) {
+        fence(Ordering::Release);
+    }
+
     /// Asks the processor to fetch `length` bytes at `offset`, which will be read soon. A
     /// hint: nothing happens where there are none or it means nothing.
     fn prefetch(&self, offset: u64, length: u64) {
@@ -105,6 +120,14 @@ macro_rules! shared_memory_through_pointer {
             #[inline]
             fn write(&self, offset: u64, from: &[u8]) -> Result<(), Fault> {
                 (**self).write(offset, from)
+            }
+            #[inline]
+            fn order_loads(&self) {
+                (**self).order_loads();
+            }
+            #[inline]
+            fn order_stores(&self) {
+                (**self).order_stores();
             }
             #[inline]
             fn prefetch(&self, offset: u64, length: u64) {

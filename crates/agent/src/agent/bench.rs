@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use vmshm_link::LinkError;
-use vmshm_link::bench::{self, Mode, PATIENCE_MILLIS, PING, PONG, STOP};
+use vmshm_link::bench::{self, Answerer, Mode, PATIENCE_MILLIS, PING, PONG, STOP};
 use vmshm_link::own_word::OwnWord;
 use vmshm_link::ring::{Consumer, Producer};
 use vmshm_shm::SharedMemory;
@@ -47,6 +47,12 @@ impl Bench {
                 let consumer = Consumer::start(Arc::clone(&memory), to_guest)?;
                 thread::spawn(move || {
                     let _ = echo_records(&memory, producer, consumer, patience);
+                })
+            }
+            Mode::Turns => {
+                let answerer = Answerer::start(Arc::clone(&memory))?;
+                thread::spawn(move || {
+                    let _ = answer_turns(&memory, answerer, patience);
                 })
             }
         };
@@ -157,6 +163,22 @@ fn echo_records(
             if patience.is_over(memory)? {
                 return Ok(());
             }
+            std::hint::spin_loop();
+        }
+    }
+}
+
+fn answer_turns(
+    memory: &Arc<Window>,
+    mut answerer: Answerer<Arc<Window>>,
+    mut patience: Patience,
+) -> Result<(), LinkError> {
+    loop {
+        if answerer.look()? {
+            patience.happened();
+        } else if patience.is_over(memory)? {
+            return Ok(());
+        } else {
             std::hint::spin_loop();
         }
     }

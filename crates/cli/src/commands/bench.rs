@@ -38,6 +38,10 @@ fn as_json(report: &Report, find_ms: Option<f64>) -> serde_json::Value {
         "find_beacon_ms": find_ms,
         "one_way_64b_ns": latency(&report.message),
         "floor_one_way_ns": latency(&report.floor),
+        "record_one_way_64b_ns": latency(&report.record),
+        "floor_one_way_64b_ns": latency(&report.line),
+        "record_ratio_to_floor": report.record_to_line,
+        "record_p99.9_ratio_to_floor": report.record.p999 / report.line.p999,
         "one_way_ratio_to_floor": report.message.p50 / report.floor.p50,
         "region_copy_gb_per_s": report.region_copy,
         "memcpy_gb_per_s": report.private_copy,
@@ -60,17 +64,20 @@ fn as_text(report: &Report, find_ms: Option<f64>) -> String {
         vec!["one way".into(), "p50".into(), "p99".into(), "p99.9".into()],
         row("64-byte message", &report.message),
         row("bare word (floor)", &report.floor),
+        row("64-byte record", &report.record),
+        row("64 bare bytes and a word (floor)", &report.line),
     ];
     let find = find_ms.map_or_else(
         || "not at a likely place".to_owned(),
         |time| format!("found in {time:.1} ms"),
     );
     format!(
-        "{}ratio of p50 to the floor: {:.2}\n\
+        "{}ratio of p50 to the floor: message {:.2}, record {:.2}\n\
          copy of {} out of the region ({}, {}): {:.1} GB/s; memcpy {:.1} GB/s; ratio {:.2}\n\
          beacon: {find}\n",
         output::table(&rows),
         report.message.p50 / report.floor.p50,
+        report.record_to_line,
         output::size(report.copied),
         output::count(report.extents, "extent"),
         if report.mapped { "map" } else { "copy" },

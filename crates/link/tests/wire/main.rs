@@ -2,8 +2,14 @@
 //! step, and two threads at full speed. What the model checker does is in `loom`.
 #![cfg(not(loom))]
 
+mod fixed_ring_model;
+mod hostile_fixed_ring;
 mod hostile_ring;
 mod hostile_session;
+mod latest_model;
+mod link_deaths;
+mod link_rollback;
+mod link_stress;
 mod material;
 mod one_writer;
 mod ring_model;

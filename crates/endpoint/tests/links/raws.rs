@@ -1,0 +1,72 @@
+//! Raw regions.
+
+use vmshm_endpoint::{End, LinkFailure, loopback};
+
+use crate::LONG;
+
+#[test]
+fn whatever_is_not_inside_is_refused_and_ends_nothing() {
+    let (host, _guest) = loopback::pair();
+    let raw = host.region("table").size(5000).raw().expect("opens");
+    assert_eq!(raw.size(), 8192);
+    for offset in [8192, 8185, 1 << 40, u64::MAX, u64::MAX - 7] {
+        assert!(matches!(raw.load(offset), Err(LinkFailure::Misplaced(_))));
+        assert!(matches!(
+            raw.store(offset, 1),
+            Err(LinkFailure::Misplaced(_))
+        ));
+        assert!(matches!(
+            raw.own_word(offset),
+            Err(LinkFailure::Misplaced(_))
+        ));
+        assert!(matches!(
+            raw.write(offset, &[1; 8]),
+            Err(LinkFailure::Misplaced(_))
+        ));
+        assert!(matches!(
+            raw.read(offset, &mut [1; 8]),
+            Err(LinkFailure::Misplaced(_))
+        ));
+    }
+    assert!(matches!(raw.load(4), Err(LinkFailure::Misplaced(_))));
+    raw.store(8184, 5).expect("inside");
+    assert_eq!(raw.load(8184), Ok(5));
+}
+
+#[test]
+fn an_own_word_goes_on_with_what_is_there_and_has_one_writer() {
+    let (host, guest) = loopback::pair();
+    let ours = host.region("words").size(4096).raw().expect("opens");
+    let theirs = guest.region("words").raw().expect("opens");
+    let mut word = ours.own_word(64).expect("inside");
+    assert_eq!(word.add(2), Ok(2));
+    assert_eq!(
+        ours.own_word(64).map(drop),
+        Err(LinkFailure::WordTaken { offset: 64 })
+    );
+    drop(word);
+    let mut word = ours.own_word(64).expect("free again");
+    assert_eq!((word.get(), word.offset()), (2, 64));
+    word.set(u64::MAX).expect("writes");
+    assert_eq!(word.add(2), Ok(1));
+    assert_eq!(theirs.load(64), Ok(1));
+    theirs.store(64, 9).expect("writes");
+    assert!(matches!(word.set(3), Err(LinkFailure::Ended(End::Link(_)))));
+    assert_eq!(theirs.load(64), Ok(9), "a foreign value is not overwritten");
+}
+
+#[test]
+fn what_was_stored_is_there_after_a_restart() {
+    let (host, guest) = loopback::pair();
+    let mut ours = host.region("words").size(4096).raw().expect("opens");
+    let mut word = ours.own_word(0).expect("inside");
+    word.set(7).expect("writes");
+    host.kill();
+    assert_eq!(word.set(8), Err(LinkFailure::Ended(End::AgentDied)));
+    ours.reconnect(LONG).expect("opens again");
+    assert!(word.set(8).is_err(), "words of before stay over");
+    assert_eq!(ours.load(0), Ok(7));
+    let theirs = guest.region("words").raw().expect("opens");
+    assert_eq!(theirs.load(0), Ok(7));
+    ours.close();
+}
