@@ -53,7 +53,7 @@ impl Failure {
 fn try_once(name: &str, options: &AttachOptions) -> Result<Arc<Live>, Failure> {
     let vmm = machines::find(name).map_err(Failure::Select)?;
     let session = attach(&vmm, options).map_err(Failure::Attach)?;
-    Live::start(session).map_err(Failure::Thread)
+    Live::start(vmm.pid, session).map_err(Failure::Thread)
 }
 
 /// Tries once.
