@@ -54,6 +54,17 @@ pub fn build_agent() -> Result<()> {
     place(&output.join(TARGET).join("release/vmshm-agent"))
 }
 
+/// Builds the examples, which the tests run on both sides.
+pub fn build_examples() -> Result<()> {
+    let _step = Step::start("building the examples");
+    let package = ["--package", "vmshm-examples", "--examples"];
+    command::visible(
+        cargo()
+            .args(["build", "--quiet", "--release"])
+            .args(package),
+    )
+}
+
 /// Cargo itself, run in the checkout.
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

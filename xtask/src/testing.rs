@@ -126,7 +126,10 @@ fn steps(all: bool) -> Vec<Step> {
             "model checks of the memory orderings",
             Box::new(model_checks),
         ),
-        ("building the programs", Box::new(|_| artifacts::build())),
+        (
+            "building the programs",
+            Box::new(|_| artifacts::build().and_then(|()| artifacts::build_examples())),
+        ),
         ("fetching what the VMs need", Box::new(|_| fetch())),
         (
             "tests on real VMs",
@@ -195,6 +198,11 @@ const BOCHS: [&str; 4] = ["bochs", "bochs-term", "bochsbios", "vgabios"];
 fn fetch() -> Result<()> {
     if let Err(error) = volatility::python() {
         eprintln!("warning: the tests that need Volatility 3 will be skipped: {error:#}");
+    }
+    if let Err(error) = install::program_of("strace", &["strace"]) {
+        println!(
+            "strace cannot be had, and the test that counts system calls is skipped: {error:#}"
+        );
     }
     let uml = vm::fetch(Vmm::Uml);
     vm::fetch(Vmm::Qemu)?;

@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use clap::{Parser, Subcommand};
@@ -42,11 +43,15 @@ pub(crate) enum Command {
         /// Connect out to `vmshm listen` on the host, so that it need not scan for this guest
         #[arg(long, value_name = "tcp:HOST:PORT")]
         connect: Option<Listener>,
+        /// Which users' programs may use which regions (default: /etc/vmshm/agent.toml; without
+        /// it only root's may)
+        #[arg(long, value_name = "FILE")]
+        rules: Option<PathBuf>,
         /// Diagnostic: pin by this way only, although another would be chosen
         #[arg(long, value_name = "METHOD")]
         pin_by: Option<Method>,
     },
-    /// Show the beacon, regions with their extents, and sessions
+    /// Show the beacon, regions with their extents, sessions and programs
     Status {
         /// As JSON
         #[arg(long)]

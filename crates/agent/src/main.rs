@@ -100,11 +100,13 @@ fn carry_out(command: Command) -> Result<(), Failure> {
         Command::Run {
             max_pinned,
             connect,
+            rules,
             pin_by,
         } => Ok(agent::run(agent::Options {
             max_pinned,
             connect,
             pin_by,
+            rules,
         })?),
         Command::Keeper { pin_by } => Ok(keeper::run(pin_by)?),
         Command::Status { json } => print(&commands::status::run(json)?),

@@ -35,6 +35,15 @@ pub enum OpenError {
         /// How long was waited.
         waited: Duration,
     },
+    /// No host has opened the region, whose pages are of use only once one has seen them
+    /// (in a guest).
+    #[error("no host program has opened `{name}` within {} s", .waited.as_secs_f32())]
+    NoHost {
+        /// The region.
+        name: String,
+        /// How long was waited.
+        waited: Duration,
+    },
     /// The session is over.
     #[error(transparent)]
     Ended(#[from] End),
@@ -69,6 +78,9 @@ impl OpenError {
                 _ => return None,
             },
             Self::BadName(_) => "names are 1 to 64 letters, digits, dots, dashes and underscores",
+            Self::NoHost { .. } => {
+                "start the host's program: a region is of use here once one there has opened it"
+            }
             Self::Timeout { .. } => "start the other side, or wait longer",
             Self::Ended(end) => return end.hint().map(str::to_owned),
             Self::Unreachable { hint, .. } => return hint.clone(),

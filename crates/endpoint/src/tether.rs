@@ -37,6 +37,7 @@ impl Tether {
         let mut state = self.state();
         if state.end.is_none() {
             state.end = Some(end);
+            // release: tether-end
             self.over.store(true, Ordering::Release);
         }
         self.changed.notify_all();
@@ -62,6 +63,7 @@ impl Tether {
     /// The reason.
     #[inline]
     pub fn check(&self) -> Result<(), End> {
+        // acquire: tether-end
         if self.over.load(Ordering::Acquire) {
             return Err(self.state().end.clone().unwrap_or(End::Closed));
         }

@@ -451,6 +451,27 @@ impl Seen {
     }
 }
 
+/// Frees what other vmshm processes of this host held when they died, as far as the
+/// slots' own pages are known to be alive. Says whether a slot of such an owner has yet
+/// to be freed by the agent.
+///
+/// # Errors
+/// [`LinkError`] when a slot cannot be read.
+pub(crate) fn release_slots_of_the_dead(directory: &Directory) -> Result<bool, LinkError> {
+    let mut some_are_left = false;
+    for index in 0..SLOTS {
+        let base = directory::slot_offset(index);
+        let view = SlotView::read(&directory.memory, base)?;
+        let dead = view.is_held() && view.owner.as_ref().is_some_and(is_known_dead);
+        if dead && directory.slot_is_live(index)? {
+            tracing::debug!(index, "releasing the slot of a dead process");
+            slot::release_for_dead_owner(&directory.memory, base, view.token)?;
+        }
+        some_are_left |= dead || view.released;
+    }
+    Ok(some_are_left)
+}
+
 /// A random number of at least `least`.
 fn random_word(least: u64) -> u64 {
     getrandom::u64()

@@ -1,6 +1,7 @@
 //! How a session with a guest can end, and what a guest that does not answer is
 //! doing. It only names things; `watch` finds them out.
 
+use vmshm_endpoint::End;
 use vmshm_link::LinkError;
 
 /// Why nothing more will come over this session. All of these are final: attach
@@ -47,6 +48,20 @@ impl SessionEnd {
 impl From<LinkError> for SessionEnd {
     fn from(error: LinkError) -> Self {
         Self::Link(error)
+    }
+}
+
+/// The same in the words that applications get on both sides.
+impl From<SessionEnd> for End {
+    fn from(end: SessionEnd) -> Self {
+        match end {
+            SessionEnd::VmGone { pid } => Self::VmGone { pid },
+            SessionEnd::AgentDied => Self::AgentDied,
+            SessionEnd::AgentRestarted => Self::AgentRestarted,
+            SessionEnd::AgentLeft => Self::AgentLeft,
+            SessionEnd::GuestRestarted => Self::GuestRestarted,
+            SessionEnd::Link(error) => Self::Link(error),
+        }
     }
 }
 

@@ -11,7 +11,9 @@
 pub mod attach;
 pub mod beacon_search;
 pub mod bench;
+mod conversation;
 pub mod diagnosis;
+pub mod doorbell;
 pub mod ending;
 pub mod findings;
 pub mod identity;
@@ -30,6 +32,7 @@ pub mod session;
 pub mod sighting;
 pub mod ties;
 mod user_directory;
+pub mod vm;
 pub mod watch;
 
 pub use attach::{AttachError, AttachOptions, attach};
@@ -37,3 +40,42 @@ pub use ending::{Condition, SessionEnd};
 pub use region::Region;
 pub use session::{RequestError, Session};
 pub use sighting::Where;
+pub use vm::{Vm, VmOptions};
+pub use vmshm_endpoint as endpoint;
+pub use vmshm_endpoint::{
+    Connection, End, Gone, LinkFailure, OpenError, Presence, PresenceState, RegionKind, Role, Side,
+    Wish,
+};
+
+/// A region of a VM, to be opened.
+pub type RegionOptions = endpoint::RegionOptions<Vm>;
+/// Typed records, one ring each way.
+pub type Ring<T> = endpoint::Ring<T, Vm>;
+/// The sending direction of a [`Ring`].
+pub type RingSender<T> = endpoint::RingSender<T, Vm>;
+/// The receiving direction of a [`Ring`].
+pub type RingReceiver<T> = endpoint::RingReceiver<T, Vm>;
+/// Records of any length, one ring each way.
+pub type ByteRing = endpoint::ByteRing<Vm>;
+/// The sending direction of a [`ByteRing`].
+pub type ByteRingSender = endpoint::ByteRingSender<Vm>;
+/// The receiving direction of a [`ByteRing`].
+pub type ByteRingReceiver = endpoint::ByteRingReceiver<Vm>;
+/// The newest value of each side.
+pub type Latest<T> = endpoint::Latest<T, Vm>;
+/// The newest value of each side, of any length.
+pub type LatestBytes = endpoint::LatestBytes<Vm>;
+/// Reads a [`Latest`] without having an end of it.
+pub type LatestWatch<T> = endpoint::LatestWatch<T, Vm>;
+/// Reads a [`LatestBytes`] without having an end of it.
+pub type LatestBytesWatch = endpoint::LatestBytesWatch<Vm>;
+/// A byte stream each way.
+pub type Stream = endpoint::Stream<Vm>;
+/// The receiving direction of a [`Stream`].
+pub type StreamReader = endpoint::StreamReader<Vm>;
+/// The sending direction of a [`Stream`].
+pub type StreamWriter = endpoint::StreamWriter<Vm>;
+/// A region whose every byte is the application's.
+pub type Raw = endpoint::Raw<Vm>;
+/// A word of a [`Raw`] with this program as its only writer.
+pub type RawWord = endpoint::RawWord<Vm>;

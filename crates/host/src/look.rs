@@ -6,7 +6,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use vmshm_link::beacon::{KeeperState, Signs};
-use vmshm_link::directory;
 use vmshm_ram::{Access, BlockOffset, Method, Protection, RunState, Vmm, guest_os};
 
 use crate::beacon_search::{BeaconSearch, Known};
@@ -155,9 +154,7 @@ impl Look {
                     let header = &directory.header;
                     agent.version = Some(header.agent_version.as_str().to_owned());
                     view.guest_os = Some(format!("Linux {}", header.kernel_release.as_str()));
-                    view.regions = directory::regions(&directory.memory)
-                        .filter_map(Result::ok)
-                        .collect();
+                    view.regions = directory.regions().filter_map(Result::ok).collect();
                 }
                 Err(error) if error.shows_nesting() => {
                     agent.state = AgentState::Nested;

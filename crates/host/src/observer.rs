@@ -411,9 +411,7 @@ impl Watched {
         let Some(directory) = &self.directory else {
             return;
         };
-        let regions: Vec<_> = directory::regions(&directory.memory)
-            .filter_map(Result::ok)
-            .collect();
+        let regions: Vec<_> = directory.regions().filter_map(Result::ok).collect();
         let key = |region: &directory::RegionEntry| {
             (
                 region.name.as_str().to_owned(),

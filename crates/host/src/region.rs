@@ -9,7 +9,7 @@ use vmshm_link::control::{RegionReply, Reply, Request};
 use vmshm_link::directory::RegionKind;
 use vmshm_link::mix::mix;
 use vmshm_link::{Extent, LinkError, proof};
-use vmshm_ram::{BlockPiece, Protection, View, merge_pieces};
+use vmshm_ram::{BlockPiece, GuestRam, Layout, Protection, View, merge_pieces};
 
 use crate::session::{RequestError, Session, region_name};
 
@@ -80,7 +80,9 @@ impl Session {
         let Reply::Region(granted) = reply else {
             return Err(unexpected().into());
         };
-        let extents = self.fetch_extents(&granted, timeout);
+        let ground = self.ground();
+        let mut ask = |request: &Request| self.request(request, timeout);
+        let extents = ground.fetch_extents(&granted, timeout, &mut ask);
         let region = granted.region;
         let closed = self.request(&Request::Close { region }, timeout);
         let extents = extents?;
@@ -101,7 +103,9 @@ impl Session {
         let Reply::Region(granted) = reply else {
             return Err(unexpected().into());
         };
-        let result = self.lay_out(&granted, timeout);
+        let ground = self.ground();
+        let mut ask = |request: &Request| self.request(request, timeout);
+        let result = ground.lay_out(&granted, Protection::ReadWrite, timeout, &mut ask);
         if result.is_err() {
             let close = Request::Close {
                 region: granted.region,
@@ -111,18 +115,37 @@ impl Session {
         }
         result
     }
+}
 
-    fn lay_out(
-        &mut self,
+/// Where a session's regions lie: what laying one out needs beside the agent's answers.
+#[derive(Debug, Clone)]
+pub(crate) struct Ground {
+    pub(crate) ram: Arc<GuestRam>,
+    pub(crate) layout: Arc<Layout>,
+}
+
+/// Asks the agent and waits for its answer.
+pub(crate) type Ask<'a> = &'a mut dyn FnMut(&Request) -> Result<Reply, RequestError>;
+
+impl Ground {
+    /// Lays a granted region out as one memory and proves it, unless another host process
+    /// has. `timeout` bounds the answers about its extents taken together.
+    ///
+    /// # Errors
+    /// [`RequestError`]; the agent still counts the region as held then.
+    pub(crate) fn lay_out(
+        &self,
         granted: &RegionReply,
+        protection: Protection,
         timeout: Duration,
+        ask: Ask<'_>,
     ) -> Result<Region, RequestError> {
         let pages = |error: &dyn std::error::Error| RequestError::Pages(error.to_string());
-        let extents = self.fetch_extents(granted, timeout)?;
-        let pieces = self.layout().pieces(&extents).map_err(|e| pages(&e))?;
+        let extents = self.fetch_extents(granted, timeout, ask)?;
+        let pieces = self.layout.pieces(&extents).map_err(|e| pages(&e))?;
         let pieces = merge_pieces(&pieces);
         let placement = placement(&pieces);
-        let view = self.ram().view(&pieces, Protection::ReadWrite);
+        let view = self.ram.view(&pieces, protection);
         let memory = Arc::new(view.map_err(|e| pages(&e))?);
         if granted.ready {
             // Another host process saw the proof; we look at the same pages only if we
@@ -134,11 +157,10 @@ impl Session {
             }
         } else {
             proof::verify_pattern(&memory, granted.key, granted.region)?;
-            let proved = Request::Proved {
+            ask(&Request::Proved {
                 region: granted.region,
                 placement,
-            };
-            self.request(&proved, timeout)?;
+            })?;
         }
         Ok(Region {
             id: granted.region,
@@ -148,13 +170,14 @@ impl Session {
     }
 
     fn fetch_extents(
-        &mut self,
+        &self,
         granted: &RegionReply,
         timeout: Duration,
+        ask: Ask<'_>,
     ) -> Result<Vec<Extent>, RequestError> {
         let impossible = granted.size == 0
             || !granted.size.is_multiple_of(PAGE)
-            || granted.size > self.ram().blocks().map(|block| block.length).sum()
+            || granted.size > self.ram.blocks().map(|block| block.length).sum()
             || granted.extents == 0
             || granted.extents > granted.size / PAGE;
         if impossible {
@@ -170,12 +193,18 @@ impl Session {
         let deadline = Instant::now() + timeout;
         while (extents.len() as u64) < granted.extents {
             let first = extents.len() as u64;
+            if first > 0 && Instant::now() >= deadline {
+                return Err(RequestError::Pages(format!(
+                    "vmshm-agent named {first} of {} extents within {} s",
+                    granted.extents,
+                    timeout.as_secs_f32()
+                )));
+            }
             let request = Request::Extents {
                 region: granted.region,
                 first,
             };
-            let left = deadline.saturating_duration_since(Instant::now());
-            let Reply::Extents(part) = self.request(&request, left)? else {
+            let Reply::Extents(part) = ask(&request)? else {
                 return Err(unexpected().into());
             };
             for extent in part.extents() {
@@ -206,7 +235,7 @@ impl Session {
     }
 }
 
-const fn unexpected() -> LinkError {
+pub(crate) const fn unexpected() -> LinkError {
     LinkError::Violation {
         what: "the kind of the agent's answer",
         value: 0,

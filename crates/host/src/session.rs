@@ -6,14 +6,17 @@ use std::time::{Duration, Instant};
 use vmshm_link::LinkError;
 use vmshm_link::beacon::Beacon;
 use vmshm_link::control::{MAX_EXPLANATION, RefusalCode, Reply, Request};
-use vmshm_link::directory::{self, Budget, MAX_NAME, RegionEntry, is_valid_name};
+use vmshm_link::directory::{Budget, MAX_NAME, RegionEntry, is_valid_name};
 use vmshm_link::fields::Text;
-use vmshm_link::slot::HostSlot;
+use vmshm_link::slot::{HostSlot, Tenure};
 use vmshm_link::wait::Backoff;
 use vmshm_pipe::pause;
 use vmshm_ram::{GuestRam, Layout, View};
 
+use crate::attach;
+use crate::conversation::{Conversation, Question};
 use crate::ending::{Condition, SessionEnd};
+use crate::region::Ground;
 use crate::sighting::Directory;
 use crate::watch::Watch;
 
@@ -29,7 +32,7 @@ pub struct Session {
     watch: Watch,
     slot: Option<HostSlot<Arc<View>>>,
     name: String,
-    next_tag: u64,
+    conversation: Conversation,
     last_look: Instant,
     last_condition: Condition,
 }
@@ -76,6 +79,9 @@ impl RequestError {
                 RefusalCode::NotFound => "`vmshm region list VM` shows the regions that exist",
                 RefusalCode::Exists => "choose another name, or remove that region first",
                 RefusalCode::Busy => "wait until it has ended, or use another name",
+                RefusalCode::WrongKind => {
+                    "`vmshm region list VM` shows each region's kind: `region read` and `region write` are for raw ones, `pipe` for pipes; rings, latests and streams belong to the programs that open them"
+                }
                 _ => return None,
             },
             Self::NoAnswer { .. } => "--timeout SECONDS waits longer",
@@ -109,7 +115,7 @@ impl Session {
             watch,
             slot: Some(slot),
             name,
-            next_tag: 1,
+            conversation: Conversation::default(),
             last_look: Instant::now(),
             last_condition: Condition::Running,
         }
@@ -150,7 +156,7 @@ impl Session {
     /// # Errors
     /// [`LinkError`] when the table is damaged.
     pub fn regions(&self) -> Result<Vec<RegionEntry>, LinkError> {
-        directory::regions(&self.directory.memory).collect()
+        self.directory.regions().collect()
     }
 
     /// How much the guest has pinned.
@@ -164,8 +170,21 @@ impl Session {
     /// For threads that write beside the session's own: whether it still may. After the
     /// session's end it always says no.
     pub(crate) fn tenure(&self) -> impl Fn() -> Result<(), LinkError> + Clone + Send + 'static {
-        let tenure = self.slot.as_ref().map(HostSlot::tenure);
+        let tenure = self.slot_tenure();
         move || tenure.as_ref().ok_or(LinkError::Revoked)?.verify()
+    }
+
+    /// The same as a value; nothing after the session's end.
+    pub(crate) fn slot_tenure(&self) -> Option<Tenure<Arc<View>>> {
+        self.slot.as_ref().map(HostSlot::tenure)
+    }
+
+    /// Where its regions lie.
+    pub(crate) fn ground(&self) -> Ground {
+        Ground {
+            ram: Arc::clone(&self.ram),
+            layout: Arc::new(self.layout().clone()),
+        }
     }
 
     /// Keeps the session alive and looks whether it is. Call it several times a second;
@@ -175,13 +194,22 @@ impl Session {
     /// [`SessionEnd`] when it is over.
     pub fn keep(&mut self) -> Result<Condition, SessionEnd> {
         if self.last_look.elapsed() >= LOOK_EVERY {
-            self.last_look = Instant::now();
-            // First who is there; a VM that is gone must not be reported as a fault.
-            self.last_condition = self.watch.look()?;
-            if let Some(slot) = &mut self.slot {
-                slot.verify()?;
-                slot.beat()?;
-            }
+            self.look_now()?;
+        }
+        Ok(self.last_condition)
+    }
+
+    /// As [`keep`](Self::keep), however short a time ago the last look was.
+    ///
+    /// # Errors
+    /// [`SessionEnd`] when it is over.
+    pub(crate) fn look_now(&mut self) -> Result<Condition, SessionEnd> {
+        self.last_look = Instant::now();
+        // First who is there; a VM that is gone must not be reported as a fault.
+        self.last_condition = self.watch.look()?;
+        if let Some(slot) = &mut self.slot {
+            slot.verify()?;
+            slot.beat()?;
         }
         Ok(self.last_condition)
     }
@@ -206,30 +234,23 @@ impl Session {
     /// # Errors
     /// [`RequestError`].
     pub fn request(&mut self, request: &Request, timeout: Duration) -> Result<Reply, RequestError> {
-        let tag = self.next_tag;
-        self.next_tag += 1;
-        let message = request.to_message(tag);
         let deadline = Instant::now() + timeout;
-        let mut sent = false;
+        let mut question = None;
         let mut backoff = Backoff::new(64, 1000);
-        let mut buffer = [0; vmshm_link::control::MAX_MESSAGE];
         loop {
-            let slot = self.slot.as_mut().ok_or(SessionEnd::AgentLeft)?;
-            if !sent {
-                sent = slot.requests.try_push(message.kind, message.payload())?;
-            }
-            if let Some((kind, length)) = slot.replies.try_pop(&mut buffer)? {
-                let payload = buffer.get(..length).unwrap_or_default();
-                let (answered, reply) = Reply::from_payload(kind, payload)?;
-                if answered == tag {
-                    return refusal_to_error(reply);
+            match question {
+                None => question = self.ask(request)?,
+                Some(asked) => {
+                    if let Some(reply) = self.answer(asked)? {
+                        return refusal_to_error(reply);
+                    }
                 }
-                // The answer to a request that we gave up on. A guest may send any number
-                // of such, so each counts as a look like any other.
-                backoff.reset();
             }
             let condition = self.keep()?;
             if Instant::now() >= deadline {
+                if let Some(asked) = question {
+                    self.give_up(asked);
+                }
                 return Err(RequestError::NoAnswer {
                     seconds: timeout.as_secs(),
                     condition,
@@ -237,6 +258,51 @@ impl Session {
             }
             pause(&mut backoff);
         }
+    }
+
+    /// Asks without waiting; nothing when the agent has too many requests before it.
+    ///
+    /// # Errors
+    /// [`SessionEnd`].
+    pub(crate) fn ask(&mut self, request: &Request) -> Result<Option<Question>, SessionEnd> {
+        let slot = self.slot.as_mut().ok_or(SessionEnd::AgentLeft)?;
+        Ok(self.conversation.ask(slot, request)?)
+    }
+
+    /// The answer to a question, if it has come. A refusal is an answer.
+    ///
+    /// # Errors
+    /// [`SessionEnd`].
+    pub(crate) fn answer(&mut self, question: Question) -> Result<Option<Reply>, SessionEnd> {
+        let slot = self.slot.as_mut().ok_or(SessionEnd::AgentLeft)?;
+        self.conversation.take_in(slot)?;
+        Ok(self.conversation.answer(question))
+    }
+
+    /// Nobody waits for that answer any more.
+    pub(crate) fn give_up(&mut self, question: Question) {
+        self.conversation.give_up(question);
+    }
+
+    /// Regions that were granted when nobody waited for them any more, each once.
+    ///
+    /// # Errors
+    /// [`SessionEnd`].
+    pub(crate) fn late_grants(&mut self) -> Result<Vec<u64>, SessionEnd> {
+        let slot = self.slot.as_mut().ok_or(SessionEnd::AgentLeft)?;
+        self.conversation.take_in(slot)?;
+        Ok(self.conversation.late_grants())
+    }
+
+    /// Frees what other vmshm processes of this host held when they died. Says whether
+    /// the agent has yet to free what one of them held.
+    ///
+    /// # Errors
+    /// [`SessionEnd`].
+    pub(crate) fn release_slots_of_the_dead(&mut self) -> Result<bool, SessionEnd> {
+        // The guest may have restarted since the last look; its pages are another's then.
+        self.look_now()?;
+        Ok(attach::release_slots_of_the_dead(&self.directory)?)
     }
 
     /// Removes a region by name.
@@ -272,7 +338,11 @@ pub fn region_name(name: &str) -> Result<Text<MAX_NAME>, RequestError> {
     }
 }
 
-fn refusal_to_error(reply: Reply) -> Result<Reply, RequestError> {
+/// A refusal is an error to whoever waits for an answer.
+///
+/// # Errors
+/// [`RequestError::Refused`].
+pub(crate) fn refusal_to_error(reply: Reply) -> Result<Reply, RequestError> {
     match reply {
         Reply::Refused { code, explanation } => {
             let explanation: Text<MAX_EXPLANATION> = explanation;

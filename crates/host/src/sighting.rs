@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use vmshm_link::beacon::{self, Beacon, PAGE, PAGE_BYTES, Signs};
-use vmshm_link::directory::{self, DIRECTORY_SIZE, Header, SLOTS};
+use vmshm_link::directory::{self, DIRECTORY_SIZE, Header, RegionEntry, SLOTS};
 use vmshm_link::{Extent, GuestPhysical, LinkError};
 use vmshm_ram::{
     BlockOffset, BlockPiece, GuestRam, Layout, OpenError, Protection, RamBlock, View, Vmm,
@@ -237,6 +237,13 @@ impl Directory {
             layout,
             pulses,
         })
+    }
+
+    /// The regions that can be opened. One that is over is no more for anybody but those who
+    /// still hold it.
+    pub fn regions(&self) -> impl Iterator<Item = Result<RegionEntry, LinkError>> + '_ {
+        directory::regions(&self.memory)
+            .filter(|entry| entry.as_ref().map_or(true, |entry| entry.ended.is_none()))
     }
 
     /// Whether slot `index`'s own page states its address and its pulse has moved

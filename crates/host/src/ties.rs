@@ -71,19 +71,8 @@ impl Record {
         Self::open_in(&user_directory::candidates())
     }
 
-    fn open_in(directories: &[PathBuf]) -> Result<Self, TiesError> {
-        let usable = |directory: &&PathBuf| {
-            // One that is there already, or cannot be made, is judged by what is there.
-            let _ = DirBuilder::new().mode(0o700).create(directory);
-            is_ours_alone(directory)
-        };
-        let directory = directories.iter().find(usable).ok_or_else(|| {
-            let tried: Vec<_> = directories
-                .iter()
-                .map(|path| path.display().to_string())
-                .collect();
-            TiesError::NoDirectory(tried.join(", "))
-        })?;
+    pub(crate) fn open_in(directories: &[PathBuf]) -> Result<Self, TiesError> {
+        let directory = own_directory(directories)?;
         let record = Self {
             path: directory.join(format!("{PREFIX}{}", std::process::id())),
         };
@@ -123,6 +112,42 @@ impl Drop for Record {
         // What stays is not believed once this process has ended.
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// The first of these directories that only this user may enter; it is made where it is
+/// not there.
+pub(crate) fn own_directory(directories: &[PathBuf]) -> Result<&Path, TiesError> {
+    let usable = |directory: &&PathBuf| {
+        // One that is there already, or cannot be made, is judged by what is there.
+        let _ = DirBuilder::new().mode(0o700).create(directory);
+        is_ours_alone(directory)
+    };
+    match directories.iter().find(usable) {
+        Some(directory) => Ok(directory),
+        None => {
+            let tried: Vec<_> = directories
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect();
+            Err(TiesError::NoDirectory(tried.join(", ")))
+        }
+    }
+}
+
+/// The running listeners of this user that hold a connection to the guest in process `pid`,
+/// which started then: each one's directory and process number.
+pub(crate) fn listeners_of(directories: &[PathBuf], pid: u32, started: u64) -> Vec<(PathBuf, u32)> {
+    let is_meant = |tie: &Tie| tie.pid == pid && tie.start_time == started;
+    let own = directories
+        .iter()
+        .filter(|directory| is_ours_alone(directory));
+    own.flat_map(|directory| files(directory))
+        .filter(|path| read(path).is_some_and(|ties| ties.iter().any(is_meant)))
+        .filter_map(|path| {
+            let number = path.file_name()?.to_str()?.strip_prefix(PREFIX)?;
+            Some((path.parent()?.to_owned(), number.parse().ok()?))
+        })
+        .collect()
 }
 
 /// Where the beacon of the guest in process `pid` lies, if a running listener of this

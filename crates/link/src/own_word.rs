@@ -89,7 +89,7 @@ impl OwnWord {
     ///
     /// # Errors
     /// As [`OwnWord::verify`]; nothing is written then.
-    #[inline]
+    #[inline(always)]
     pub fn publish<M: SharedMemory>(&mut self, memory: &M, value: u64) -> Result<(), LinkError> {
         self.verify(memory)?;
         // The pairs of the words that are published this way:
@@ -110,17 +110,23 @@ impl OwnWord {
     /// # Errors
     /// [`LinkError::RolledBack`] when they differ, [`LinkError::Fault`] when the word
     /// cannot be reached.
-    #[inline]
+    #[inline(always)]
     pub fn verify<M: SharedMemory>(&self, memory: &M) -> Result<(), LinkError> {
         let found = memory.load_relaxed(self.offset)?;
         if found == self.written {
             Ok(())
         } else {
-            Err(LinkError::RolledBack {
-                what: self.what,
-                written: self.written,
-                found,
-            })
+            Err(self.rolled_back(found))
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    const fn rolled_back(&self, found: u64) -> LinkError {
+        LinkError::RolledBack {
+            what: self.what,
+            written: self.written,
+            found,
         }
     }
 }

@@ -8,6 +8,9 @@ use core::sync::atomic::AtomicU64;
 
 use crate::word::{Span, shared_memory_over_span};
 
+/// Where the memory starts: at a cache line, as every mapping does.
+const LINE: usize = 64;
+
 /// Zeroed words on this process's heap, seen as shared memory.
 #[derive(Debug)]
 pub struct LocalMemory {
@@ -19,11 +22,17 @@ impl LocalMemory {
     /// Makes a memory of `size` bytes, rounded up to whole words.
     #[must_use]
     pub fn new(size: usize) -> Self {
-        let words: Box<[AtomicU64]> = (0..size.div_ceil(8)).map(|_| AtomicU64::new(0)).collect();
-        let base = NonNull::from(&*words).cast();
-        // SAFETY: the boxed words live as long as this value, do not move, are aligned
-        // to eight bytes, and are reached through atomics only.
-        let span = unsafe { Span::new(base, words.len() * 8, true) };
+        let length = size.div_ceil(8);
+        let words: Box<[AtomicU64]> = (0..length + LINE / 8).map(|_| AtomicU64::new(0)).collect();
+        let start: NonNull<u8> = NonNull::from(&*words).cast();
+        let skipped = start.align_offset(LINE).min(LINE);
+        // SAFETY: there are LINE bytes more than `length` words, so `skipped` bytes, at most
+        // as many, stay inside the allocation and leave `length` words behind them.
+        let base = unsafe { start.add(skipped) };
+        // SAFETY: the boxed words live as long as this value, do not move, are reached
+        // through atomics only, and `length` of them lie behind `base`, which is aligned to
+        // eight bytes: the words are, and so is whatever is skipped up to a line.
+        let span = unsafe { Span::new(base, length * 8, true) };
         Self {
             span,
             _words: words,

@@ -13,7 +13,19 @@ use crate::Fault;
 pub(crate) struct Span {
     base: NonNull<u8>,
     length: usize,
+    /// Whole words in the span.
+    words: u64,
     writable: bool,
+}
+
+/// An offset inside a span as a number of the processor's own width.
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "below the length of a span, which is a usize"
+)]
+#[inline]
+const fn address(offset: u64) -> usize {
+    offset as usize
 }
 
 impl Span {
@@ -25,7 +37,16 @@ impl Span {
         Self {
             base,
             length,
+            words: length as u64 / 8,
             writable,
+        }
+    }
+
+    /// The same without what lies behind its first `length` bytes.
+    pub(crate) fn shortened(self, length: usize) -> Self {
+        Self {
+            length: self.length.min(length),
+            ..self
         }
     }
 
@@ -47,33 +68,51 @@ impl Span {
     }
 
     /// The address of `length` bytes at `offset`, if they lie inside.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn bytes(&self, offset: u64, length: usize) -> Result<NonNull<u8>, Fault> {
-        let outside = Fault::OutOfBounds {
-            offset,
-            length: length as u64,
-            size: self.length as u64,
-        };
-        let start = usize::try_from(offset).map_err(|_| outside)?;
-        match start.checked_add(length) {
-            Some(end) if end <= self.length => {
-                // SAFETY: start <= end <= self.length, so the result stays inside the span.
+        match usize::try_from(offset) {
+            Ok(start) if length <= self.length && start <= self.length - length => {
+                // SAFETY: start + length <= self.length, so the result stays inside the span.
                 Ok(unsafe { self.base.add(start) })
             }
-            _ => Err(outside),
+            _ => Err(self.outside(offset, length as u64)),
         }
     }
 
-    #[inline]
-    fn word(&self, offset: u64) -> Result<&AtomicU64, Fault> {
-        if offset & 7 != 0 {
-            return Err(Fault::Misaligned { offset });
+    #[cold]
+    #[inline(never)]
+    const fn outside(&self, offset: u64, length: u64) -> Fault {
+        Fault::OutOfBounds {
+            offset,
+            length,
+            size: self.length as u64,
         }
-        let at = self.bytes(offset, 8)?;
-        // SAFETY: `bytes` proved eight bytes inside the span, which is valid for our
-        // lifetime; base and offset are multiples of eight; AtomicU64 may be shared
-        // with writers that we do not know.
+    }
+
+    #[inline(always)]
+    fn word(&self, offset: u64) -> Result<&AtomicU64, Fault> {
+        // One comparison for both: what is not a multiple of eight becomes a huge number.
+        let index = offset.rotate_right(3);
+        if index >= self.words {
+            return Err(self.no_word(offset));
+        }
+        // SAFETY: index < self.words <= self.length / 8 and offset = 8 * index, so offset + 8
+        // <= self.length, which fits an address.
+        let at = unsafe { self.base.add(address(offset)) };
+        // SAFETY: eight bytes inside the span, which is valid for our lifetime; base and
+        // offset are multiples of eight; AtomicU64 may be shared with writers that we do not
+        // know.
         Ok(unsafe { AtomicU64::from_ptr(at.as_ptr().cast()) })
+    }
+
+    #[cold]
+    #[inline(never)]
+    const fn no_word(&self, offset: u64) -> Fault {
+        if offset & 7 == 0 {
+            self.outside(offset, 8)
+        } else {
+            Fault::Misaligned { offset }
+        }
     }
 
     /// Asks the processor for the cache lines of `length` bytes at `offset`.
@@ -117,16 +156,21 @@ impl Span {
         let _ = offset;
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn load(&self, offset: u64, order: Ordering) -> Result<u64, Fault> {
         Ok(self.word(offset)?.load(order))
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn store(&self, offset: u64, value: u64, order: Ordering) -> Result<(), Fault> {
-        self.check_writable()?;
-        self.word(offset)?.store(value, order);
-        Ok(())
+        match self.word(offset) {
+            Ok(word) if self.writable => {
+                word.store(value, order);
+                Ok(())
+            }
+            Ok(_) => Err(Fault::ReadOnly),
+            Err(fault) => Err(fault),
+        }
     }
 }
 

@@ -184,3 +184,21 @@ fn a_mapping_may_move_to_another_thread() {
     }
     writer.join().expect("no panic");
 }
+
+#[test]
+fn the_start_of_a_file_of_large_pages_is_mapped_whole_and_shown_in_part() {
+    let file = numbered_pages();
+    for (length, unit) in [(PAGE_SIZE, 4 * PAGE_SIZE), (5 * PAGE_SIZE, 4 * PAGE_SIZE)] {
+        let memory = Mapping::start(&file, length, unit, Protection::Read).expect("mapped");
+        memory.populate();
+        assert_eq!(memory.size(), length);
+        assert_eq!(bytes_at(&memory, length - 1, 1).len(), 1);
+        assert!(memory.load_relaxed(length).is_err());
+    }
+    let writable = Mapping::start(&file, PAGE_SIZE, 0, Protection::ReadWrite).expect("mapped");
+    writable.populate();
+    assert_eq!(bytes_at(&writable, 0, 4096), vec![1; 4096]);
+    let refused = Mapping::start(&file, u64::MAX, PAGE_SIZE, Protection::Read);
+    assert!(matches!(refused, Err(MapError::BadPiece { index: 0 })));
+    assert!(Mapping::start(&file, 0, PAGE_SIZE, Protection::Read).is_err());
+}

@@ -65,6 +65,24 @@ pub fn own_program(name: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("{name} was not built"))
 }
 
+/// An example of the project.
+///
+/// # Panics
+/// When it was not built.
+#[must_use]
+pub fn example(name: &str) -> PathBuf {
+    own_program(&format!("examples/{name}"))
+}
+
+/// An example as the guest runs it, where it lies at the same path.
+///
+/// # Panics
+/// When it was not built.
+#[must_use]
+pub fn guest_example(name: &str) -> String {
+    format!("'{}'", example(name).display())
+}
+
 /// The Python that has Volatility 3; says why a test is skipped if there is none.
 #[must_use]
 pub fn volatility() -> Option<PathBuf> {

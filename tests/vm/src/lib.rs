@@ -14,6 +14,7 @@ pub mod bochs;
 pub mod bytes;
 pub mod cell;
 pub mod environment;
+pub mod example;
 pub mod fleet;
 pub mod guest;
 pub mod guest_pipe;

@@ -68,7 +68,16 @@ impl Program {
     /// # Panics
     /// When it hangs.
     #[must_use]
-    pub fn run(mut self) -> Outcome {
+    pub fn run(self) -> Outcome {
+        self.run_within(2 * SOON)
+    }
+
+    /// Runs it to its end, which may take its time.
+    ///
+    /// # Panics
+    /// When it hangs.
+    #[must_use]
+    pub fn run_within(mut self, limit: Duration) -> Outcome {
         let input = std::mem::take(&mut self.input);
         let mut running = self.start();
         let mut stdin = running.stdin.take().expect("not taken yet");
@@ -76,7 +85,7 @@ impl Program {
             // A program that does not want its input ends without it.
             let _ = stdin.write_all(&input);
         });
-        let outcome = running.wait(2 * SOON);
+        let outcome = running.wait(limit);
         writer.join().expect("the writer does not panic");
         outcome
     }

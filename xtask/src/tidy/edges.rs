@@ -68,6 +68,8 @@ const ALLOWED: [(&str, &[&str]); 19] = [
         "vmshm-vm-tests",
         &[
             "vmshm-host",
+            "vmshm-guest",
+            "vmshm-endpoint",
             "vmshm-pipe",
             "vmshm-ram",
             "vmshm-link",

@@ -233,7 +233,7 @@ fn header(epoch: u64, ranges: &[Extent]) -> Header {
 }
 
 fn listed_at(region: &Region) -> Option<usize> {
-    region.entry.filter(|_| region.description.listed)
+    region.entry.filter(|_| region.is_in_table())
 }
 
 fn entry(region: &Region) -> RegionEntry {
@@ -242,8 +242,8 @@ fn entry(region: &Region) -> RegionEntry {
         kind: region.kind(),
         size: region.size,
         ready: region.description.ready,
-        record: 0,
-        ended: None,
+        record: region.description.record,
+        ended: region.ended(),
         name: Text::new(&region.description.name),
     }
 }

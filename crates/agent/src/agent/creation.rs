@@ -1,18 +1,21 @@
 //! Making regions: the budget, the keeper's allocation, the pattern, and the answer
-//! to whoever asked. The keeper takes its time for a large region; the agent goes on
+//! to whoever asked, a host, a command of this guest or a program of it. The keeper takes its time for a large region; the agent goes on
 //! serving meanwhile.
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 
 use tracing::info;
-use vmshm_link::control::{RefusalCode, RegionReply, Reply};
+use vmshm_link::control::{RefusalCode, RegionReply, Reply, Role};
 use vmshm_link::directory::RegionKind;
 use vmshm_link::duplex;
 use vmshm_link::fields::Text;
 use vmshm_shm::PAGE_SIZE;
 
+use super::links::{LinkWish, check_layout, take, unknown_kind};
+use super::openers::{Opener, Openers, ProgramId};
 use super::pattern;
+use super::presences::Presences;
 use super::regions::{Description, Holder, LocalId, Region};
 use super::service::{Service, ServiceError};
 use crate::facts;
@@ -31,6 +34,9 @@ pub(crate) struct Creation {
     pub kind: RegionKind,
     /// Its size in bytes, whole pages.
     pub size: u64,
+    /// For a link, and for raw memory that is opened like one: the record in bytes and
+    /// what who asked will do there.
+    pub link: Option<(u64, Role)>,
     /// Who asked.
     pub origin: Origin,
 }
@@ -47,6 +53,24 @@ pub(crate) enum Origin {
     },
     /// A process of this guest.
     Local(LocalId),
+    /// A program of this guest, by the request of this tag.
+    Program {
+        /// Its connection.
+        program: ProgramId,
+        /// The request.
+        tag: u64,
+    },
+}
+
+impl Origin {
+    /// Who has the region open once it is made.
+    const fn opener(self) -> Option<Opener> {
+        match self {
+            Self::Host { holder, .. } => Some(Opener::Host(holder)),
+            Self::Program { program, .. } => Some(Opener::Program(program)),
+            Self::Local(_) => None,
+        }
+    }
 }
 
 /// Why a region is not made.
@@ -90,41 +114,69 @@ impl Service {
         size: u64,
         origin: Origin,
     ) -> Result<Result<(), Refusal>, ServiceError> {
-        let size = match self.check_creation(kind, size) {
+        let size = match self.check_creation(kind, size, 0, origin) {
             Ok(size) => size,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        self.creations.push_back(Creation {
+        self.enqueue(Creation {
             name: name.to_owned(),
             kind,
             size,
+            link: None,
             origin,
-        });
-        if self.creations.len() == 1 {
-            self.ask_keeper()?;
-        }
+        })?;
         Ok(Ok(()))
     }
 
+    /// Starts making the region of a link whose name is known to be free.
+    pub(super) fn create_link(
+        &mut self,
+        wish: &LinkWish,
+        origin: Origin,
+    ) -> Result<Result<(), Refusal>, ServiceError> {
+        let size = match self.check_creation(wish.kind, wish.size, wish.record, origin) {
+            Ok(size) => size,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        self.enqueue(Creation {
+            name: wish.name.clone(),
+            kind: wish.kind,
+            size,
+            link: Some((wish.record, wish.role)),
+            origin,
+        })?;
+        Ok(Ok(()))
+    }
+
+    fn enqueue(&mut self, creation: Creation) -> Result<(), ServiceError> {
+        self.creations.push_back(creation);
+        if self.creations.len() == 1 {
+            self.ask_keeper()?;
+        }
+        Ok(())
+    }
+
     /// The size in whole pages.
-    fn check_creation(&self, kind: RegionKind, size: u64) -> Result<u64, Refusal> {
+    fn check_creation(
+        &self,
+        kind: RegionKind,
+        size: u64,
+        record: u64,
+        origin: Origin,
+    ) -> Result<u64, Refusal> {
         let invalid = |message: String| Refusal::new(RefusalCode::Invalid, message);
         let whole = size
             .checked_next_multiple_of(PAGE_SIZE)
             .filter(|whole| (PAGE_SIZE..=SIZE_LIMIT).contains(whole))
             .ok_or_else(|| invalid(format!("a region cannot be {size} bytes long")))?;
         match kind {
-            RegionKind::Raw => {}
+            RegionKind::Raw | RegionKind::Ring | RegionKind::Latest | RegionKind::Stream => {
+                check_layout(kind, whole, record)?;
+            }
             RegionKind::Pipe | RegionKind::Bench => {
                 duplex::rings(whole).map_err(|error| invalid(error.to_string()))?;
             }
-            RegionKind::Ring | RegionKind::Latest | RegionKind::Stream | RegionKind::Unknown(_) => {
-                let word = kind.to_word();
-                return Err(Refusal::new(
-                    RefusalCode::Unsupported,
-                    format!("this agent knows no regions of kind {word}"),
-                ));
-            }
+            RegionKind::Unknown(word) => return Err(unknown_kind(word)),
         }
         let promised = self.creations.iter().map(|one| self.cost(one.size));
         let budget = self.budget();
@@ -141,7 +193,11 @@ impl Service {
                 ),
             ));
         }
-        if !self.regions.has_room(self.creations.len()) {
+        let kept_back = match origin {
+            Origin::Program { program, .. } => self.places_kept_from(program),
+            Origin::Host { .. } | Origin::Local(_) => 0,
+        };
+        if !self.regions.has_room(self.creations.len() + kept_back) {
             return Err(Refusal::new(
                 RefusalCode::OverBudget,
                 "the guest's table of regions is full",
@@ -180,6 +236,13 @@ impl Service {
                 self.sessions[holder.slot].holder() == holder && self.sessions[holder.slot].waits
             }
             Origin::Local(local) => self.locals.is_there(local),
+            Origin::Program { program, tag } => {
+                let waiting = self.programs.waiting(program, tag, &creation.name);
+                waiting.is_some_and(|waiting| {
+                    waiting.region = Some(id);
+                    true
+                })
+            }
         };
         if !wanted {
             return Ok(self.client.send(&Request::Free { id })?);
@@ -198,9 +261,14 @@ impl Service {
                 placement: 0,
                 listed: true,
                 holders: BTreeSet::new(),
+                record: creation.link.map_or(0, |(record, _)| record),
+                ended: None,
+                host_end: None,
             },
             host_end: None,
             guest_end: None,
+            openers: Openers::default(),
+            presences: Presences::default(),
             entry: None,
             in_use: false,
         };
@@ -210,6 +278,10 @@ impl Service {
                 region.host_end = Some(holder).filter(|_| creation.kind == RegionKind::Pipe);
             }
             Origin::Local(local) => region.guest_end = Some(local),
+            Origin::Program { .. } => {}
+        }
+        if let (Some(opener), Some((_, role))) = (creation.origin.opener(), creation.link) {
+            take(&mut region, opener, role);
         }
         info!(
             name = region.description.name,
@@ -245,17 +317,17 @@ impl Service {
             Origin::Host { holder, tag } => {
                 let session = &mut self.sessions[holder.slot];
                 if session.holder() == holder && session.waits {
-                    let text = match hint {
-                        Some(hint) => format!("{message} ({hint})"),
-                        None => message.to_owned(),
-                    };
-                    let refusal = Refusal::new(RefusalCode::CannotPin, text).to_reply();
+                    let refusal = cannot_pin(message, hint).to_reply();
                     if let Err(error) = session.reply(refusal.to_message(tag)) {
                         session.set_broken(error);
                     }
                 }
             }
             Origin::Local(local) => self.locals.refuse(local, message, hint),
+            Origin::Program { program, tag } => {
+                let refusal = cannot_pin(message, hint);
+                self.programs.refuse(program, tag, &creation.name, &refusal);
+            }
         }
         Ok(())
     }
@@ -287,4 +359,13 @@ impl Service {
             placement: region.description.placement,
         })
     }
+}
+
+/// What the keeper said, with what helps.
+fn cannot_pin(message: &str, hint: Option<String>) -> Refusal {
+    let text = match hint {
+        Some(hint) => format!("{message} ({hint})"),
+        None => message.to_owned(),
+    };
+    Refusal::new(RefusalCode::CannotPin, text)
 }

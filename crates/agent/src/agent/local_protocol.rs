@@ -2,11 +2,12 @@
 //! answers. Both sides are the same program as root.
 
 use serde::{Deserialize, Serialize};
+use vmshm_link::control::Role;
 
 use crate::connect::ConnectionInfo;
 
 /// Raised with every change of these messages.
-pub(crate) const PROTOCOL: u32 = 2;
+pub(crate) const PROTOCOL: u32 = 3;
 
 /// A question.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +26,8 @@ pub(crate) enum Wish {
     Sessions,
     /// Tell how the connection out of the guest stands.
     Connection,
+    /// Tell the connected programs.
+    Programs,
     /// Free what nobody uses any more; with force, also what silent hosts hold.
     Release {
         /// Whether silent hosts lose what they hold.
@@ -46,6 +49,8 @@ pub(crate) enum Answer {
     Sessions(Vec<SessionInfo>),
     /// To `Connection`; nothing where none was asked for.
     Connection(Option<ConnectionInfo>),
+    /// To `Programs`.
+    Programs(Vec<ProgramInfo>),
     /// To `Release`.
     Released(ReleaseInfo),
     /// To `Pipe`, with the region's file, once a host has proved the pages.
@@ -71,6 +76,47 @@ pub(crate) struct SessionInfo {
     pub silent_seconds: u32,
     /// What its host did against the protocol, if it did: it is not served any more.
     pub broken: Option<String>,
+}
+
+/// One connected program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProgramInfo {
+    /// Its user.
+    pub uid: u32,
+    /// Its process when it connected.
+    pub pid: u32,
+    /// What it holds, and what it waits for.
+    pub held: Vec<HeldInfo>,
+}
+
+/// A region that a program holds, or waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HeldInfo {
+    /// Its name.
+    pub region: String,
+    /// What the program does there.
+    pub role: RoleName,
+    /// Whether it is not there yet.
+    pub waits: bool,
+}
+
+/// [`Role`] as users see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum RoleName {
+    /// It has this side's end.
+    End,
+    /// It only reads.
+    Watch,
+}
+
+impl From<Role> for RoleName {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::End => Self::End,
+            Role::Watch => Self::Watch,
+        }
+    }
 }
 
 /// What came of a release.

@@ -171,6 +171,10 @@ impl Service {
                 let info = self.connector.as_ref().map(Connector::info);
                 self.locals.send(id, &Answer::Connection(info), None);
             }
+            Wish::Programs => {
+                let answer = Answer::Programs(self.program_infos());
+                self.locals.send(id, &answer, None);
+            }
             Wish::Release { force } => {
                 let answer = Answer::Released(self.release(force)?);
                 self.locals.send(id, &answer, None);

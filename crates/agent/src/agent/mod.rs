@@ -1,5 +1,5 @@
 //! The agent: announces the guest, serves hosts over their session slots, and hands
-//! regions to processes of the guest.
+//! regions to commands and programs of the guest.
 //!
 //! It holds no memory of its own: all of it is the keeper's, so that a killed agent
 //! leaves nothing dangling and the next one goes on. It refuses to be the second.
@@ -7,11 +7,28 @@
 mod announce;
 mod bench;
 mod creation;
+mod credentials;
+#[cfg(test)]
+mod flood_tests;
+#[cfg(test)]
+mod link_tests;
+mod links;
 pub(crate) mod local_protocol;
 mod locals;
+mod openers;
 mod pattern;
+mod presences;
+mod program_requests;
+#[cfg(test)]
+mod program_simulation;
+#[cfg(test)]
+mod program_tests;
+mod programs;
 pub(crate) mod regions;
 mod requests;
+mod rules;
+#[cfg(test)]
+mod rules_tests;
 mod service;
 #[cfg(test)]
 mod service_tests;
@@ -23,10 +40,12 @@ mod takeover;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use vmshm_link::Extent;
 use vmshm_link::beacon::PAGE;
+use vmshm_link::local::SOCKET;
 
 use crate::connect::Listener;
 use crate::facts::{self, FactsError};
@@ -38,6 +57,8 @@ use crate::run_directory::{self, AGENT_LOCK, AGENT_SOCKET, Lock, RunDirectoryErr
 use crate::size::show;
 use local_protocol::ReleaseInfo;
 use locals::Locals;
+use programs::{ListenError, Programs};
+use rules::{Rules, RulesError};
 use service::{Service, ServiceError};
 
 /// How long an agent that was killed a moment ago may keep its lock.
@@ -54,6 +75,8 @@ pub(crate) struct Options {
     pub connect: Option<Listener>,
     /// The only way to pin.
     pub pin_by: Option<Method>,
+    /// The file of rules for programs, where it is not the default one.
+    pub rules: Option<PathBuf>,
 }
 
 /// Why the agent did not start, or ended.
@@ -74,6 +97,12 @@ pub(crate) enum AgentError {
     /// A fact about the guest is missing.
     #[error(transparent)]
     Facts(#[from] FactsError),
+    /// The rules for programs cannot be used.
+    #[error(transparent)]
+    Rules(#[from] RulesError),
+    /// Programs cannot be listened to.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// Serving failed.
     #[error(transparent)]
     Service(#[from] ServiceError),
@@ -104,6 +133,7 @@ impl AgentError {
         match self {
             Self::AlreadyRunning(_) => Some("`vmshm-agent status` shows what it does".to_owned()),
             Self::NotRunning => Some("start it with `vmshm-agent run`".to_owned()),
+            Self::Rules(error) => error.hint(),
             Self::Launch(
                 LaunchError::Failed { hint, .. }
                 | LaunchError::Client(ClientError::Refused { hint, .. }),
@@ -124,6 +154,7 @@ impl AgentError {
 pub(crate) fn run(options: Options) -> Result<(), AgentError> {
     let signals = catch_signals()?;
     let _lock = lock()?;
+    let rules = Rules::read(options.rules.as_deref())?;
     let limit = match options.max_pinned {
         Some(limit) => limit,
         None => facts::total_memory()? / 4,
@@ -132,7 +163,8 @@ pub(crate) fn run(options: Options) -> Result<(), AgentError> {
     let ready = describe(&inventory, limit);
     let notes = notes(&inventory.summary, options.pin_by);
     let locals = Locals::new(Some(run_directory::listen(AGENT_SOCKET)?));
-    let mut service = Service::take_over(client, inventory, locals, limit)?;
+    let programs = Programs::new(Some(programs::listen(Path::new(SOCKET))?), rules);
+    let mut service = Service::take_over(client, inventory, locals, programs, limit)?;
     service.announce()?;
     tell(&ready);
     notes.iter().for_each(|note| tell(note));
@@ -143,6 +175,7 @@ pub(crate) fn run(options: Options) -> Result<(), AgentError> {
     let served = service.serve(&signals);
     // While the lock is held, so that a successor's socket is not removed.
     let _ = fs::remove_file(AGENT_SOCKET);
+    let _ = fs::remove_file(SOCKET);
     let left = match &served {
         Err(ServiceError::KeeperDied | ServiceError::KeeperLeft) => Ok(()),
         _ => service.leave(),
@@ -156,7 +189,9 @@ pub(crate) fn run(options: Options) -> Result<(), AgentError> {
 pub(crate) fn release_without_agent(force: bool) -> Result<ReleaseInfo, AgentError> {
     let _lock = lock()?;
     let (client, inventory) = launch::become_agent(Otherwise::GiveUp)?;
-    let mut service = Service::take_over(client, inventory, Locals::new(None), 0)?;
+    let programs = Programs::new(None, Rules::none());
+    let locals = Locals::new(None);
+    let mut service = Service::take_over(client, inventory, locals, programs, 0)?;
     let deadline = Instant::now() + LISTEN;
     let mut info = service.release(false)?;
     while !(info.live == 0 && info.silent.is_empty()) && Instant::now() < deadline {

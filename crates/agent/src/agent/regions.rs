@@ -2,15 +2,21 @@
 //! touches no shared memory and talks to nobody, so that its rules can be tested.
 //!
 //! A region's memory goes when it is off the list, no session holds it and no process
-//! of this guest uses it. Plain regions are on the list until they are removed, or
-//! until nobody is left who could prove them; pipes until one of their ends leaves.
+//! of this guest uses it. Plain regions and links are on the list until they are removed,
+//! or until nobody is left who could prove them; pipes until one of their ends leaves.
+//! A region that is over keeps its place in the table while somebody holds it, so that
+//! its holders can read why; its name is free at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use vmshm_link::Extent;
+use vmshm_link::control::EndCause;
 use vmshm_link::directory::{REGIONS, RegionKind};
 use vmshm_link::duplex::Side;
+
+use super::openers::Openers;
+use super::presences::Presences;
 
 /// A session that holds a region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -41,6 +47,15 @@ pub(crate) struct Description {
     pub listed: bool,
     /// The sessions that hold it.
     pub holders: BTreeSet<Holder>,
+    /// What a record or value has in bytes, for kinds that have such.
+    #[serde(default)]
+    pub record: u64,
+    /// Why it is over ([`EndCause`] as on the wire), while somebody still holds it.
+    #[serde(default)]
+    pub ended: Option<u64>,
+    /// For a link: the session that has the host's end.
+    #[serde(default)]
+    pub host_end: Option<Holder>,
 }
 
 /// A region.
@@ -60,7 +75,11 @@ pub(crate) struct Region {
     pub host_end: Option<Holder>,
     /// For a pipe: the process that has the guest's end.
     pub guest_end: Option<LocalId>,
-    /// Its place in the table, while it is on the list.
+    /// For a link, and for raw memory: who has it open.
+    pub openers: Openers,
+    /// For a link: what its first page says of its ends.
+    pub presences: Presences,
+    /// Its place in the table, while it has one.
     pub entry: Option<usize>,
     /// Whether this process still works on it.
     pub in_use: bool,
@@ -72,12 +91,37 @@ impl Region {
         RegionKind::from_word(self.description.kind)
     }
 
+    /// Why it is over, if it is.
+    pub(crate) fn ended(&self) -> Option<EndCause> {
+        self.description.ended.map(EndCause::from_word)
+    }
+
+    /// Whether it has a place in the table.
+    pub(crate) fn is_in_table(&self) -> bool {
+        self.description.listed || self.description.ended.is_some()
+    }
+
+    /// Whether a session or a process of this guest holds it.
+    fn is_held(&self) -> bool {
+        !self.description.holders.is_empty() || self.guest_end.is_some() || !self.openers.is_empty()
+    }
+
     /// Whether its memory may go.
     pub(crate) fn is_garbage(&self) -> bool {
-        !self.description.listed
-            && self.description.holders.is_empty()
-            && self.guest_end.is_none()
-            && !self.in_use
+        !self.description.listed && !self.is_held() && !self.in_use
+    }
+
+    /// Nobody has ever used it, and who made it has given up: takes it off the list.
+    pub(crate) fn give_up_if_unproved(&mut self) {
+        if !self.description.ready && !self.is_held() {
+            self.description.listed = false;
+        }
+    }
+
+    /// It is over: nobody finds it any more, and its holders read why.
+    pub(crate) fn end(&mut self, cause: EndCause) {
+        self.description.listed = false;
+        self.description.ended = Some(cause.to_word());
     }
 
     fn has_end(&self, side: Side) -> bool {
@@ -127,7 +171,7 @@ impl Regions {
 
     /// Whether the list has room for another.
     pub(crate) fn has_room(&self, promised: usize) -> bool {
-        let listed = self.iter().filter(|region| region.description.listed);
+        let listed = self.iter().filter(|region| region.is_in_table());
         listed.count() + promised < REGIONS
     }
 
@@ -138,12 +182,12 @@ impl Regions {
 
     /// Adds a region, and gives it a place in the table if it is on the list.
     pub(crate) fn insert(&mut self, mut region: Region) {
-        if region.description.listed {
-            let listed = self.iter().filter(|one| one.description.listed);
+        if region.is_in_table() {
+            let listed = self.iter().filter(|one| one.is_in_table());
             let taken: BTreeSet<usize> = listed.filter_map(|one| one.entry).collect();
             region.entry = (0..REGIONS).find(|entry| !taken.contains(entry));
             // Without a place nobody finds it; it goes once nobody holds it.
-            region.description.listed = region.entry.is_some();
+            region.description.listed &= region.entry.is_some();
         }
         self.regions.insert(region.id, region);
     }
@@ -177,12 +221,16 @@ impl Regions {
             .description
             .holders
             .retain(|holder| holder.slot != slot);
-        // Nobody has ever used it, and who made it has given up.
-        if !region.description.ready
-            && region.description.holders.is_empty()
-            && region.kind() != RegionKind::Pipe
+        region.openers.forget_slot(slot);
+        if region
+            .description
+            .host_end
+            .is_some_and(|holder| holder.slot == slot)
         {
-            region.description.listed = false;
+            region.description.host_end = None;
+        }
+        if region.kind() != RegionKind::Pipe {
+            region.give_up_if_unproved();
         }
         if region.host_end.is_some_and(|holder| holder.slot == slot) {
             region.host_end = None;
@@ -249,9 +297,14 @@ mod tests {
                 placement: 0,
                 listed: true,
                 holders: BTreeSet::new(),
+                record: 0,
+                ended: None,
+                host_end: None,
             },
             host_end: None,
             guest_end: None,
+            openers: Openers::default(),
+            presences: Presences::default(),
             entry: None,
             in_use: false,
         }

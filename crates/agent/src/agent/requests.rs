@@ -2,12 +2,15 @@
 //! host's choice: a session may use only regions that it holds.
 
 use vmshm_link::bench::Mode;
-use vmshm_link::control::{ExtentsReply, RefusalCode, Reply, Request};
-use vmshm_link::directory::{RegionKind, is_valid_name};
+use vmshm_link::control::{EndCause, ExtentsReply, RefusalCode, Reply, Request};
+use vmshm_link::directory::RegionKind;
 use vmshm_link::duplex::DEFAULT_PIPE_SIZE;
 
 use super::bench::Bench;
 use super::creation::{Origin, Refusal};
+use super::links::{LinkWish, Opened, check_name};
+use super::openers::Opener;
+use super::presences::has_ends;
 use super::regions::{Holder, Region};
 use super::service::{Service, ServiceError};
 
@@ -23,6 +26,8 @@ enum Outcome {
     Waits,
     /// It is looked at again.
     Later,
+    /// It is never answered.
+    Silence,
 }
 
 type Answered = Result<Result<Outcome, Refusal>, ServiceError>;
@@ -55,10 +60,16 @@ impl Service {
             Request::Close { region } => self.close(holder, *region)?,
             Request::Remove { name } => self.remove(name.as_str()),
             Request::Bench { region, mode } => self.bench(holder, *region, *mode)?,
-            Request::Link { .. } | Request::Bell { .. } => Err(Refusal::new(
-                RefusalCode::Unsupported,
-                "this agent does not know that request",
-            )),
+            Request::Link { .. } => match LinkWish::of(&request) {
+                Some(wish) => self.link(holder, tag, &wish)?,
+                None => Ok(Outcome::Waits),
+            },
+            Request::Bell { region } => {
+                if self.held(holder, *region).is_ok() {
+                    self.bell(*region);
+                }
+                Ok(Outcome::Silence)
+            }
         };
         Ok(match outcome {
             Ok(Outcome::Answer(reply)) => Some(reply),
@@ -70,6 +81,7 @@ impl Service {
                 self.sessions[slot].defer(tag, request);
                 None
             }
+            Ok(Outcome::Silence) => None,
             Err(refusal) => Some(refusal.to_reply()),
         })
     }
@@ -85,8 +97,10 @@ impl Service {
         if let Err(refusal) = check_name(name) {
             return Ok(Err(refusal));
         }
-        if kind == RegionKind::Pipe {
-            return refused(RefusalCode::WrongKind, "a pipe is made by opening it");
+        if kind == RegionKind::Pipe || has_ends(kind) {
+            let kind = kind.name();
+            let message = format!("a {kind} is made by opening it");
+            return refused(RefusalCode::WrongKind, message);
         }
         if self.is_being_made(name) || self.regions.find(name).is_some() {
             return refused(
@@ -153,6 +167,25 @@ impl Service {
         answered(reply)
     }
 
+    /// Opens a link for an application, or makes it.
+    fn link(&mut self, holder: Holder, tag: u64, wish: &LinkWish) -> Answered {
+        let opened = match self.open_link(Opener::Host(holder), wish) {
+            Ok(opened) => opened,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        match opened {
+            Opened::Later => Ok(Ok(Outcome::Later)),
+            Opened::Missing => {
+                let created = self.create_link(wish, Origin::Host { holder, tag })?;
+                Ok(created.map(|()| Outcome::Waits))
+            }
+            Opened::Held(id) => match self.regions.get(id).map(Self::describe) {
+                Some(reply) => answered(reply),
+                None => Ok(Ok(Outcome::Later)),
+            },
+        }
+    }
+
     fn extents(&self, holder: Holder, id: u64, first: u64) -> Result<Outcome, Refusal> {
         let region = self.held(holder, id)?;
         let rest = usize::try_from(first)
@@ -181,6 +214,7 @@ impl Service {
                     region.description.ready = true;
                     region.description.placement = placement;
                 }
+                self.arrive_all(id);
             }
         }
         answered(Reply::Done)
@@ -190,6 +224,7 @@ impl Service {
         if let Err(refusal) = self.held(holder, id) {
             return Ok(Err(refusal));
         }
+        self.depart_with_session(holder.slot, Some(id), true);
         let lost: Vec<_> = self.regions.let_go(id, holder.slot).into_iter().collect();
         self.tell_lost(&lost)?;
         answered(Reply::Done)
@@ -206,9 +241,7 @@ impl Service {
                     format!("there is no region `{name}`"),
                 )
             })?;
-        if let Some(region) = self.regions.get_mut(id) {
-            region.description.listed = false;
-        }
+        self.end_region(id, EndCause::Removed, "a host removed it");
         Ok(Outcome::Answer(Reply::Done))
     }
 
@@ -251,17 +284,6 @@ impl Service {
                     format!("this session holds no region {id}"),
                 )
             })
-    }
-}
-
-fn check_name(name: &str) -> Result<(), Refusal> {
-    if is_valid_name(name) {
-        Ok(())
-    } else {
-        Err(Refusal::new(
-            RefusalCode::Invalid,
-            "a region's name is 1 to 64 letters, digits, dots, dashes and underscores",
-        ))
     }
 }
 

@@ -4,7 +4,7 @@
 //! does. The looks read shared memory only; the one system call of an idle round is
 //! the sleep.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -25,6 +25,7 @@ use super::bench::Bench;
 use super::creation::Creation;
 use super::locals::Locals;
 use super::pattern::PatternError;
+use super::programs::Programs;
 use super::regions::{Description, LostEnd, Regions};
 use super::sessions::{self, Session};
 use crate::channel::{ChannelError, timespec};
@@ -45,6 +46,8 @@ const _: () = assert!(
     ROUNDS_PER_LOOK as u128 * BUSY.as_micros() * sessions::LOOKS_PER_SECOND as u128 == 1_000_000
 );
 const _: () = assert!(IDLE_POLL_MICROS * sessions::LOOKS_PER_SECOND as u64 == 1_000_000);
+/// Rounds in a row that messages may cut short before one is slept out.
+const ROUNDS_CUT_SHORT: u32 = 4;
 /// The most requests of one host that are served before the others get their turn.
 const REQUESTS_PER_TURN: usize = 16;
 
@@ -106,6 +109,11 @@ pub(crate) struct Service {
     /// Regions to be made; the first one is in the keeper's hands.
     pub(super) creations: VecDeque<Creation>,
     pub(super) locals: Locals,
+    pub(super) programs: Programs,
+    /// The beacon's memory and the directory's, without which nothing goes on.
+    pub(super) foundations: BTreeSet<u64>,
+    /// Whether memory is taken in huge pages.
+    pub(super) hugetlb: bool,
     /// The connection to `vmshm listen`, where one is wanted.
     pub(super) connector: Option<Connector>,
     /// What the keeper knows of each region.
@@ -123,6 +131,7 @@ impl Service {
     pub(crate) fn serve(&mut self, signals: &UnixStream) -> Result<(), ServiceError> {
         let mut busy_rounds = 0;
         let mut rounds_to_look = 0;
+        let mut cut_short = 0;
         // Something may have been sent before the first sleep.
         let mut woken = true;
         loop {
@@ -134,8 +143,13 @@ impl Service {
                 }
                 active |= self.poll_keeper()?;
                 active |= self.poll_locals()?;
+                active |= self.poll_programs()?;
+                active |= self.poll_bells();
             }
             self.serve_pipes()?;
+            if active || woken {
+                self.serve_waiting()?;
+            }
             if active {
                 busy_rounds = ROUNDS_PER_LOOK;
             }
@@ -144,15 +158,24 @@ impl Service {
                 self.reap_benches()?;
                 self.announcement.look_at_ram()?;
             }
-            let is_busy = busy_rounds > 0;
-            woken = self.sleep(signals, if is_busy { BUSY } else { IDLE })?;
+            // Programs that keep the agent awake do not keep it from counting.
+            let heeds_programs = cut_short < ROUNDS_CUT_SHORT;
+            let is_busy = busy_rounds > 0 || !heeds_programs;
+            let pause = if is_busy { BUSY } else { IDLE };
+            woken = self.sleep(signals, pause, heeds_programs)?;
+            self.programs.count_round();
+            cut_short = if woken && heeds_programs {
+                cut_short + 1
+            } else {
+                0
+            };
             busy_rounds = busy_rounds.saturating_sub(1);
-            // An idle round that was cut short does not count.
+            // A round that was cut short does not count.
             rounds_to_look = match (is_busy, woken) {
                 (false, false) => 0,
-                (true, false) if rounds_to_look == 0 => ROUNDS_PER_LOOK,
+                _ if rounds_to_look == 0 => ROUNDS_PER_LOOK,
                 (true, false) => rounds_to_look - 1,
-                (_, true) => rounds_to_look.max(1),
+                (_, true) => rounds_to_look,
             };
         }
     }
@@ -169,6 +192,14 @@ impl Service {
         Ok(())
     }
 
+    /// Takes what the host has rung for; whether that was anything.
+    fn poll_bells(&mut self) -> bool {
+        let bells = self.connector.as_ref().map(Connector::take_bells);
+        let bells = bells.unwrap_or_default();
+        bells.iter().for_each(|region| self.bell(*region));
+        !bells.is_empty()
+    }
+
     /// Counts the silence of hosts once more, without serving anybody.
     pub(crate) fn listen(&mut self) -> Result<(), ServiceError> {
         std::thread::sleep(Duration::from_secs(1) / sessions::LOOKS_PER_SECOND);
@@ -179,6 +210,7 @@ impl Service {
     pub(crate) fn leave(&mut self) -> Result<(), ServiceError> {
         self.connector = None;
         self.benches.clear();
+        self.programs.say_farewell();
         for session in &mut self.sessions {
             // Such a slot holds nothing; its host sees that it is gone.
             if session.state() == vmshm_link::slot::SlotState::Granted {
@@ -189,12 +221,25 @@ impl Service {
     }
 
     /// Whether a message or a signal has cut the pause short.
-    fn sleep(&self, signals: &UnixStream, pause: Duration) -> Result<bool, ServiceError> {
+    fn sleep(
+        &self,
+        signals: &UnixStream,
+        pause: Duration,
+        heeds_programs: bool,
+    ) -> Result<bool, ServiceError> {
         let mut fds = vec![
             PollFd::new(signals, PollFlags::IN),
             PollFd::new(&self.client, self.client.interest()),
         ];
         self.locals.add_to_poll(&mut fds);
+        if heeds_programs {
+            self.programs.add_to_poll(&mut fds);
+        }
+        fds.extend(
+            self.connector
+                .iter()
+                .map(|bells| PollFd::new(bells, PollFlags::IN)),
+        );
         match rustix::event::poll(&mut fds, Some(&timespec(pause))) {
             Ok(count) => Ok(count > 0),
             Err(Errno::INTR) => Ok(true),
@@ -254,6 +299,7 @@ impl Service {
 
     /// A session is over: frees what it held, then its slot.
     pub(super) fn end_session(&mut self, index: usize) -> Result<(), ServiceError> {
+        self.depart_with_session(index, None, false);
         let lost = self.regions.session_ended(index);
         self.tell_lost(&lost)?;
         self.reap_benches()?;
@@ -303,7 +349,7 @@ impl Service {
             match (reply, file) {
                 (Reply::Allocation(allocation), Some(file)) => self.created(allocation, file)?,
                 (Reply::Refused { message, hint }, _) => self.not_created(&message, hint)?,
-                (Reply::Moved { message }, _) => return Err(ServiceError::Moved(message)),
+                (Reply::Moved { id, message }, _) => self.moved(id, &message)?,
                 (Reply::Withdrawn, _) => return Err(ServiceError::KeeperLeft),
                 _ => return Err(ServiceError::Client(ClientError::Unexpected)),
             }

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
 
-use vmshm_link::control::{RefusalCode, Reply as HostReply, Request as HostRequest};
+use vmshm_link::control::{EndCause, RefusalCode, Reply as HostReply, Request as HostRequest};
 use vmshm_link::directory::{RegionKind, regions, slot_offset};
 use vmshm_link::fields::Text;
 use vmshm_link::proof::verify_pattern;
@@ -48,10 +48,14 @@ fn a_region_is_made_proved_used_and_removed() {
         name: Text::new("data"),
     };
     assert_eq!(host.ask(&mut service, &request), HostReply::Done);
-    assert_eq!(regions(&*guest.directory()).count(), 0);
+    let over: Vec<_> = regions(&*guest.directory())
+        .collect::<Result<_, _>>()
+        .expect("a table");
+    assert_eq!(over[0].ended, Some(EndCause::Removed));
     assert!(guest.holds(made.region), "the session holds it");
     host.slot.release().expect("released");
     turn(&mut service);
+    assert_eq!(regions(&*guest.directory()).count(), 0);
     assert!(!guest.holds(made.region));
 }
 

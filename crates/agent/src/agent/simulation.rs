@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::fs::MemfdFlags;
 use vmshm_link::control::{
-    MAX_MESSAGE, RefusalCode, RegionReply, Reply as HostReply, Request as HostRequest,
+    MAX_MESSAGE, RefusalCode, RegionReply, Reply as HostReply, Request as HostRequest, Role,
 };
 use vmshm_link::directory::{DIRECTORY_SIZE, RegionKind, slot_offset};
 use vmshm_link::fields::Text;
@@ -18,6 +18,8 @@ use vmshm_link::slot::{Claim, HostIdentity, HostSlot, PendingClaim, Proof};
 use vmshm_shm::{PAGE_SIZE, Protection};
 
 use super::locals::Locals;
+use super::programs::Programs;
+use super::rules::Rules;
 use super::service::Service;
 use crate::channel::Channel;
 use crate::keeper::client::{Client, Holding, Inventory};
@@ -93,6 +95,8 @@ fn keep(socket: UnixStream, files: &Files) {
 pub(super) struct Guest {
     files: Files,
     generation: u64,
+    /// The rules for programs.
+    pub(super) rules: Rules,
     keeper: Option<JoinHandle<()>>,
 }
 
@@ -107,6 +111,7 @@ impl Guest {
         Self {
             files: Arc::new(Mutex::new(files)),
             generation: 0,
+            rules: Rules::none(),
             keeper: None,
         }
     }
@@ -146,8 +151,9 @@ impl Guest {
             },
         };
         let client = Client::over(ours).expect("a client");
-        let mut service =
-            Service::take_over(client, inventory, Locals::new(None), LIMIT).expect("takes over");
+        let programs = Programs::new(None, self.rules.clone());
+        let mut service = Service::take_over(client, inventory, Locals::new(None), programs, LIMIT)
+            .expect("takes over");
         service.announce().expect("announces");
         service
     }
@@ -173,7 +179,9 @@ pub(super) fn turn(service: &mut Service) {
     service.poll_slots().expect("polls");
     service.poll_keeper().expect("polls");
     service.poll_locals().expect("polls");
+    service.poll_programs().expect("polls");
     service.serve_pipes().expect("serves");
+    service.serve_waiting().expect("serves");
 }
 
 /// A host process.
@@ -245,6 +253,25 @@ impl Host {
         region(self.ask(service, &request))
     }
 
+    pub(super) fn link(
+        &mut self,
+        service: &mut Service,
+        name: &str,
+        kind: RegionKind,
+        record: u64,
+    ) -> HostReply {
+        self.ask(service, &link(name, kind, record, Role::End))
+    }
+
+    /// Proves a region that was just made.
+    pub(super) fn prove(&mut self, service: &mut Service, region: u64) {
+        let request = HostRequest::Proved {
+            region,
+            placement: 5,
+        };
+        assert_eq!(self.ask(service, &request), HostReply::Done);
+    }
+
     pub(super) fn open(
         &mut self,
         service: &mut Service,
@@ -257,6 +284,17 @@ impl Host {
             name: Text::new(name),
         };
         self.ask(service, &request)
+    }
+}
+
+/// A request for a link that is made with a megabyte where it is not there.
+pub(super) fn link(name: &str, kind: RegionKind, record: u64, role: Role) -> HostRequest {
+    HostRequest::Link {
+        kind,
+        size: MIB,
+        name: Text::new(name),
+        record,
+        role,
     }
 }
 

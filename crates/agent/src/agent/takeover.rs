@@ -14,11 +14,15 @@ use vmshm_link::slot::SlotState;
 
 use super::announce::{AnnounceError, Announcement};
 use super::locals::Locals;
+use super::openers::Openers;
+use super::presences::Presences;
+use super::programs::Programs;
 use super::regions::{Description, Holder, Region, Regions};
 use super::service::{Service, ServiceError};
 use super::sessions;
 use crate::keeper::client::{Client, Holding, Inventory};
 use crate::keeper::protocol::{Allocation, Purpose, Request};
+use crate::pin::Method;
 
 impl Service {
     /// Takes over what the keeper holds. Nothing is announced yet.
@@ -26,6 +30,7 @@ impl Service {
         mut client: Client,
         inventory: Inventory,
         locals: Locals,
+        programs: Programs,
         limit: u64,
     ) -> Result<Self, ServiceError> {
         let announcement = Announcement::take_over(&inventory)?;
@@ -41,9 +46,11 @@ impl Service {
         let mut files = BTreeMap::new();
         let mut described = BTreeMap::new();
         let mut fixed_cost = 0;
+        let mut foundations = BTreeSet::new();
         for Holding { allocation, file } in holdings {
             if allocation.purpose != Purpose::Region {
                 fixed_cost += allocation.cost;
+                foundations.insert(allocation.id);
                 continue;
             }
             let id = allocation.id;
@@ -66,6 +73,9 @@ impl Service {
             benches: BTreeMap::new(),
             creations: VecDeque::new(),
             locals,
+            programs,
+            foundations,
+            hugetlb: summary.method == Method::Hugetlb,
             connector: None,
             described,
             last_session: summary.generation << 32,
@@ -73,6 +83,10 @@ impl Service {
             limit,
             unit: summary.unit,
         };
+        let ids: Vec<u64> = service.regions.iter().map(|region| region.id).collect();
+        for id in ids {
+            service.resume_presences(id)?;
+        }
         service.settle()?;
         Ok(service)
     }
@@ -93,6 +107,9 @@ fn restore(allocation: Allocation, orphans: &BTreeSet<Holder>) -> Option<Region>
     let is_pipe = RegionKind::from_word(description.kind) == RegionKind::Pipe;
     // A pattern may be half written or half cleared: such a region serves nobody.
     description.listed &= description.ready && !is_pipe;
+    description.host_end = description
+        .host_end
+        .filter(|holder| description.holders.contains(holder));
     Some(Region {
         id: allocation.id,
         size: allocation.length,
@@ -101,6 +118,8 @@ fn restore(allocation: Allocation, orphans: &BTreeSet<Holder>) -> Option<Region>
         description,
         host_end: None,
         guest_end: None,
+        openers: Openers::default(),
+        presences: Presences::default(),
         entry: None,
         in_use: false,
     })
@@ -122,6 +141,9 @@ mod tests {
             holders: holders
                 .map(|(slot, session)| Holder { slot, session })
                 .into(),
+            record: 0,
+            ended: None,
+            host_end: None,
         };
         Allocation {
             id: 5,

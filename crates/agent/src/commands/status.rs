@@ -5,13 +5,14 @@ use std::fmt::Write as _;
 use std::io;
 
 use serde::Serialize;
+use vmshm_link::control::EndCause;
 use vmshm_link::directory::{Budget, DIRECTORY_SIZE, RegionKind, SLOTS, slot_offset};
 use vmshm_link::slot::{SlotState, SlotView};
 use vmshm_link::{Extent, LinkError, VERSION};
 use vmshm_shm::{MapError, Protection};
 
 use super::ask::{self, AskError};
-use crate::agent::local_protocol::{Answer, SessionInfo, Wish};
+use crate::agent::local_protocol::{Answer, HeldInfo, ProgramInfo, RoleName, SessionInfo, Wish};
 use crate::agent::regions::Description;
 use crate::connect::{ConnectionInfo, ConnectionState};
 use crate::facts::{self, FactsError};
@@ -81,6 +82,8 @@ struct Status {
     directory: Memory,
     regions: Vec<RegionStatus>,
     sessions: Vec<SessionStatus>,
+    /// Programs of this guest that are connected; nothing where no agent listens.
+    programs: Option<Vec<ProgramInfo>>,
     /// The connection out of the guest; nothing where none was asked for.
     connection: Option<ConnectionInfo>,
     notes: Vec<String>,
@@ -105,8 +108,12 @@ struct RegionStatus {
     kind: &'static str,
     size: u64,
     ready: bool,
+    /// Bytes of a record or value, for kinds that have such.
+    record: u64,
     /// False once it was removed, while somebody still holds it.
     listed: bool,
+    /// Why it is over, while somebody still holds it.
+    ended: Option<&'static str>,
     held_by: Vec<usize>,
     #[serde(flatten)]
     memory: Memory,
@@ -139,7 +146,13 @@ pub(crate) fn run(json: bool) -> Result<String, StatusError> {
         None | Some(Err(AskError::NotRunning)) => None,
         Some(Err(error)) => return Err(error.into()),
     };
-    let status = collect(&inventory, heard, connection)?;
+    let programs = match heard.as_ref().map(|_| ask::ask(Wish::Programs)) {
+        Some(Ok(Answer::Programs(programs))) => Some(programs),
+        Some(Ok(_)) => return Err(AskError::Unexpected.into()),
+        None | Some(Err(AskError::NotRunning)) => None,
+        Some(Err(error)) => return Err(error.into()),
+    };
+    let status = collect(&inventory, heard, connection, programs)?;
     if json {
         Ok(serde_json::to_string_pretty(&status)?)
     } else {
@@ -151,6 +164,7 @@ fn collect(
     inventory: &Inventory,
     heard: Option<Vec<SessionInfo>>,
     connection: Option<ConnectionInfo>,
+    programs: Option<Vec<ProgramInfo>>,
 ) -> Result<Status, StatusError> {
     let summary = &inventory.summary;
     let beacon = &inventory.find(Purpose::Beacon)?.allocation;
@@ -179,6 +193,7 @@ fn collect(
         directory: memory(&directory.allocation, summary.keeper_pid),
         regions,
         sessions: sessions(&map, heard.as_deref())?,
+        programs,
         connection,
         notes: summary.notes.clone(),
     })
@@ -206,7 +221,15 @@ fn region(allocation: &Allocation, keeper: u32) -> Option<RegionStatus> {
         kind: RegionKind::from_word(description.kind).name(),
         size: allocation.length,
         ready: description.ready,
+        record: description.record,
         listed: description.listed,
+        ended: description
+            .ended
+            .map(|cause| match EndCause::from_word(cause) {
+                EndCause::Removed => "removed",
+                EndCause::Damaged => "damaged",
+                EndCause::Other(_) => "over",
+            }),
         held_by: description
             .holders
             .iter()
@@ -295,7 +318,9 @@ fn describe(text: &mut String, status: &Status) -> std::fmt::Result {
                 "extents"
             }
         )?;
-        if !region.listed {
+        if let Some(ended) = region.ended {
+            write!(text, ", {ended}")?;
+        } else if !region.listed {
             write!(text, ", removed")?;
         } else if !region.ready {
             write!(text, ", not proved yet")?;
@@ -320,6 +345,7 @@ fn describe(text: &mut String, status: &Status) -> std::fmt::Result {
         }
         writeln!(text)?;
     }
+    describe_programs(text, status.programs.as_deref().unwrap_or_default())?;
     if let Some(ConnectionInfo { to, state, reason }) = &status.connection {
         write!(text, "connection  to {to}: ")?;
         match (state, reason) {
@@ -332,4 +358,31 @@ fn describe(text: &mut String, status: &Status) -> std::fmt::Result {
         .notes
         .iter()
         .try_for_each(|note| writeln!(text, "note: {note}"))
+}
+
+fn describe_programs(text: &mut String, programs: &[ProgramInfo]) -> std::fmt::Result {
+    if programs.is_empty() {
+        return Ok(());
+    }
+    writeln!(text, "programs    {}", programs.len())?;
+    for program in programs {
+        write!(text, "  process {} of user {}", program.pid, program.uid)?;
+        let mut before = ": ";
+        for HeldInfo {
+            region,
+            role,
+            waits,
+        } in &program.held
+        {
+            let what = match (waits, role) {
+                (true, _) => "waits for",
+                (false, RoleName::End) => "has an end of",
+                (false, RoleName::Watch) => "watches",
+            };
+            write!(text, "{before}{what} {region}")?;
+            before = ", ";
+        }
+        writeln!(text)?;
+    }
+    Ok(())
 }

@@ -1,11 +1,11 @@
-//! The agent's side of the rendezvous over TCP, on a connection that is there: see
+//! The agent's side of the rendezvous, on a connection that is there: see
 //! `vmshm_link::rendezvous` for what is said.
 
 use std::io::{self, ErrorKind, Read, Write};
 
-use vmshm_link::LinkError;
 use vmshm_link::rendezvous::message::{Announce, Inbox, Incoming, Message, MessageError, greeting};
 use vmshm_link::rendezvous::{self, Secret};
+use vmshm_link::{LinkError, Version};
 use vmshm_shm::SharedMemory;
 
 use super::resolve::ResolveError;
@@ -78,14 +78,15 @@ impl<M: SharedMemory> Drop for Shown<'_, M> {
     }
 }
 
-/// Ties the connection to this guest; gives what was read beyond that.
+/// Ties the connection to this guest; gives what was read beyond that, and which version
+/// the listener speaks.
 pub(super) fn tie<M: SharedMemory>(
     mut socket: impl Read + Write,
     announce: &Announce,
     directory: &M,
-) -> Result<Inbox, TalkError> {
+) -> Result<(Inbox, Version), TalkError> {
     let mut inbox = Inbox::default();
-    let Incoming::Greeting(_) = next(&mut socket, &mut inbox)? else {
+    let Incoming::Greeting(version) = next(&mut socket, &mut inbox)? else {
         return Err(TalkError::Disorder);
     };
     let mut hello = greeting().to_vec();
@@ -103,16 +104,9 @@ pub(super) fn tie<M: SharedMemory>(
     };
     drop(shown);
     if countersign == rendezvous::countersign(nonce, secret) {
-        Ok(inbox)
+        Ok((inbox, version))
     } else {
         Err(TalkError::Impostor)
-    }
-}
-
-/// Keeps a tied connection until its end. Whatever comes is for a later version.
-pub(super) fn listen(mut socket: impl Read, mut inbox: Inbox) -> Result<(), TalkError> {
-    loop {
-        next(&mut socket, &mut inbox)?;
     }
 }
 
@@ -148,7 +142,7 @@ mod tests {
     use vmshm_link::directory::DIRECTORY_SIZE;
     use vmshm_link::fields::Text;
     use vmshm_link::rendezvous::{Countersign, Nonce, countersign};
-    use vmshm_link::{GuestPhysical, VERSION, Version};
+    use vmshm_link::{GuestPhysical, VERSION};
     use vmshm_shm::LocalMemory;
 
     use super::*;

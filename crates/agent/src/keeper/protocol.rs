@@ -9,7 +9,7 @@ use vmshm_link::{Extent, GuestPhysical};
 use crate::pin::Method;
 
 /// Raised with every change of these messages.
-pub(crate) const PROTOCOL: u32 = 1;
+pub(crate) const PROTOCOL: u32 = 2;
 
 /// Longest name of an allocation in bytes.
 pub(crate) const NAME_LIMIT: usize = 64;
@@ -78,9 +78,14 @@ pub(crate) enum Reply {
     },
     /// The brand is gone.
     Withdrawn,
-    /// Pages moved although they are pinned: all is over. Sent without a request.
+    /// An allocation is not any more what was announced: pages of its file were
+    /// punched out, or moved. Sent without a request, once to each agent. A region's
+    /// pages stay pinned where the host sees them until it is freed, and all else goes
+    /// on; of the beacon or the directory, it is the end.
     Moved {
-        /// Which, and where to.
+        /// The allocation.
+        id: u64,
+        /// What happened to which page.
         message: String,
     },
 }

@@ -18,12 +18,13 @@ use vmshm_link::slot::SlotView;
 use super::announcement::{Announcement, AnnouncementError};
 use super::protocol::{PROTOCOL, Purpose, Reply, Request, Summary};
 use super::roster::{ConnectionId, Roster};
-use super::store::{Store, StoreError};
+use super::store::{Damage, Store, StoreError};
 use crate::channel::{Channel, ChannelError, timespec};
 use crate::window::Window;
 
-/// Time between two checks of where pages lie.
-const CHECK: Duration = Duration::from_secs(2);
+/// Time between two checks of where pages lie: a hole in a region is noticed by the
+/// next one, and one that is filled again after a second for each 256 MiB held.
+const CHECK: Duration = Duration::from_millis(500);
 /// A keeper that no agent comes to ends itself after this long.
 const FIRST_AGENT: Duration = Duration::from_secs(30);
 /// A keeper stays for so long after the last slot was freed: a host that is just about
@@ -289,7 +290,14 @@ impl Keeper {
             None => return Ok(()),
         };
         match self.roster.admit(id, pid) {
-            Ok(_) => self.list(id),
+            Ok(_) => {
+                self.list(id)?;
+                // It may have happened while there was no agent.
+                for damage in self.store.damages() {
+                    self.reply(id, &moved(damage))?;
+                }
+                Ok(())
+            }
             Err(agent) => self.reply(id, &Reply::Busy { pid: agent.pid }),
         }
     }
@@ -358,21 +366,31 @@ impl Keeper {
     }
 
     fn check(&mut self) -> Result<(), ServeError> {
-        let message = match self.store.check_some() {
-            Ok(Some(message)) if !self.moved => message,
-            Ok(_) => return Ok(()),
+        let damage = match self.store.check_some() {
+            Ok(Some(damage)) => damage,
+            Ok(None) => return Ok(()),
             Err(error) => {
                 warn!(%error, "cannot check where pages lie");
                 return Ok(());
             }
         };
-        warn!("{message}");
-        self.moved = true;
-        self.withdraw()?;
+        warn!("{}", damage.message);
+        // A region is its holders' affair; without beacon and directory there is nothing.
+        if damage.purpose != Purpose::Region {
+            self.moved = true;
+            self.withdraw()?;
+        }
         if let Some(agent) = self.roster.agent() {
-            let _ = self.reply(agent.connection, &Reply::Moved { message });
+            let _ = self.reply(agent.connection, &moved(damage));
         }
         Ok(())
+    }
+}
+
+fn moved(damage: Damage) -> Reply {
+    Reply::Moved {
+        id: damage.id,
+        message: damage.message,
     }
 }
 

@@ -11,6 +11,7 @@ use vmshm_shm::PAGE_SIZE;
 use super::memory_file::{HUGE_PAGE, MemoryFile, Pages};
 use super::pagemap::{Page, Pagemap};
 use super::pinned::{PinFault, Pinned};
+use super::registrar::Registrar;
 use super::reservation::Reservation;
 
 /// What the beacon's file is called.
@@ -20,8 +21,12 @@ const STEP: u64 = 4 << 20;
 /// Candidates that stay while the others are given back: pinning may move one.
 const CANDIDATES: usize = 8;
 
-/// Finds a page among at most `limit` bytes of ordinary memory, and pins it by a ring.
-pub(super) fn search(limit: u64, progress: &mut dyn FnMut()) -> Result<Pinned, PinFault> {
+/// Finds a page among at most `limit` bytes of ordinary memory, and pins it.
+pub(super) fn search(
+    limit: u64,
+    by: Registrar,
+    progress: &mut dyn FnMut(),
+) -> Result<Pinned, PinFault> {
     let limit = limit.max(STEP);
     let mut file =
         MemoryFile::new(NAME, limit, Pages::Ordinary).map_err(|error| PinFault::System {
@@ -31,7 +36,7 @@ pub(super) fn search(limit: u64, progress: &mut dyn FnMut()) -> Result<Pinned, P
     let candidates = candidates(&file, progress)?;
     keep_only(&file, &candidates);
     for offset in candidates {
-        let pinned = Pinned::part(file, offset, PAGE_SIZE, true, progress)?;
+        let pinned = Pinned::part(file, offset, PAGE_SIZE, Some(by), progress)?;
         file = if is_aligned(pinned.extents()) {
             pinned.give_back_the_rest();
             return Ok(pinned);
@@ -40,7 +45,7 @@ pub(super) fn search(limit: u64, progress: &mut dyn FnMut()) -> Result<Pinned, P
         };
     }
     keep_only(&file, &[0]);
-    Pinned::part(file, 0, PAGE_SIZE, true, progress)
+    Pinned::part(file, 0, PAGE_SIZE, Some(by), progress)
 }
 
 /// Whether a beacon's page lies where a host looks first.

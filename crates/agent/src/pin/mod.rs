@@ -1,8 +1,9 @@
 //! Memory that stays where it is: allocating, pinning and locating it.
 //!
 //! A [`Pinner`] decides once how pages are pinned: by io_uring's registered buffers,
-//! else by taking huge pages, which compaction leaves alone. It refuses to hand out
-//! memory that may move. This is the only place of the agent with raw calls.
+//! else by the packet memory of an AF_XDP socket, else by taking huge pages, which
+//! compaction leaves alone. It refuses to hand out memory that may move. This is the
+//! only place of the agent with raw calls.
 
 mod beacon_page;
 mod extents;
@@ -11,11 +12,12 @@ mod memory_file;
 pub(crate) mod pagemap;
 mod pinned;
 mod prefault;
+mod registrar;
 mod reservation;
 mod ring;
+mod umem;
 
 use std::fmt;
-use std::fs;
 
 use vmshm_shm::PAGE_SIZE;
 
@@ -27,8 +29,10 @@ use crate::facts;
 use crate::size::show;
 use huge_pages::{HugePages, HugePagesError};
 use memory_file::{HUGE_PAGE, MemoryFile, Pages};
-use ring::{Ring, RingError};
+use registrar::{Registrar, Unable};
+use ring::RingError;
 use rustix::io::Errno;
+use umem::UmemError;
 
 /// How pages are kept in place.
 #[derive(
@@ -39,6 +43,10 @@ pub(crate) enum Method {
     #[value(name = "io_uring")]
     #[serde(rename = "io_uring")]
     IoUring,
+    /// The packet memory of AF_XDP sockets.
+    #[value(name = "af_xdp")]
+    #[serde(rename = "af_xdp")]
+    AfXdp,
     /// 2 MiB pages from hugetlb.
     #[serde(rename = "hugetlb")]
     Hugetlb,
@@ -48,6 +56,7 @@ impl fmt::Display for Method {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::IoUring => "io_uring",
+            Self::AfXdp => "af_xdp",
             Self::Hugetlb => "hugetlb",
         })
     }
@@ -55,16 +64,17 @@ impl fmt::Display for Method {
 
 /// Why this system cannot pin at all.
 #[derive(Debug, thiserror::Error)]
-#[error("this guest cannot pin memory: {io_uring}; {huge_pages}")]
+#[error("this guest cannot pin memory: {io_uring}; {af_xdp}; {huge_pages}")]
 pub(crate) struct NoMethod {
     io_uring: String,
+    af_xdp: String,
     huge_pages: String,
 }
 
 impl NoMethod {
     /// What the user can do.
     pub(crate) fn hint(&self) -> &'static str {
-        "allow io_uring (sysctl kernel.io_uring_disabled=0, no seccomp filter against it), or use a kernel with 2 MiB huge pages"
+        "allow io_uring (sysctl kernel.io_uring_disabled=0, no seccomp filter against it), or use a kernel with AF_XDP or 2 MiB huge pages"
     }
 }
 
@@ -114,9 +124,10 @@ impl AllocateError {
             Self::Fault(PinFault::Hidden) => {
                 Some("run as root in the guest's initial user namespace (CAP_SYS_ADMIN)")
             }
-            Self::Fault(PinFault::Ring(RingError::Refused(Errno::NOMEM))) => {
-                Some("raise the limit of locked memory (ulimit -l)")
-            }
+            Self::Fault(
+                PinFault::Ring(RingError::Refused(Errno::NOMEM))
+                | PinFault::Umem(UmemError::Refused(Errno::NOBUFS)),
+            ) => Some("raise the limit of locked memory (ulimit -l)"),
             _ => None,
         }
     }
@@ -128,62 +139,72 @@ pub(crate) struct Pinner {
     method: Method,
     notes: Vec<String>,
     huge_pages: Option<HugePages>,
-    /// Whether huge pages are registered with a ring, too: old kernels register those,
-    /// but no other files.
-    huge_by_ring: bool,
+    /// Where memory is registered; huge pages, too, if old kernels allow that.
+    registrar: Option<Registrar>,
 }
 
 /// What is left to the guest when a region is allocated.
 const RESERVE: u64 = 16 << 20;
 
 impl Pinner {
-    /// Finds out what this system can do; `only` leaves out the other way.
+    /// Finds out what this system can do; `only` leaves out the other ways.
     pub(crate) fn choose(only: Option<Method>) -> Result<Self, NoMethod> {
-        let huge_pages = match only {
-            Some(Method::IoUring) => Err("huge pages are not wanted".to_owned()),
-            _ => HugePages::find().map_err(|error| error.to_string()),
-        };
-        let io_uring = match only {
-            Some(Method::Hugetlb) => Err(NoRing {
-                reason: "io_uring is not wanted".to_owned(),
+        let probe = |method, registrar: Registrar| match only {
+            Some(only) if only != method => Err(Unable {
+                reason: format!("{method} is not wanted"),
                 for_huge_pages: false,
             }),
-            _ => probe_ring(),
+            _ => registrar.probe(),
         };
-        let mut huge_by_ring = false;
-        let mut notes = Vec::new();
-        let (method, huge_pages) = match (io_uring, huge_pages) {
-            (Ok(()), huge_pages) => {
-                if let Err(reason) = &huge_pages
-                    && only.is_none()
-                {
-                    notes.push(format!(
-                        "{reason}: regions are made of 4 KiB pages, so a large one may lie in thousands of pieces; and were io_uring disabled, nothing could be shared"
-                    ));
-                }
-                (Method::IoUring, huge_pages.ok())
-            }
-            (Err(missing), Ok(pool)) => {
-                huge_by_ring = missing.for_huge_pages;
-                notes.push(format!(
-                    "{}: memory is taken in huge pages, so the beacon, the directory and each region take up multiples of 2 MiB, and a fragmented guest may have none left",
-                    missing.reason
-                ));
-                (Method::Hugetlb, Some(pool))
-            }
-            (Err(io_uring), Err(huge_pages)) => {
-                return Err(NoMethod {
-                    io_uring: io_uring.reason,
-                    huge_pages,
-                });
-            }
+        let huge_pages = match only {
+            None | Some(Method::Hugetlb) => HugePages::find().map_err(|error| error.to_string()),
+            Some(_) => Err("huge pages are not wanted".to_owned()),
         };
-        Ok(Self {
-            method,
-            notes,
-            huge_pages,
-            huge_by_ring,
-        })
+        let Err(io_uring) = probe(Method::IoUring, Registrar::IoUring) else {
+            let notes = match &huge_pages {
+                Err(reason) if only.is_none() => vec![format!(
+                    "{reason}: regions are made of 4 KiB pages, so a large one may lie in thousands of pieces"
+                )],
+                _ => Vec::new(),
+            };
+            return Ok(Self {
+                method: Method::IoUring,
+                notes,
+                huge_pages: None,
+                registrar: Some(Registrar::IoUring),
+            });
+        };
+        let Err(af_xdp) = probe(Method::AfXdp, Registrar::AfXdp) else {
+            let notes = match only {
+                None => vec![format!(
+                    "{}: memory is pinned by AF_XDP instead, which is as good",
+                    io_uring.reason
+                )],
+                Some(_) => Vec::new(),
+            };
+            return Ok(Self {
+                method: Method::AfXdp,
+                notes,
+                huge_pages: None,
+                registrar: Some(Registrar::AfXdp),
+            });
+        };
+        match huge_pages {
+            Ok(pool) => Ok(Self {
+                method: Method::Hugetlb,
+                notes: vec![format!(
+                    "{}; {}: memory is taken in huge pages, so the beacon, the directory and each region take up multiples of 2 MiB, and a fragmented guest may have none left",
+                    io_uring.reason, af_xdp.reason
+                )],
+                huge_pages: Some(pool),
+                registrar: io_uring.for_huge_pages.then_some(Registrar::IoUring),
+            }),
+            Err(huge_pages) => Err(NoMethod {
+                io_uring: io_uring.reason,
+                af_xdp: af_xdp.reason,
+                huge_pages,
+            }),
+        }
     }
 
     /// How it pins.
@@ -199,7 +220,7 @@ impl Pinner {
     /// How many bytes of RAM an allocation of `size` bytes takes.
     pub(crate) fn cost(&self, size: u64) -> u64 {
         let unit = match self.method {
-            Method::IoUring => PAGE_SIZE,
+            Method::IoUring | Method::AfXdp => PAGE_SIZE,
             Method::Hugetlb => HUGE_PAGE,
         };
         size.checked_next_multiple_of(unit).unwrap_or(u64::MAX)
@@ -213,15 +234,19 @@ impl Pinner {
         progress: &mut dyn FnMut(),
     ) -> Result<Pinned, AllocateError> {
         let wanted = self.cost(size.max(1));
-        if self.method == Method::IoUring || self.huge_pages.is_none() {
-            let available = facts::available_memory()?.saturating_sub(RESERVE);
-            if wanted > available {
-                return Err(AllocateError::Short { wanted, available });
-            }
-            let file = ordinary(name, wanted)?;
-            return Ok(Pinned::whole(file, true, progress)?);
+        if self.method == Method::Hugetlb {
+            return self.allocate_huge(name, size.max(1), progress);
         }
-        self.allocate_huge(name, size.max(1), progress)
+        let available = facts::available_memory()?.saturating_sub(RESERVE);
+        if wanted > available {
+            return Err(AllocateError::Short { wanted, available });
+        }
+        let file =
+            MemoryFile::new(name, wanted, Pages::Ordinary).map_err(|error| PinFault::System {
+                what: "cannot make a memory file",
+                error,
+            })?;
+        Ok(Pinned::whole(file, self.registrar, progress)?)
     }
 
     /// Allocates the page for the beacon.
@@ -229,14 +254,14 @@ impl Pinner {
         &self,
         progress: &mut dyn FnMut(),
     ) -> Result<Pinned, AllocateError> {
-        match self.method {
-            Method::IoUring => {
+        match self.registrar {
+            Some(by) if self.method != Method::Hugetlb => {
                 // A search may borrow an eighth of what is free, or 64 MiB if that is less than half.
                 let available = facts::available_memory()?;
                 let limit = (available / 8).max((64 << 20).min(available / 2));
-                Ok(beacon_page::search(limit, progress)?)
+                Ok(beacon_page::search(limit, by, progress)?)
             }
-            Method::Hugetlb => self.allocate_huge(beacon_page::NAME, PAGE_SIZE, progress),
+            _ => self.allocate_huge(beacon_page::NAME, PAGE_SIZE, progress),
         }
     }
 
@@ -253,7 +278,7 @@ impl Pinner {
         let used = size.checked_next_multiple_of(PAGE_SIZE).unwrap_or(size);
         pool.with_surplus(pages, || {
             let file = MemoryFile::new(name, size, Pages::Huge).map_err(none)?;
-            match Pinned::part(file, 0, used, self.huge_by_ring, progress) {
+            match Pinned::part(file, 0, used, self.registrar, progress) {
                 Err(PinFault::System {
                     error: error @ (Errno::NOMEM | Errno::NOSPC),
                     ..
@@ -261,60 +286,5 @@ impl Pinner {
                 result => Ok(result?),
             }
         })?
-    }
-}
-
-fn ordinary(name: &str, length: u64) -> Result<MemoryFile, PinFault> {
-    MemoryFile::new(name, length, Pages::Ordinary).map_err(|error| PinFault::System {
-        what: "cannot make a memory file",
-        error,
-    })
-}
-
-/// Why io_uring does not pin ordinary shared memory.
-struct NoRing {
-    reason: String,
-    /// Whether it may pin huge pages.
-    for_huge_pages: bool,
-}
-
-/// Pins one page for a moment.
-fn probe_ring() -> Result<(), NoRing> {
-    let attempt = || -> Result<Ring, PinFault> {
-        let file = ordinary("probe", PAGE_SIZE)?;
-        let system = |error| PinFault::System {
-            what: "cannot map the memory",
-            error,
-        };
-        file.allocate(0, PAGE_SIZE).map_err(system)?;
-        let reservation = reservation::Reservation::new(&file, 0, PAGE_SIZE).map_err(system)?;
-        Ok(Ring::pin(&reservation, 0, PAGE_SIZE)?)
-    };
-    let Err(fault) = attempt() else {
-        return Ok(());
-    };
-    let reason = match &fault {
-        PinFault::Ring(RingError::Unavailable(Errno::NOSYS)) => {
-            "this kernel has no io_uring, or a filter hides it".to_owned()
-        }
-        PinFault::Ring(RingError::Unavailable(Errno::PERM)) => why_forbidden(),
-        PinFault::Ring(RingError::Refused(Errno::OPNOTSUPP)) => {
-            "this kernel's io_uring pins no shared memory but huge pages".to_owned()
-        }
-        other => other.to_string(),
-    };
-    Err(NoRing {
-        reason,
-        for_huge_pages: matches!(fault, PinFault::Ring(RingError::Refused(Errno::OPNOTSUPP))),
-    })
-}
-
-fn why_forbidden() -> String {
-    match fs::read_to_string("/proc/sys/kernel/io_uring_disabled") {
-        Ok(level) if level.trim() != "0" => {
-            let level = level.trim();
-            format!("io_uring is disabled (kernel.io_uring_disabled={level})")
-        }
-        _ => "io_uring is forbidden to this process".to_owned(),
     }
 }

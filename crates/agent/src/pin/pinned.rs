@@ -2,8 +2,9 @@
 //!
 //! Addresses are read after pinning, since pinning may move pages first. They stay
 //! right as long as this value lives, and [`Pinned::verify`] finds out if not: a
-//! holder of the file may punch a hole into it, and huge pages that no ring pins
-//! move when their memory is taken offline.
+//! holder of the file may punch a hole into it, and huge pages that nothing pins
+//! move when their memory is taken offline. A page that is punched out of the file
+//! while it is pinned belongs to nobody else until the pins end.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -15,8 +16,10 @@ use vmshm_shm::PAGE_SIZE;
 use super::extents::{BadFrame, ExtentList};
 use super::memory_file::MemoryFile;
 use super::pagemap::{Page, Pagemap};
+use super::registrar::{Pin, Registrar};
 use super::reservation::Reservation;
-use super::ring::{self, Ring, RingError};
+use super::ring::RingError;
+use super::umem::UmemError;
 
 /// How much is touched between two calls of the progress hook.
 const SLICE: u64 = 8 << 20;
@@ -25,7 +28,7 @@ const SLICE: u64 = 8 << 20;
 #[derive(Debug)]
 pub(crate) struct Pinned {
     // Dropped in this order: unpin, unmap, give back.
-    rings: Vec<Ring>,
+    pins: Vec<Pin>,
     reservation: Reservation,
     file: MemoryFile,
     offset: u64,
@@ -45,9 +48,12 @@ pub(crate) enum PinFault {
         #[source]
         error: Errno,
     },
-    /// The pins could not be had.
+    /// io_uring's pins could not be had.
     #[error(transparent)]
     Ring(#[from] RingError),
+    /// AF_XDP's pins could not be had.
+    #[error(transparent)]
+    Umem(#[from] UmemError),
     /// The page table could not be read.
     #[error("cannot read /proc/self/pagemap: {0}")]
     Pagemap(#[from] io::Error),
@@ -78,14 +84,15 @@ pub(crate) struct Moved {
 }
 
 impl Pinned {
-    /// Allocates all of `file` and holds it. `progress` is called now and then.
+    /// Allocates all of `file` and holds it; pinned where a registrar is named.
+    /// `progress` is called now and then.
     pub(crate) fn whole(
         file: MemoryFile,
-        by_ring: bool,
+        by: Option<Registrar>,
         progress: &mut dyn FnMut(),
     ) -> Result<Self, PinFault> {
         let length = file.length();
-        Self::part(file, 0, length, by_ring, progress)
+        Self::part(file, 0, length, by, progress)
     }
 
     /// Allocates a part of `file` and holds it. Huge pages are held whole.
@@ -93,7 +100,7 @@ impl Pinned {
         file: MemoryFile,
         offset: u64,
         length: u64,
-        by_ring: bool,
+        by: Option<Registrar>,
         progress: &mut dyn FnMut(),
     ) -> Result<Self, PinFault> {
         let system = |what| move |error| PinFault::System { what, error };
@@ -111,17 +118,19 @@ impl Pinned {
             done += slice;
             progress();
         }
-        let mut rings = Vec::new();
-        let mut done = 0;
-        while by_ring && done < held {
-            let slice = ring::LIMIT.min(held - done);
-            rings.push(Ring::pin(&reservation, done, slice)?);
-            done += slice;
-            progress();
+        let mut pins = Vec::new();
+        if let Some(registrar) = by {
+            let mut done = 0;
+            while done < held {
+                let slice = registrar.limit().min(held - done);
+                pins.push(registrar.pin(&reservation, done, slice)?);
+                done += slice;
+                progress();
+            }
         }
         let extents = locate(&Pagemap::of_self()?, &reservation, length / PAGE_SIZE)?;
         Ok(Self {
-            rings,
+            pins,
             reservation,
             file,
             offset,
@@ -155,6 +164,13 @@ impl Pinned {
         self.extents.pages()
     }
 
+    /// How many bytes of the memory its file lacks: someone who holds the file has
+    /// punched holes into it. Only for a memory that is the whole file; a hole that has
+    /// been filled again shows in [`Pinned::verify`] alone.
+    pub(crate) fn missing(&self) -> io::Result<u64> {
+        Ok(self.cost().saturating_sub(self.file.allocated()?))
+    }
+
     /// Gives back every page of the file outside this memory.
     pub(super) fn give_back_the_rest(&self) {
         let end = self.offset + self.length;
@@ -165,19 +181,19 @@ impl Pinned {
 
     /// Unpins and unmaps; the file stays.
     pub(super) fn into_file(self) -> MemoryFile {
-        drop(self.rings);
+        drop(self.pins);
         self.file
     }
 
     /// Unpins the memory and gives it back, as far as nobody else holds the file.
     pub(crate) fn release(self, progress: &mut dyn FnMut()) {
         let Self {
-            rings,
+            pins,
             reservation,
             file,
             ..
         } = self;
-        drop(rings);
+        drop(pins);
         drop(reservation);
         let mut at = 0;
         while at < file.length() {

@@ -1,4 +1,5 @@
-//! `vmshm listen`: takes the connections of agents, and shows which VM each is tied to.
+//! `vmshm listen`: takes the connections of agents, shows which VM each is tied to, and
+//! carries their bells.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -22,12 +23,13 @@ const WINDOW: Duration = Duration::from_secs(10);
 /// `vmshm listen`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Prints a line for each agent that is tied to its VM: process, VMM, name, the beacon's\naddress, and the peer. While it runs, other commands of the same user with --no-scan and\nwithout --beacon use the addresses it has learned. It ends at Ctrl-C or SIGTERM,\nand when nobody reads its output any more.\n\nExample:\n  vmshm listen 127.0.0.1:7001\n  vmshm region create web/shared --size 64M --no-scan\n\nIn the guest (QEMU's user network shows the host's 127.0.0.1 as 10.0.2.2):\n  vmshm-agent run --connect tcp:10.0.2.2:7001"
+    after_help = "Prints a line for each agent that is tied to its VM: process, VMM, name, the beacon's\naddress, and the peer. While it runs, other commands of the same user with --no-scan and\nwithout --beacon use the addresses it has learned, and programs that share regions\nwake the guest's sleeping programs through it, and are woken: all that works without it, and\nsleepers then look again by themselves. It ends at Ctrl-C or SIGTERM, and when nobody reads\nits output any more.\n\nA serial line carries one agent at a time; either side may be restarted.\n\nExamples:\n  vmshm listen 127.0.0.1:7001\n  vmshm listen vsock:7001 serial:/run/web-serial\n  vmshm region create web/shared --size 64M --no-scan\n\nIn the guest (QEMU's user network shows the host's 127.0.0.1 as 10.0.2.2):\n  vmshm-agent run --connect tcp:10.0.2.2:7001\n  vmshm-agent run --connect vsock:2:7001\n  vmshm-agent run --connect serial:/dev/virtio-ports/vmshm    (QEMU: -chardev socket,id=vmshm,\n      path=/run/web-serial,server=on,wait=off -device virtserialport,chardev=vmshm,name=vmshm)"
 )]
 pub(crate) struct Listen {
-    /// Where to listen, as HOST:PORT; port 0 takes a free one, and says which
-    #[arg(value_name = "ADDR")]
-    pub(crate) address: String,
+    /// Where to listen: HOST:PORT, vsock:PORT, or serial:PATH of a Unix socket or terminal;
+    /// port 0 takes a free one, and says which
+    #[arg(value_name = "ADDR", required = true)]
+    pub(crate) addresses: Vec<String>,
     /// Print JSON objects, one on each line
     #[arg(long)]
     pub(crate) json: bool,
@@ -38,11 +40,16 @@ pub(crate) fn run(listen: &Listen, global: &Global) -> Result<(), Failure> {
     let interruption = Interruption::watch()?;
     let method = global.attach()?.method;
     let lookout = Box::new(Processes { method });
-    let mut listener = Listener::bind(&listen.address, global.patience(), lookout)?;
+    let mut listener = Listener::bind(&listen.addresses, global.patience(), lookout)?;
     let mut voice = Voice::new(global.quiet);
     if let Err(error) = listener.record_ties() {
         voice.say(&format!(
             "note: other commands cannot use what is learned: {}",
+            Failure::from_error(&error, None)
+        ));
+    } else if let Err(error) = listener.relay_bells() {
+        voice.say(&format!(
+            "note: programs cannot be woken through this listener: {}",
             Failure::from_error(&error, None)
         ));
     }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use vmshm_host::attach::see;
 use vmshm_host::machines;
-use vmshm_link::directory::{RegionKind, regions};
+use vmshm_link::directory::RegionKind;
 use vmshm_shm::SharedMemory;
 
 use crate::arguments::{Global, RegionCreate, RegionList, RegionRead, RegionRemove, RegionWrite};
@@ -20,7 +20,7 @@ const CHUNK: usize = 1 << 20;
 pub(crate) fn list(list: &RegionList, global: &Global) -> Result<(), Failure> {
     let vmm = machines::find(&list.vm)?;
     let seen = see(&vmm, &global.attach()?)?;
-    let regions = regions(&seen.directory.memory).collect::<Result<Vec<_>, _>>()?;
+    let regions = seen.directory.regions().collect::<Result<Vec<_>, _>>()?;
     if list.json {
         let array: Vec<Value> = regions.iter().map(region_json).collect();
         return output::print(&format!("{:#}\n", Value::from(array)));

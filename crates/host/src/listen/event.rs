@@ -1,11 +1,14 @@
 //! What a listener tells, and why it cannot listen. It only names things.
 
 use std::io;
-use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use rustix::io::Errno;
 
 use vmshm_link::rendezvous::endpoint::EndpointError;
 use vmshm_link::rendezvous::message::Announce;
 
+use super::address::Address;
 use super::lookout::Machine;
 use super::peer::Refusal;
 use crate::ties::TiesError;
@@ -35,7 +38,16 @@ pub enum ListenError {
     #[error("cannot listen at {address}")]
     Bind {
         /// The address.
-        address: SocketAddr,
+        address: Address,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The serial line cannot be had.
+    #[error("cannot use the serial line {}", .path.display())]
+    Line {
+        /// Where it is.
+        path: PathBuf,
         /// What the system said.
         #[source]
         source: io::Error,
@@ -50,13 +62,27 @@ impl ListenError {
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Endpoint { .. } => Some("for example `vmshm listen 127.0.0.1:7001`"),
+            Self::Endpoint { .. } => {
+                Some("for example 127.0.0.1:7001, vsock:7001, or serial:/path/to/socket")
+            }
             Self::Bind { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
                 Some("another program listens there; choose another port")
+            }
+            Self::Bind { source, .. }
+                if Errno::from_io_error(source) == Some(Errno::AFNOSUPPORT) =>
+            {
+                Some("this kernel has no vsock: `modprobe vhost_vsock`, or listen at HOST:PORT")
             }
             Self::Bind { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Some("ports below 1024 need root")
             }
+            Self::Line { source, .. } => match source.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Some(
+                    "start the VM first; QEMU offers such a socket by `-chardev socket,id=vmshm,path=PATH,server=on,wait=off`",
+                ),
+                io::ErrorKind::ResourceBusy => Some("another program uses it"),
+                _ => None,
+            },
             _ => None,
         }
     }
@@ -82,7 +108,7 @@ pub enum Event<'a> {
     /// An agent is tied to a VM.
     Tied {
         /// Where it connects from.
-        peer: SocketAddr,
+        peer: Address,
         /// The VM.
         machine: &'a Machine,
         /// What it said of itself; the beacon's address and epoch are proved.
@@ -91,7 +117,7 @@ pub enum Event<'a> {
     /// A tied agent has gone.
     Left {
         /// Where it connected from.
-        peer: SocketAddr,
+        peer: Address,
         /// The VM.
         machine: &'a Machine,
         /// Why.
@@ -100,7 +126,7 @@ pub enum Event<'a> {
     /// A peer was not tied.
     Refused {
         /// Where it connects from.
-        peer: SocketAddr,
+        peer: Address,
         /// Why.
         why: Refusal,
     },

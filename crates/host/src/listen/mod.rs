@@ -1,34 +1,45 @@
-//! `vmshm listen`: agents connect over TCP, and each connection is tied to the VM whose
-//! memory shows the nonce that was sent over it.
+//! `vmshm listen`: agents connect, and each connection is tied to the VM whose memory shows
+//! the nonce that was sent over it. Tied agents and programs of this user ring each other
+//! through it.
 //!
 //! One thread serves all connections by turns; nothing waits for a peer. What a stranger
 //! can cost is bounded: how many connections that have proved nothing there are, how
 //! long each may take, how much each may send, and how often the VMs are looked at. It
 //! only reads guest memory, and never scans it.
 
+mod address;
+mod budget;
 mod event;
+mod line;
 mod lookout;
 mod peer;
+mod relay;
+mod source;
 #[cfg(test)]
 mod tests;
+mod vsock;
 
 use std::collections::VecDeque;
-use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::event::{PollFd, Timespec};
 use rustix::io::Errno;
-use vmshm_link::rendezvous::endpoint;
 use vmshm_link::rendezvous::message::Announce;
 
+pub use address::Address;
 pub use event::{Departure, Event, ListenError};
 pub use lookout::{Looked, Lookout, Machine, Processes, Suspect};
 pub use peer::Refusal;
 
+use crate::doorbell::wire;
+use crate::doorbell::wire::Vmm;
 use crate::identity::start_time;
-use crate::ties::{Record, Tie, TiesError};
+use crate::ties::{self, Record, Tie, TiesError};
+use crate::user_directory;
 use peer::Peer;
+use relay::Relay;
+use source::{Connection, Source};
 
 /// Connections at once that have proved nothing.
 const MOST_STRANGERS: usize = 32;
@@ -43,7 +54,7 @@ const CHECK_EVERY: Duration = Duration::from_millis(500);
 
 /// A listener with its connections.
 pub struct Listener {
-    sockets: Vec<TcpListener>,
+    sources: Vec<Source>,
     /// The oldest first.
     peers: VecDeque<Peer>,
     lookout: Box<dyn Lookout>,
@@ -52,60 +63,49 @@ pub struct Listener {
     next_look: Instant,
     next_check: Instant,
     record: Option<Record>,
+    relay: Option<Relay>,
+}
+
+/// Who has something to say.
+struct Ready {
+    sources: bool,
+    /// As the relay gave them.
+    relay: Vec<bool>,
+    peers: Vec<bool>,
 }
 
 impl Listener {
-    /// Listens at `[tcp:]HOST:PORT`, at every address of a name. Peers have `limit` to
-    /// prove themselves.
+    /// Listens at each of these: `[tcp:]HOST:PORT` (at every address of a name),
+    /// `vsock:[CID:]PORT`, `serial:PATH`. Peers have `limit` to prove themselves.
     ///
     /// # Errors
     /// [`ListenError`].
-    pub fn bind(
-        text: &str,
+    pub fn bind<T: AsRef<str>>(
+        addresses: &[T],
         limit: Duration,
         lookout: Box<dyn Lookout>,
     ) -> Result<Self, ListenError> {
-        let endpoint = endpoint::parse(text).map_err(|source| ListenError::Endpoint {
-            text: text.to_owned(),
-            source,
-        })?;
-        let mut addresses: Vec<SocketAddr> = (endpoint.host, endpoint.port)
-            .to_socket_addrs()
-            .map_err(|source| ListenError::Resolve {
-                text: text.to_owned(),
-                source,
-            })?
-            .collect();
-        if endpoint.port == 0 {
-            // Each address would get another port.
-            addresses.truncate(1);
-        }
-        let mut sockets = Vec::new();
+        let mut sources = Vec::new();
         for address in addresses {
-            let socket = TcpListener::bind(address)
-                .and_then(|socket| socket.set_nonblocking(true).map(|()| socket))
-                .map_err(|source| ListenError::Bind { address, source })?;
-            sockets.push(socket);
+            sources.extend(Source::bind(address.as_ref())?);
         }
         let now = Instant::now();
         Ok(Self {
-            sockets,
+            sources,
             peers: VecDeque::new(),
             lookout,
             limit,
             next_look: now,
             next_check: now,
             record: None,
+            relay: None,
         })
     }
 
     /// Where it listens.
     #[must_use]
-    pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.sockets
-            .iter()
-            .filter_map(|socket| socket.local_addr().ok())
-            .collect()
+    pub fn addresses(&self) -> Vec<Address> {
+        self.sources.iter().filter_map(Source::address).collect()
     }
 
     /// From now on lets this user's other commands know which VM's beacon lies where.
@@ -116,6 +116,23 @@ impl Listener {
         let record = Record::open()?;
         record.write(&self.ties())?;
         self.record = Some(record);
+        Ok(())
+    }
+
+    /// From now on carries bells between tied agents and this user's programs, which find it
+    /// by what [`Listener::record_ties`] leaves.
+    ///
+    /// # Errors
+    /// [`TiesError`].
+    pub fn relay_bells(&mut self) -> Result<(), TiesError> {
+        let candidates = user_directory::candidates();
+        self.relay_bells_in(ties::own_directory(&candidates)?)
+    }
+
+    fn relay_bells_in(&mut self, directory: &Path) -> Result<(), TiesError> {
+        let path = wire::socket_in(directory, std::process::id());
+        let relay = Relay::open(&path).map_err(|source| TiesError::Write { path, source })?;
+        self.relay = Some(relay);
         Ok(())
     }
 
@@ -147,14 +164,16 @@ impl Listener {
     ) -> Result<(), ListenError> {
         let before = self.ties();
         let ready = self.wait(patience)?;
-        let (of_sockets, of_peers) = ready.split_at(self.sockets.len());
         // From the end, so that the places of those before stay right.
-        for place in (0..of_peers.len()).rev() {
-            if of_peers.get(place) == Some(&true) {
+        for place in (0..ready.peers.len()).rev() {
+            if ready.peers.get(place) == Some(&true) {
                 self.serve(place, tell, Peer::hear);
             }
         }
-        if of_sockets.contains(&true) {
+        self.carry_bells(&ready.relay, tell);
+        let now = Instant::now();
+        self.sources.iter_mut().for_each(|source| source.tend(now));
+        if ready.sources {
             self.accept(tell);
         }
         self.look(tell);
@@ -164,36 +183,43 @@ impl Listener {
         Ok(())
     }
 
-    /// Which sockets, and then which peers, have something to read.
-    fn wait(&self, patience: Duration) -> Result<Vec<bool>, ListenError> {
-        let listeners = self
-            .sockets
+    /// Waits until somebody has something to say, or something has to be done.
+    fn wait(&self, patience: Duration) -> Result<Ready, ListenError> {
+        let now = Instant::now();
+        let peers = self
+            .peers
             .iter()
-            .map(|socket| PollFd::new(socket, PollFlags::IN));
-        let peers = self.peers.iter().map(|peer| {
-            // A peer that waits for its look is not heard meanwhile.
-            let wanted = if peer.waits_for_look() {
-                PollFlags::empty()
-            } else {
-                PollFlags::IN
-            };
-            PollFd::from_borrowed_fd(peer.as_fd(), wanted)
-        });
-        let mut fds: Vec<_> = listeners.chain(peers).collect();
-        let patience = patience.min(self.next_duty());
+            .map(|peer| PollFd::from_borrowed_fd(peer.as_fd(), peer.interest(now)));
+        let mut fds = Vec::new();
+        for source in &self.sources {
+            source.add_to_poll(&mut fds, now);
+        }
+        let sources = fds.len();
+        if let Some(relay) = &self.relay {
+            fds.extend(relay.poll_fds(now));
+        }
+        let relay = fds.len() - sources;
+        fds.extend(peers);
+        let patience = patience.min(self.next_duty(now));
         let timeout = Timespec {
             tv_sec: i64::try_from(patience.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: patience.subsec_nanos().into(),
         };
         match rustix::event::poll(&mut fds, Some(&timeout)) {
-            Ok(_) | Err(Errno::INTR) => Ok(fds.iter().map(|fd| !fd.revents().is_empty()).collect()),
+            Ok(_) | Err(Errno::INTR) => {
+                let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
+                Ok(Ready {
+                    sources: ready.by_ref().take(sources).fold(false, |a, b| a | b),
+                    relay: ready.by_ref().take(relay).collect(),
+                    peers: ready.collect(),
+                })
+            }
             Err(error) => Err(ListenError::Wait(error.into())),
         }
     }
 
     /// How long until something has to be done without anybody asking.
-    fn next_duty(&self) -> Duration {
-        let now = Instant::now();
+    fn next_duty(&self, now: Instant) -> Duration {
         let strangers = self.peers.iter().filter(|peer| peer.machine().is_none());
         let slow = strangers.map(|peer| peer.since + self.limit);
         let look = self.peers.iter().any(Peer::waits_for_look);
@@ -203,35 +229,45 @@ impl Listener {
             .iter()
             .any(|peer| peer.machine().is_some())
             .then_some(self.next_check);
+        let heard = self.peers.iter().filter_map(|peer| peer.heard_again(now));
+        let relay = self.relay.as_ref().and_then(|relay| relay.next_duty(now));
+        let sources = self
+            .sources
+            .iter()
+            .filter_map(|source| source.next_duty(now));
         slow.chain(look)
             .chain(check)
+            .chain(heard)
+            .chain(relay)
+            .chain(sources)
             .min()
             .map_or(Duration::MAX, |due| due.saturating_duration_since(now))
     }
 
     fn accept(&mut self, tell: &mut dyn FnMut(Event<'_>)) {
         for _ in 0..ACCEPTS_PER_TURN {
-            let Some((socket, peer)) = self.next_connection() else {
+            let Some(connection) = self.next_connection() else {
                 return;
             };
+            let peer = connection.from.clone();
             let is_stranger = |peer: &Peer| peer.machine().is_none();
             if self.peers.iter().filter(|peer| is_stranger(peer)).count() >= MOST_STRANGERS
                 && let Some(oldest) = self.peers.iter().position(is_stranger)
             {
                 self.refuse(oldest, Refusal::Displaced, tell);
             }
-            match Peer::welcome(socket, peer) {
+            match Peer::welcome(connection) {
                 Ok(peer) => self.peers.push_back(peer),
                 Err(why) => tell(Event::Refused { peer, why }),
             }
         }
     }
 
-    fn next_connection(&self) -> Option<(TcpStream, SocketAddr)> {
-        for socket in &self.sockets {
-            match socket.accept() {
-                Ok(connection) => return Some(connection),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+    fn next_connection(&mut self) -> Option<Connection> {
+        for source in &mut self.sources {
+            match source.accept() {
+                Ok(None) => {}
+                Ok(connection) => return connection,
                 Err(error) => {
                     // Where descriptors have run out, this must not become a busy loop.
                     tracing::debug!(%error, "a connection cannot be taken");
@@ -240,6 +276,36 @@ impl Listener {
             }
         }
         None
+    }
+
+    /// Passes bells on, both ways.
+    fn carry_bells(&mut self, ready: &[bool], tell: &mut dyn FnMut(Event<'_>)) {
+        let Some(mut relay) = self.relay.take() else {
+            for peer in &mut self.peers {
+                while peer.take_rung().is_some() {}
+            }
+            return;
+        };
+        for peer in &mut self.peers {
+            while let Some(region) = peer.take_rung() {
+                if let Some(vmm) = peer.vmm() {
+                    relay.ring(vmm, region);
+                }
+            }
+        }
+        let rung = relay.turn(ready, &|vmm| self.place_of(vmm).is_some());
+        self.relay = Some(relay);
+        for (vmm, region) in rung {
+            // Those who leave meanwhile leave their places.
+            if let Some(place) = self.place_of(vmm) {
+                self.serve(place, tell, |peer| peer.ring(region).map(|()| false));
+            }
+        }
+    }
+
+    /// The place of the agent that is tied to this VM.
+    fn place_of(&self, vmm: Vmm) -> Option<usize> {
+        self.peers.iter().position(|peer| peer.vmm() == Some(vmm))
     }
 
     /// Looks at the VMs for the one who has waited longest. Afterwards the listener rests
@@ -285,23 +351,24 @@ impl Listener {
         let tied = |peer: &Peer| peer.machine().is_some();
         if self.peers.iter().filter(|peer| tied(peer)).count() > MOST_TIED {
             let why = Refusal::Full(MOST_TIED);
-            let peer = peer.address;
+            let peer = peer.address.clone();
             self.peers.remove(place);
             return tell(Event::Refused { peer, why });
         }
         // Whoever hears of it may use it at once.
         self.write_ties();
         tell(Event::Tied {
-            peer: peer.address,
+            peer: peer.address.clone(),
             machine,
             announce,
         });
-        let (pid, address) = (machine.pid, peer.address);
+        let pid = machine.pid;
         // One memory, one agent: an earlier connection of the same VM is a dead one.
-        let is_earlier = |peer: &Peer| {
-            peer.address != address && peer.machine().is_some_and(|machine| machine.pid == pid)
-        };
-        if let Some(earlier) = self.peers.iter().position(is_earlier) {
+        let mut others = self.peers.iter().enumerate();
+        let earlier = others.find(|(at, peer)| {
+            *at != place && peer.machine().is_some_and(|machine| machine.pid == pid)
+        });
+        if let Some((earlier, _)) = earlier {
             self.depart(earlier, Departure::Replaced, tell);
         }
     }
@@ -323,7 +390,7 @@ impl Listener {
         if peer.machine().is_some() {
             return self.depart(place, Departure::Peer(why), tell);
         }
-        let peer = peer.address;
+        let peer = peer.address.clone();
         self.peers.remove(place);
         tell(Event::Refused { peer, why });
     }
@@ -335,7 +402,7 @@ impl Listener {
         if let Some(machine) = peer.machine() {
             self.write_ties();
             tell(Event::Left {
-                peer: peer.address,
+                peer: peer.address.clone(),
                 machine,
                 why,
             });
@@ -367,11 +434,18 @@ impl Listener {
     }
 
     fn remember(&mut self, before: &[Tie], tell: &mut dyn FnMut(Event<'_>)) {
-        let Some(record) = &self.record else {
-            return;
-        };
         let now = self.ties();
-        if now != before
+        if now == before {
+            return;
+        }
+        if let Some(relay) = &mut self.relay {
+            // They look for whoever is tied to their VM now.
+            relay.keep(&|vmm| {
+                let is_meant = |tie: &Tie| tie.pid == vmm.pid && tie.start_time == vmm.start_time;
+                now.iter().any(is_meant)
+            });
+        }
+        if let Some(record) = &self.record
             && let Err(error) = record.write(&now)
         {
             tell(Event::NotRecorded(error));

@@ -1,25 +1,33 @@
 //! One connection to a listener: from a stranger of whom nothing is known to an agent
-//! that is tied to a VM. It holds one message at most and sends 64 bytes at most before
-//! that.
+//! that is tied to a VM. It holds one message at most, and a bounded number of regions that
+//! are to be rung, and sends 64 bytes at most before it is tied.
 
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use vmshm_link::rendezvous::message::{Announce, Inbox, Incoming, Message, MessageError, greeting};
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+use rustix::net::SendFlags;
+use vmshm_link::rendezvous::bells::Bells;
+use vmshm_link::rendezvous::message::{
+    Announce, Encoded, Inbox, Incoming, Message, MessageError, greeting,
+};
 use vmshm_link::rendezvous::{self, Nonce};
 use vmshm_ram::FindError;
 
+use super::address::Address;
+use super::budget::Budget;
 use super::lookout::{Lookout, Machine, Suspect};
+use super::source::Connection;
+use crate::doorbell::wire::Vmm;
 
-/// The most bytes that a peer may send within a second; nothing in this version needs
-/// that many.
-const FLOOD: usize = 64 << 10;
-/// How long a connection may be quiet before the system asks whether it is there.
-const KEEP_ALIVE: Duration = Duration::from_secs(20);
-/// After so many unanswered probes a peer is gone.
-const PROBES: u32 = 2;
+/// The most bytes of a peer that are read within a second: of one that is tied no more are
+/// read until that is over, another one is sent away.
+pub(super) const FLOOD: usize = 128 << 10;
+/// What a look at a peer costs at least, in bytes: one that sends them one by one does not
+/// get more of them.
+const LOOK: usize = 16;
 
 /// Why a peer is not talked to any further.
 #[derive(Debug, thiserror::Error)]
@@ -110,40 +118,99 @@ enum State {
 
 /// A connection.
 pub(super) struct Peer {
-    socket: TcpStream,
-    pub(super) address: SocketAddr,
+    socket: OwnedFd,
+    pub(super) address: Address,
     pub(super) since: Instant,
     inbox: Inbox,
     state: State,
-    /// Bytes that came since the second began.
-    heard: (Instant, usize),
+    budget: Budget,
+    /// The regions that its guest has rung for and nobody has heard of yet.
+    rung: Bells,
+    /// The regions that its guest is to be rung for.
+    bells: Bells,
+    /// A bell of which the connection has taken a part, and how long that is.
+    begun: Option<(Encoded, usize)>,
 }
 
 impl Peer {
     /// Greets whoever has connected.
-    pub(super) fn welcome(socket: TcpStream, address: SocketAddr) -> Result<Self, Refusal> {
-        socket.set_nonblocking(true)?;
-        socket.set_nodelay(true)?;
-        // A guest that vanishes without a word is noticed by these.
-        rustix::net::sockopt::set_socket_keepalive(&socket, true).map_err(io::Error::from)?;
-        rustix::net::sockopt::set_tcp_keepidle(&socket, KEEP_ALIVE).map_err(io::Error::from)?;
-        rustix::net::sockopt::set_tcp_keepintvl(&socket, KEEP_ALIVE).map_err(io::Error::from)?;
-        rustix::net::sockopt::set_tcp_keepcnt(&socket, PROBES).map_err(io::Error::from)?;
+    pub(super) fn welcome(connection: Connection) -> Result<Self, Refusal> {
         let now = Instant::now();
         let peer = Self {
-            socket,
-            address,
+            socket: connection.socket,
+            address: connection.from,
             since: now,
             inbox: Inbox::default(),
             state: State::Stranger,
-            heard: (now, 0),
+            budget: Budget::new(FLOOD, now),
+            rung: Bells::default(),
+            bells: Bells::default(),
+            begun: None,
         };
-        peer.send(&greeting())?;
+        peer.send_all(&greeting())?;
         Ok(peer)
     }
 
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+
+    /// What it is to be polled for.
+    pub(super) fn interest(&self, now: Instant) -> PollFlags {
+        let mut wanted = PollFlags::empty();
+        // One that waits for its look is not heard meanwhile.
+        let is_heard = !self.waits_for_look() && self.budget.spent_until(now).is_none();
+        wanted.set(PollFlags::IN, is_heard);
+        let has_more = self.begun.is_some() || !self.bells.is_empty();
+        wanted.set(PollFlags::OUT, has_more);
+        wanted
+    }
+
+    /// When it is heard again, if it has sent too much for now.
+    pub(super) fn heard_again(&self, now: Instant) -> Option<Instant> {
+        self.budget.spent_until(now)
+    }
+
+    /// The process of the VM that it is tied to.
+    pub(super) fn vmm(&self) -> Option<Vmm> {
+        self.machine().map(|machine| Vmm {
+            pid: machine.pid,
+            start_time: machine.start_time,
+        })
+    }
+
+    /// Takes a region that its guest has rung for.
+    pub(super) fn take_rung(&mut self) -> Option<u64> {
+        self.rung.take()
+    }
+
+    /// Rings its guest, as soon as the connection takes that.
+    pub(super) fn ring(&mut self, region: u64) -> Result<(), Refusal> {
+        self.bells.add(region);
+        self.flush()
+    }
+
+    /// Sends the bells that the connection takes now.
+    fn flush(&mut self) -> Result<(), Refusal> {
+        loop {
+            if let Some((bell, sent)) = &mut self.begun {
+                let rest = bell.as_bytes().get(*sent..).unwrap_or_default();
+                match rustix::net::send(&self.socket, rest, SendFlags::NOSIGNAL) {
+                    Ok(count) if count < rest.len() => {
+                        *sent += count;
+                        continue;
+                    }
+                    Ok(_) => self.begun = None,
+                    Err(Errno::WOULDBLOCK) => return Ok(()),
+                    Err(Errno::INTR) => continue,
+                    Err(error) => return Err(io::Error::from(error).into()),
+                }
+            }
+            let Some(region) = self.bells.take() else {
+                return Ok(());
+            };
+            self.begun = Some((Message::Bell { region }.encode(), 0));
+        }
     }
 
     /// The VM that it is tied to.
@@ -169,36 +236,23 @@ impl Peer {
 
     /// Reads once, and does what was asked for. Whether it was tied by that.
     pub(super) fn hear(&mut self) -> Result<bool, Refusal> {
+        self.flush()?;
         let space = self.inbox.space();
         if space.is_empty() {
             return Ok(false);
         }
-        match self.socket.read(space) {
+        match rustix::io::read(&self.socket, space) {
             Ok(0) => return Err(Refusal::Closed),
             Ok(count) => {
                 self.inbox.filled(count);
-                self.count(count)?;
+                if !self.budget.spend(count.max(LOOK)) && self.machine().is_none() {
+                    return Err(Refusal::Flood);
+                }
             }
-            Err(error)
-                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
-            {
-                return Ok(false);
-            }
-            Err(error) => return Err(error.into()),
+            Err(Errno::WOULDBLOCK | Errno::INTR) => return Ok(false),
+            Err(error) => return Err(io::Error::from(error).into()),
         }
         self.go_on()
-    }
-
-    fn count(&mut self, count: usize) -> Result<(), Refusal> {
-        if self.heard.0.elapsed() >= Duration::from_secs(1) {
-            self.heard = (Instant::now(), 0);
-        }
-        self.heard.1 += count;
-        if self.heard.1 > FLOOD {
-            Err(Refusal::Flood)
-        } else {
-            Ok(())
-        }
     }
 
     fn go_on(&mut self) -> Result<bool, Refusal> {
@@ -225,9 +279,13 @@ impl Peer {
             (State::Challenged(announce, nonce, suspects), Incoming::Message(Message::Shown)) => {
                 let (machine, secret) = identify(suspects, nonce, announce.epoch)?;
                 let countersign = rendezvous::countersign(nonce, secret);
-                self.send(Message::Tied(countersign).encode().as_bytes())?;
+                self.send_all(Message::Tied(countersign).encode().as_bytes())?;
                 self.state = State::Tied(announce, machine);
                 return Ok(true);
+            }
+            (tied @ State::Tied(..), Incoming::Message(Message::Bell { region })) => {
+                self.rung.add(region);
+                tied
             }
             _ => return Err(Refusal::Disorder),
         };
@@ -250,13 +308,23 @@ impl Peer {
         let mut nonce = Nonce([0; 16]);
         getrandom::fill(&mut nonce.0)
             .map_err(|error| Refusal::System(io::Error::other(error.to_string())))?;
-        self.send(Message::Challenge(nonce).encode().as_bytes())?;
+        self.send_all(Message::Challenge(nonce).encode().as_bytes())?;
         self.state = State::Challenged(announce, nonce, looked.suspects);
         self.go_on()
     }
 
-    fn send(&self, bytes: &[u8]) -> Result<(), Refusal> {
-        Ok((&self.socket).write_all(bytes)?)
+    /// Sends what fits an empty socket; who does not take that is gone.
+    fn send_all(&self, bytes: &[u8]) -> Result<(), Refusal> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            match rustix::net::send(&self.socket, rest, SendFlags::NOSIGNAL) {
+                Ok(0) => return Err(Refusal::Closed),
+                Ok(count) => rest = rest.get(count..).unwrap_or_default(),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(io::Error::from(error).into()),
+            }
+        }
+        Ok(())
     }
 }
 

@@ -3,7 +3,7 @@
 
 use vmshm_shm::SharedMemory;
 
-use super::{FixedRingLayout, GATHERED, whole};
+use super::{AHEAD, FixedRingLayout, GATHERED, whole};
 use crate::error::LinkError;
 use crate::own_word::OwnWord;
 
@@ -16,6 +16,15 @@ pub struct FixedConsumer<M> {
     tail_seen: u64,
     /// Whether the head has not moved since the tail was looked at.
     unmoved: bool,
+}
+
+#[cold]
+#[inline(never)]
+const fn wrong_tail(value: u64) -> LinkError {
+    LinkError::Violation {
+        what: "the ring's tail",
+        value,
+    }
 }
 
 impl<M: SharedMemory> FixedConsumer<M> {
@@ -39,15 +48,12 @@ impl<M: SharedMemory> FixedConsumer<M> {
     }
 
     /// Loads the producer's word; nothing of it is used before it is checked.
-    #[inline]
+    #[inline(always)]
     fn look_at_tail(&mut self) -> Result<(), LinkError> {
         // acquire: fixed-ring-tail
         let tail = self.memory.load_acquire(self.layout.tail)?;
         if tail < self.tail_seen || tail - self.head.get() > self.layout.capacity {
-            return Err(LinkError::Violation {
-                what: "the ring's tail",
-                value: tail,
-            });
+            return Err(wrong_tail(tail));
         }
         self.tail_seen = tail;
         Ok(())
@@ -55,7 +61,7 @@ impl<M: SharedMemory> FixedConsumer<M> {
 
     /// Records that can be taken now; looks at the tail where `wanted` are more than is
     /// known.
-    #[inline]
+    #[inline(always)]
     fn available(&mut self, wanted: u64) -> Result<u64, LinkError> {
         let known = self.tail_seen - self.head.get();
         if wanted <= known {
@@ -68,7 +74,7 @@ impl<M: SharedMemory> FixedConsumer<M> {
     }
 
     /// Gives `count` records back, whose copies nothing has come in between of.
-    #[inline]
+    #[inline(always)]
     fn give_back(&mut self, count: u64) -> Result<(), LinkError> {
         self.memory.order_loads();
         if self.unmoved {
@@ -86,13 +92,21 @@ impl<M: SharedMemory> FixedConsumer<M> {
     /// # Errors
     /// [`LinkError::NotWhole`] for room that is not that of one record; else what the peer
     /// or the memory did. What `into` holds after an error is no record.
-    #[inline]
+    #[inline(always)]
     pub fn try_pop(&mut self, into: &mut [u8]) -> Result<bool, LinkError> {
         self.layout.check_one(into.len())?;
         if self.available(1)? == 0 {
+            // A waiting consumer: the record shall travel together with the tail.
+            let next = self.layout.place(self.head.get());
+            self.memory.prefetch(next, self.layout.record.min(AHEAD));
             return Ok(false);
         }
-        self.memory.read(self.layout.place(self.head.get()), into)?;
+        let at = self.layout.place(self.head.get());
+        if let Ok(word) = <&mut [u8; 8]>::try_from(&mut *into) {
+            *word = self.memory.load_relaxed(at)?.to_ne_bytes();
+        } else {
+            self.memory.read(at, into)?;
+        }
         self.give_back(1)?;
         Ok(true)
     }

@@ -49,6 +49,9 @@ const LINE: u64 = 64;
 /// Records above this many bytes start at cache lines.
 const DENSE: u64 = 32;
 
+/// What a waiting consumer has the processor fetch of the next record.
+const AHEAD: u64 = 128;
+
 /// What one call gathers or spreads where records have gaps between them and every call
 /// is one of the system's.
 const GATHERED: usize = 1024;
@@ -203,6 +206,7 @@ impl FixedRingLayout {
     }
 
     #[cold]
+    #[inline(never)]
     const fn not_whole(&self, length: u64) -> LinkError {
         LinkError::NotWhole {
             length,

@@ -37,6 +37,8 @@ impl<M: SharedMemory> FixedProducer<M> {
     }
 
     /// Loads the consumer's word; nothing of it is used before it is checked.
+    #[cold]
+    #[inline(never)]
     fn look_at_head(&mut self) -> Result<(), LinkError> {
         self.tail.verify(&self.memory)?;
         // acquire: fixed-ring-head
@@ -53,7 +55,7 @@ impl<M: SharedMemory> FixedProducer<M> {
 
     /// Records that can be written now; looks at the head where `wanted` do not fit what
     /// is known.
-    #[inline]
+    #[inline(always)]
     fn room(&mut self, wanted: u64) -> Result<u64, LinkError> {
         let known = self.layout.capacity - (self.tail.get() - self.head_seen);
         if wanted <= known {
@@ -68,14 +70,22 @@ impl<M: SharedMemory> FixedProducer<M> {
     /// # Errors
     /// [`LinkError::NotWhole`] for bytes that are not one record; else what the peer or
     /// the memory did.
-    #[inline]
+    #[inline(always)]
     pub fn try_push(&mut self, record: &[u8]) -> Result<bool, LinkError> {
         self.layout.check_one(record.len())?;
+        // A waiting consumer has taken the tail's line, which is looked at and written at
+        // the end: it comes back while the record is written.
+        self.memory.prefetch_to_write(self.layout.tail);
         if self.room(1)? == 0 {
             return Ok(false);
         }
         let tail = self.tail.get();
-        self.memory.write(self.layout.place(tail), record)?;
+        let at = self.layout.place(tail);
+        if let Ok(word) = <[u8; 8]>::try_from(record) {
+            self.memory.store_relaxed(at, u64::from_ne_bytes(word))?;
+        } else {
+            self.memory.write(at, record)?;
+        }
         // release: fixed-ring-tail
         self.tail.publish(&self.memory, tail + 1)?;
         Ok(true)

@@ -1,5 +1,6 @@
-//! `HOST:PORT` as users type it, with or without `tcp:` before it. It only splits:
-//! names are resolved by whoever has a resolver.
+//! Where listener and agent meet, as users type it: `HOST:PORT` with or without `tcp:`
+//! before it, `vsock:…`, `serial:…`. It only splits: names are resolved by whoever has a
+//! resolver, and paths are opened by whoever has files.
 
 use core::fmt;
 
@@ -37,6 +38,63 @@ pub enum EndpointError {
     /// The host cannot be one.
     #[error("the host must be a name, an IPv4 address, or an IPv6 address in brackets")]
     Host,
+    /// The numbers of a vsock address are none.
+    #[error("expected vsock:PORT or vsock:CID:PORT, both numbers of 32 bits")]
+    Vsock,
+    /// The path cannot be one.
+    #[error("expected serial:PATH, with the path of a terminal device or a Unix socket")]
+    Serial,
+}
+
+/// Where to connect to or listen at, over whatever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place<'a> {
+    /// Over TCP.
+    Tcp(Endpoint<'a>),
+    /// Over vsock.
+    Vsock {
+        /// Which machine, if one is named; the host is 2.
+        cid: Option<u32>,
+        /// The port.
+        port: u32,
+    },
+    /// Over a serial line at this path.
+    Serial(&'a str),
+}
+
+/// Splits `[tcp:]HOST:PORT`, `vsock:[CID:]PORT` or `serial:PATH`.
+///
+/// # Errors
+/// [`EndpointError`].
+pub fn parse_place(text: &str) -> Result<Place<'_>, EndpointError> {
+    if let Some(path) = text.strip_prefix("serial:") {
+        return if path.is_empty() || path.contains('\0') {
+            Err(EndpointError::Serial)
+        } else {
+            Ok(Place::Serial(path))
+        };
+    }
+    let Some(numbers) = text.strip_prefix("vsock:") else {
+        return parse(text).map(Place::Tcp);
+    };
+    let number = |text: &str| {
+        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let number = text.parse().ok().filter(|_| is_number);
+        // All ones stands for any.
+        number
+            .filter(|number| *number != u32::MAX)
+            .ok_or(EndpointError::Vsock)
+    };
+    Ok(match numbers.split_once(':') {
+        None => Place::Vsock {
+            cid: None,
+            port: number(numbers)?,
+        },
+        Some((cid, port)) => Place::Vsock {
+            cid: Some(number(cid)?),
+            port: number(port)?,
+        },
+    })
 }
 
 /// Splits `[tcp:]HOST:PORT`; IPv6 addresses stand in brackets.
@@ -113,6 +171,51 @@ mod tests {
             "udp:host:1",
         ] {
             assert!(parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_kind_of_place_is_told_by_its_prefix() {
+        for (text, place) in [
+            ("h:1", Place::Tcp(Endpoint { host: "h", port: 1 })),
+            (
+                "tcp:vsock:1",
+                Place::Tcp(Endpoint {
+                    host: "vsock",
+                    port: 1,
+                }),
+            ),
+            (
+                "vsock:7001",
+                Place::Vsock {
+                    cid: None,
+                    port: 7001,
+                },
+            ),
+            (
+                "vsock:2:0",
+                Place::Vsock {
+                    cid: Some(2),
+                    port: 0,
+                },
+            ),
+            ("serial:/dev/ttyS1", Place::Serial("/dev/ttyS1")),
+            ("serial:a:b", Place::Serial("a:b")),
+        ] {
+            assert_eq!(parse_place(text), Ok(place), "{text}");
+        }
+        for text in [
+            "vsock:",
+            "vsock:x",
+            "vsock:+1",
+            "vsock:2:",
+            "vsock:1:2:3",
+            "vsock:4294967295",
+            "serial:",
+            "serial:a\0b",
+            "unix:/a",
+        ] {
+            assert!(parse_place(text).is_err(), "{text}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What listener and agent say to each other over TCP.
+//! What listener and agent say to each other.
 //!
 //! Each side first sends a greeting of sixteen bytes: `vmshmTCP` and its protocol
 //! version, as in the beacon. Then come messages: the payload's length and the type,
@@ -11,6 +11,7 @@
 //! 2     listener  Challenge: nonce (16 bytes)
 //! 3     agent     Shown: nothing
 //! 4     listener  Tied: countersign (16 bytes)
+//! 5     both      Bell: region's number (8 bytes); only after Tied; since 1.1
 //! ```
 //!
 //! A newer minor version may add types, which an older side skips, and may append to
@@ -39,6 +40,7 @@ const ANNOUNCE: u32 = 1;
 const CHALLENGE: u32 = 2;
 const SHOWN: u32 = 3;
 const TIED: u32 = 4;
+const BELL: u32 = 5;
 
 const VERSION_AT: usize = 32;
 const NAME_AT: usize = VERSION_AT + 32;
@@ -46,6 +48,9 @@ const ANNOUNCE_BYTES: usize = NAME_AT + MAX_GUEST_NAME;
 
 const _: () = assert!(ANNOUNCE_BYTES == 128 && ANNOUNCE_BYTES <= MAX_PAYLOAD);
 const _: () = assert!(GREETING_BYTES <= CAPACITY);
+
+/// The first version whose sides know what a bell is; an older one skips it.
+pub const BELLS_SINCE: Version = Version { major: 1, minor: 1 };
 
 /// What each side sends first.
 #[must_use]
@@ -82,6 +87,11 @@ pub enum Message {
     Shown,
     /// The answer was read.
     Tied(Countersign),
+    /// There may be something new in this region.
+    Bell {
+        /// Its number, as somebody says.
+        region: u64,
+    },
 }
 
 /// A message as it goes over the connection.
@@ -123,6 +133,10 @@ impl Message {
                 payload[..16].copy_from_slice(countersign);
                 (TIED, 16)
             }
+            Self::Bell { region } => {
+                put_word(payload, 0, *region);
+                (BELL, 8)
+            }
         };
         // The length in the lower half of a word is the first of two 32-bit numbers.
         put_word(&mut bytes, 0, u64::from(kind) << 32 | length as u64);
@@ -156,6 +170,10 @@ impl Message {
             CHALLENGE => Self::Challenge(Nonce(sixteen().ok_or(short)?)),
             SHOWN => Self::Shown,
             TIED => Self::Tied(Countersign(sixteen().ok_or(short)?)),
+            BELL if payload.len() < 8 => return Err(short),
+            BELL => Self::Bell {
+                region: word_at(payload, 0),
+            },
             _ => return Ok(None),
         }))
     }

@@ -1,4 +1,4 @@
-//! The rendezvous over TCP: an agent connects out to `vmshm listen`, and a nonce shows
+//! The rendezvous over a connection (TCP, vsock, a serial line): an agent connects out to `vmshm listen`, and a nonce shows
 //! to which VM's memory the connection belongs.
 //!
 //! ```text
@@ -12,6 +12,7 @@
 //!   │ reads both there: this VM it is       │
 //!   │ Tied(countersign) ──────────────────▶ │ checks it, wipes the words
 //!   │ … the connection stays open …         │
+//!   │ ◀── Bell(region) ──────────────────▶ │ as often as somebody sleeps
 //! ```
 //!
 //! *Who proves what.* The answer is a keyed digest of the nonce. It stands in the
@@ -34,12 +35,19 @@
 //! 0xa50 secret, low word                   0xa58 secret, high word
 //! ```
 //!
+//! *Bells.* Over a tied connection each side may say of a region that there is something
+//! for whoever sleeps over it on the other side. That is a hint and nothing else: it may be
+//! lost, come late or come for nothing, names any number, and permits nothing. [`bells`]
+//! bounds what is remembered of them.
+//!
 //! The pair: `rendezvous-answer` (agent's answer → host).
 //!
 //! The messages are described in [`message`].
 
+pub mod bells;
 pub mod endpoint;
 pub mod message;
+pub mod serial;
 
 use sha2::{Digest, Sha256};
 use vmshm_shm::SharedMemory;

@@ -3,6 +3,8 @@
 //! `RUSTFLAGS="--cfg loom" cargo test -p vmshm-link --release --test loom`.
 #![cfg(loom)]
 
+mod fixed_ring;
+mod latest;
 mod memory;
 mod pipe;
 mod ring;

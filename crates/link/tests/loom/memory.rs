@@ -1,5 +1,6 @@
 //! Shared memory whose words are the model checker's atomics.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use loom::sync::Arc;
@@ -95,5 +96,77 @@ impl SharedMemory for LoomMemory {
             self.store_relaxed(at, u64::from_le_bytes(word))?;
         }
         Ok(())
+    }
+}
+
+/// The memory as a process sees it that dies before its operation of a number.
+#[derive(Debug)]
+pub struct Dying {
+    memory: LoomMemory,
+    left: Cell<u64>,
+}
+
+impl Dying {
+    /// Lets `step - 1` operations happen.
+    pub fn new(memory: LoomMemory, step: u64) -> Self {
+        Self {
+            memory,
+            left: Cell::new(step),
+        }
+    }
+
+    fn live(&self) -> Result<&LoomMemory, Fault> {
+        self.left.set(self.left.get().saturating_sub(1));
+        if self.left.get() == 0 {
+            return Err(Fault::Unreachable { code: 3 });
+        }
+        Ok(&self.memory)
+    }
+}
+
+impl SharedMemory for Dying {
+    fn size(&self) -> u64 {
+        self.memory.size()
+    }
+
+    fn load_relaxed(&self, offset: u64) -> Result<u64, Fault> {
+        self.live()?.load_relaxed(offset)
+    }
+
+    fn load_acquire(&self, offset: u64) -> Result<u64, Fault> {
+        self.live()?.load_acquire(offset)
+    }
+
+    fn store_relaxed(&self, offset: u64, value: u64) -> Result<(), Fault> {
+        self.live()?.store_relaxed(offset, value)
+    }
+
+    fn store_release(&self, offset: u64, value: u64) -> Result<(), Fault> {
+        self.live()?.store_release(offset, value)
+    }
+
+    fn order_loads(&self) {
+        self.memory.order_loads();
+    }
+
+    fn order_stores(&self) {
+        self.memory.order_stores();
+    }
+
+    fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), Fault> {
+        self.live()?.read(offset, into)
+    }
+
+    /// A copy that is cut off has written a part.
+    fn write(&self, offset: u64, from: &[u8]) -> Result<(), Fault> {
+        match self.live() {
+            Ok(memory) => memory.write(offset, from),
+            Err(fault) => {
+                if let Some(part) = from.get(..8) {
+                    self.memory.write(offset, part)?;
+                }
+                Err(fault)
+            }
+        }
     }
 }

@@ -3,9 +3,13 @@
 #![cfg(not(loom))]
 
 mod fixed_ring_model;
+mod hostile_fixed_ring;
 mod hostile_ring;
 mod hostile_session;
 mod latest_model;
+mod link_deaths;
+mod link_rollback;
+mod link_stress;
 mod material;
 mod one_writer;
 mod ring_model;

@@ -8,9 +8,13 @@ use vmshm_link::beacon::PAGE;
 use vmshm_link::control::{Reply, Request};
 use vmshm_link::directory::{DIRECTORY_SIZE, PAGE_ADDRESS, slot_offset};
 use vmshm_link::duplex::{EndState, PipeEnd, Side};
+use vmshm_link::ends::{Presence, SleepWatch, Sleeper};
+use vmshm_link::fixed_ring::{FixedConsumer, FixedProducer, FixedRingLayout};
+use vmshm_link::latest::{LatestLayout, LatestReader, LatestWriter};
+use vmshm_link::ring::{Consumer, Producer, RingLayout};
 use vmshm_link::slot::{AgentSlot, Claim, HostIdentity, PendingClaim, Proof, SlotEvent};
 use vmshm_link::stream::Received;
-use vmshm_shm::LocalMemory;
+use vmshm_shm::{LocalMemory, SharedMemory};
 
 use crate::material::memories::{Notes, Watched};
 use crate::material::payload;
@@ -128,4 +132,96 @@ fn in_a_pipe_no_word_is_written_by_both_ends() {
         .intersection(&by_host.iter().map(line).collect())
         .count();
     assert_eq!(shared_lines, 0, "both ends write into one cache line");
+}
+
+/// The end of one side of a link, with a ring of records each way.
+struct LinkEnd {
+    sleeper: Sleeper<Watched<Notes>>,
+    fixed: (FixedProducer<Watched<Notes>>, FixedConsumer<Watched<Notes>>),
+}
+
+#[test]
+fn in_a_link_no_word_is_written_by_both_ends_or_the_agent() {
+    const SIZE: u64 = 3 * PAGE;
+    let (in_guest, on_host) = two_sides(SIZE);
+    let agent = Watched::new(&in_guest.memory, Notes::default());
+    let open = |memory: &Watched<Notes>, side: Side| {
+        let came = Presence::read(&agent, side).expect("inside").arrival();
+        came.write(&agent, side).expect("inside");
+        let outgoing = FixedRingLayout::in_region(SIZE, 40, side).expect("fits");
+        let incoming = FixedRingLayout::in_region(SIZE, 40, side.other()).expect("fits");
+        LinkEnd {
+            sleeper: Sleeper::resume(memory.clone(), side).expect("as left"),
+            fixed: (
+                FixedProducer::resume(memory.clone(), outgoing).expect("as left"),
+                FixedConsumer::resume(memory.clone(), incoming).expect("as left"),
+            ),
+        }
+    };
+    for round in 0..100 {
+        let mut guest = open(&in_guest, Side::Guest);
+        let mut host = open(&on_host, Side::Host);
+        let bytes = payload(round, 40);
+        let mut into = [0; 40];
+        for (from, to) in [(&mut guest, &mut host)] {
+            assert_eq!(from.fixed.0.try_push(&bytes), Ok(true));
+            assert_eq!(to.fixed.1.try_pop(&mut into), Ok(true));
+            assert_eq!(to.fixed.0.try_push(&into), Ok(true));
+            assert_eq!(from.fixed.1.try_pop(&mut into), Ok(true));
+            assert_eq!(into[..], bytes);
+            from.sleeper.fall_asleep().expect("own");
+            assert_eq!(SleepWatch::new().check(&on_host, Side::Guest), Ok(true));
+            from.sleeper.wake_up().expect("own");
+            to.sleeper.fall_asleep().expect("own");
+        }
+    }
+    no_shared_lines(&in_guest, &on_host);
+    no_shared_lines(&in_guest, &agent);
+    no_shared_lines(&on_host, &agent);
+}
+
+#[test]
+fn in_rings_and_latests_of_a_link_no_word_is_written_by_both_ends() {
+    const SIZE: u64 = 3 * PAGE;
+    let (in_guest, on_host) = two_sides(SIZE);
+    for writer in [Side::Guest, Side::Host] {
+        let (sending, receiving) = match writer {
+            Side::Guest => (&in_guest, &on_host),
+            Side::Host => (&on_host, &in_guest),
+        };
+        let ring = RingLayout::in_region(SIZE, writer).expect("fits");
+        let latest = LatestLayout::in_region(SIZE, 500, writer).expect("fits");
+        let mut into = [0; 500];
+        for round in 0..100 {
+            let bytes = payload(round, 500);
+            let mut producer = Producer::resume(sending.clone(), ring).expect("as left");
+            let mut consumer = Consumer::resume(receiving.clone(), ring).expect("as left");
+            assert_eq!(producer.try_push(1, &bytes), Ok(true));
+            assert_eq!(consumer.try_pop(&mut into), Ok(Some((1, 500))));
+            assert_eq!(into[..], bytes);
+        }
+        let at_front = sending.memory.load_relaxed(ring.tail).expect("inside");
+        let mut writer = LatestWriter::resume(sending.clone(), latest).expect("as left");
+        let mut reader = LatestReader::open(receiving.clone(), latest).expect("fits");
+        for round in 0..100 {
+            let bytes = payload(round, 500);
+            assert_eq!(writer.publish(&bytes), Ok(at_front + round + 1));
+            let found = reader.try_read(&mut into).expect("right");
+            assert_eq!(found, Some((at_front + round + 1, 500)));
+            assert_eq!(into[..], bytes);
+        }
+    }
+    no_shared_lines(&in_guest, &on_host);
+}
+
+fn no_shared_lines(one: &Watched<Notes>, other: &Watched<Notes>) {
+    let lines = |side| {
+        written(side)
+            .into_iter()
+            .map(|at| at / 64)
+            .collect::<BTreeSet<_>>()
+    };
+    let (one, other) = (lines(one), lines(other));
+    assert!(!one.is_empty() && !other.is_empty());
+    assert_eq!(one.intersection(&other).count(), 0);
 }

@@ -1,4 +1,4 @@
-//! The rendezvous over TCP against peers that send anything: the parser keeps to its
+//! The rendezvous against peers that send anything: the parser keeps to its
 //! bounds, never panics, and reads what was meant however it is cut.
 
 use proptest::prelude::*;
@@ -55,6 +55,7 @@ fn message() -> impl Strategy<Value = Message> {
         any::<[u8; 16]>().prop_map(|nonce| Message::Challenge(Nonce(nonce))),
         Just(Message::Shown),
         any::<[u8; 16]>().prop_map(|bytes| Message::Tied(Countersign(bytes))),
+        any::<u64>().prop_map(|region| Message::Bell { region }),
     ]
 }
 
@@ -69,7 +70,7 @@ proptest! {
     fn messages_arrive_however_they_are_cut_with_unknown_ones_skipped(
         messages in prop::collection::vec(message(), 0..8),
         foreign in prop::collection::vec(any::<u8>(), 0..=MAX_PAYLOAD),
-        kind in 5..u32::MAX,
+        kind in 6..u32::MAX,
         pieces in prop::collection::vec(1_usize..300, 1..6),
     ) {
         let mut bytes = greeting().to_vec();
@@ -113,7 +114,7 @@ proptest! {
     #[test]
     fn no_frames_cause_a_panic(
         frames in prop::collection::vec(
-            (0_u32..6, prop::collection::vec(any::<u8>(), 0..200)), 0..20),
+            (0_u32..7, prop::collection::vec(any::<u8>(), 0..200)), 0..20),
     ) {
         let mut all = greeting().to_vec();
         for (kind, payload) in &frames {
@@ -181,7 +182,7 @@ fn too_long_too_short_and_impossible_messages_are_refused() {
         after_greeting(&header),
         Err(MessageError::TooLong(u32::MAX))
     );
-    for (kind, length) in [(1, 127), (2, 15), (4, 0)] {
+    for (kind, length) in [(1, 127), (2, 15), (4, 0), (5, 7)] {
         let short = after_greeting(&frame(kind, &vec![0; length]));
         assert_eq!(short, Err(MessageError::Short { kind }));
     }

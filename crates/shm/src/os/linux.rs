@@ -8,8 +8,9 @@ use core::ptr::{self, NonNull};
 
 use rustix::fd::AsFd;
 use rustix::io::Errno;
-use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
+use crate::SharedMemory;
 use crate::word::{Span, shared_memory_over_span};
 
 /// The page size of every system that this crate supports so far (x86-64).
@@ -56,7 +57,10 @@ pub enum MapError {
 /// mapping raises SIGBUS on access.
 #[derive(Debug)]
 pub struct Mapping {
+    /// What can be reached.
     span: Span,
+    /// What is mapped, in bytes: more than that where a file's pages are huge.
+    mapped: usize,
 }
 
 impl Mapping {
@@ -75,7 +79,10 @@ impl Mapping {
         // only by our own Drop.
         let span = unsafe { Span::new(base, total, protection == Protection::ReadWrite) };
         // From here on Drop gives the whole range back, whatever fails.
-        let mapping = Self { span };
+        let mapping = Self {
+            span,
+            mapped: total,
+        };
         let prot = match protection {
             Protection::Read => ProtFlags::READ,
             Protection::ReadWrite => ProtFlags::READ | ProtFlags::WRITE,
@@ -112,6 +119,43 @@ impl Mapping {
         Self::new(file, &[Piece { offset: 0, length }], protection)
     }
 
+    /// Maps the first `length` bytes of a `file` that is made of pages of `unit` bytes: huge
+    /// pages can only be mapped whole. What is mapped beyond `length` cannot be reached.
+    ///
+    /// # Errors
+    /// As [`Mapping::new`].
+    pub fn start(
+        file: impl AsFd,
+        length: u64,
+        unit: u64,
+        protection: Protection,
+    ) -> Result<Self, MapError> {
+        let whole = length
+            .checked_next_multiple_of(unit.max(PAGE_SIZE))
+            .ok_or(MapError::BadPiece { index: 0 })?;
+        let mut mapping = Self::whole(file, whole, protection)?;
+        let length = usize::try_from(length).map_err(|_| MapError::BadPiece { index: 0 })?;
+        mapping.span = mapping.span.shortened(length);
+        Ok(mapping)
+    }
+
+    /// Makes every page present in this process now, so that no later access waits for it;
+    /// changes no byte. What the system does not do at once is read page by page.
+    pub fn populate(&self) {
+        let advice = match self.span.check_writable() {
+            Ok(()) => Advice::LinuxPopulateWrite,
+            Err(_) => Advice::LinuxPopulateRead,
+        };
+        // SAFETY: the whole range is our own mapping; populating changes no byte.
+        let done = unsafe { madvise(self.span.base().as_ptr().cast(), self.mapped, advice) };
+        if done.is_err() {
+            // Kernels before 5.14. What cannot be read is found out by who uses it.
+            for page in 0..self.size() / PAGE_SIZE {
+                let _ = self.load_relaxed(page * PAGE_SIZE);
+            }
+        }
+    }
+
     /// Where the memory starts in this process, for the kernel's own interfaces
     /// (registering, pagemap); not for dereferencing.
     #[must_use]
@@ -123,7 +167,7 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: the range is ours alone, and `self` is gone after this.
-        let _ = unsafe { munmap(self.span.base().as_ptr().cast(), self.span.length()) };
+        let _ = unsafe { munmap(self.span.base().as_ptr().cast(), self.mapped) };
     }
 }
 

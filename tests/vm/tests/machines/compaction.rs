@@ -1,11 +1,12 @@
 //! The guest's kernel moves pages about while bytes flow; those that are shared stay where they are.
 
-use vmshm_vm_tests::environment::{guest_program, report};
+use vmshm_vm_tests::agent;
+use vmshm_vm_tests::environment::{guest_program, is_set_up, report};
 use vmshm_vm_tests::fleet;
 use vmshm_vm_tests::guest::Guest;
 use vmshm_vm_tests::guest_pipe::GuestPipe;
 use vmshm_vm_tests::host_pipe::{ENDLESS, HostPipe};
-use vmshm_vm_tests::machine::Kind;
+use vmshm_vm_tests::machine::{Kind, Machine};
 use vmshm_vm_tests::patience::{LATER, SOON, wait_for};
 use vmshm_vm_tests::program::vmshm;
 use vmshm_vm_tests::status::Status;
@@ -26,10 +27,37 @@ fn qemu_memfd_compacts_during_a_transfer() {
     compact_during_a_transfer(Kind::QemuMemfd(1));
 }
 
-fn compact_during_a_transfer(kind: Kind) {
-    let Some(machine) = fleet::borrow(kind) else {
+/// Debian 13's kernel has a switch for io_uring, which many turn off.
+#[test]
+fn qemu_compacts_during_a_transfer_where_io_uring_is_switched_off() {
+    if !is_set_up() {
         return;
-    };
+    }
+    let machine = Machine::boot_as(
+        Kind::QemuPrivate(1),
+        "switched-off",
+        &["--kernel", "debian13"],
+    );
+    let guest = &machine.guest;
+    agent::stop(guest);
+    guest.check("echo 2 >/proc/sys/kernel/io_uring_disabled");
+    agent::start(guest);
+    assert_eq!(Status::of(guest).pinning, "af_xdp");
+    let log = guest.check("cat agent.log");
+    assert!(
+        log.contains("note: io_uring is disabled (kernel.io_uring_disabled=2)"),
+        "{log}"
+    );
+    compact(&machine);
+}
+
+fn compact_during_a_transfer(kind: Kind) {
+    if let Some(machine) = fleet::borrow(kind) {
+        compact(&machine);
+    }
+}
+
+fn compact(machine: &Machine) {
     let guest = &machine.guest;
     let fragmenter = guest_program("fragment-memory");
     let fragments = guest.start(&format!("exec {fragmenter} /dev/shm/fragments"));

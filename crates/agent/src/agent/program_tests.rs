@@ -1,0 +1,472 @@
+//! Programs of the guest against a simulated one: what they get by the rules, what they
+//! wait for, and what becomes of those that break the protocol.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use proptest::prelude::*;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use vmshm_link::control::{EndCause, RefusalCode, Reply, Request, Role};
+use vmshm_link::directory::RegionKind;
+use vmshm_link::fields::Text;
+use vmshm_link::local::{Datagram, HELLO, MAX_DATAGRAM};
+use vmshm_link::{VERSION, Version};
+use vmshm_shm::{Protection, SharedMemory};
+
+use super::program_simulation::Program;
+use super::programs;
+use super::rules::Rules;
+use super::service::Service;
+use super::simulation::{Guest, Host, LIMIT, MIB, link, refusal, region, turn};
+use crate::window::Window;
+
+const USER: u32 = 1000;
+
+fn guest() -> Guest {
+    let mut guest = Guest::new();
+    let rules = r#"
+        [[allow]]
+        uid = 1000
+        regions = ["numbers", "own-*"]
+        make = true
+        max_size = "2M"
+
+        [[allow]]
+        uid = 1001
+        regions = ["numbers", "pipe"]
+    "#;
+    guest.rules = Rules::parse(Path::new("agent.toml"), rules).expect("rules");
+    guest
+}
+
+fn ring(name: &str) -> Request {
+    link(name, RegionKind::Ring, 8, Role::End)
+}
+
+fn named(name: &str) -> Request {
+    Request::Remove {
+        name: Text::new(name),
+    }
+}
+
+fn refused(program: &mut Program, service: &mut Service, request: &Request) -> RefusalCode {
+    refusal(program.ask(service, request).0)
+}
+
+#[test]
+fn a_region_that_a_program_makes_is_its_own_once_a_host_has_proved_it() {
+    let mut guest = guest();
+    let mut service = guest.start_agent();
+    let mut program = Program::start(&mut service, USER);
+    let tag = program.send(&ring("numbers"));
+    for _ in 0..20 {
+        turn(&mut service);
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    assert!(program.receive().is_none(), "no host has proved it");
+    let mut host = Host::attach(&guest, &mut service, 0);
+    let made = region(host.link(&mut service, "numbers", RegionKind::Ring, 8));
+    assert!(!made.ready);
+    host.prove(&mut service, made.region);
+    turn(&mut service);
+    let (answered, reply, file) = program.receive().expect("an answer");
+    let granted = region(reply);
+    assert_eq!((answered, granted.region), (tag, made.region));
+    assert_eq!((granted.key, granted.placement), (0, 0));
+    let file = file.expect("a file");
+    let memory = Window::open(&file, 0, granted.size, Protection::ReadWrite).expect("maps");
+    memory.store_relaxed(0x2000, 77).expect("inside");
+    let seen = guest.map(made.region, made.size).load_relaxed(0x2000);
+    assert_eq!(seen, Ok(77));
+}
+
+#[test]
+fn a_region_whose_program_gives_up_waiting_goes() {
+    let mut guest = guest();
+    let mut service = guest.start_agent();
+    let mut program = Program::start(&mut service, USER);
+    program.send(&ring("numbers"));
+    while service.regions.find("numbers").is_none() {
+        turn(&mut service);
+    }
+    let id = service.regions.find("numbers").expect("made").id;
+    drop(program);
+    turn(&mut service);
+    assert!(service.regions.find("numbers").is_none());
+    assert!(!guest.holds(id));
+}
+
+#[test]
+fn users_get_what_the_rules_name_for_them_and_learn_of_nothing_else() {
+    let mut guest = guest();
+    let mut service = guest.start_agent();
+    let mut host = Host::attach(&guest, &mut service, 0);
+    let id = region(host.link(&mut service, "numbers", RegionKind::Ring, 8)).region;
+    host.prove(&mut service, id);
+    let secret = region(host.link(&mut service, "secret", RegionKind::Ring, 8)).region;
+    host.prove(&mut service, secret);
+    region(host.open(&mut service, "pipe", RegionKind::Pipe));
+
+    let mut stranger = Program::start(&mut service, 1002);
+    let mut texts = BTreeSet::new();
+    for name in ["secret", "nosuch"] {
+        for request in [ring(name), named(name)] {
+            let (reply, file) = stranger.ask(&mut service, &request);
+            assert!(file.is_none());
+            assert_eq!(refusal(reply), RefusalCode::Denied);
+            let Reply::Refused { explanation, .. } = reply else {
+                panic!("a refusal")
+            };
+            texts.insert(explanation.as_str().replace(name, "NAME"));
+        }
+    }
+    assert_eq!(texts.len(), 1, "{texts:?}");
+    let text = texts.first().expect("one");
+    assert!(
+        text.contains("user 1002") && text.contains("agent.toml"),
+        "{text}"
+    );
+
+    let mut reader = Program::start(&mut service, 1001);
+    assert!(reader.ask(&mut service, &ring("numbers")).1.is_some());
+    let request = named("numbers");
+    assert_eq!(
+        refused(&mut reader, &mut service, &request),
+        RefusalCode::Denied
+    );
+    let pipe = link("pipe", RegionKind::Stream, 0, Role::End);
+    assert_eq!(
+        refused(&mut reader, &mut service, &pipe),
+        RefusalCode::WrongKind
+    );
+    let mut maker = Program::start(&mut service, USER);
+    assert_eq!(
+        refused(&mut maker, &mut service, &ring("numbers")),
+        RefusalCode::Busy
+    );
+    let mut big = ring("own-1");
+    if let Request::Link { size, .. } = &mut big {
+        *size = 3 * MIB;
+    }
+    assert_eq!(refused(&mut maker, &mut service, &big), RefusalCode::Denied);
+    let mut root = Program::start(&mut service, 0);
+    if let Request::Link { size, .. } = &mut big {
+        *size = LIMIT;
+    }
+    assert_eq!(
+        refused(&mut root, &mut service, &big),
+        RefusalCode::OverBudget
+    );
+    let pipe = named("pipe");
+    assert_eq!(
+        refused(&mut root, &mut service, &pipe),
+        RefusalCode::WrongKind
+    );
+    for name in ["", "../x", "a b"] {
+        let request = ring(name);
+        assert_eq!(
+            refused(&mut stranger, &mut service, &request),
+            RefusalCode::Invalid
+        );
+    }
+    // Huge pages can be taken out of a file under the host's hands.
+    service.hugetlb = true;
+    let watch = link("numbers", RegionKind::Ring, 8, Role::Watch);
+    assert_eq!(
+        refused(&mut maker, &mut service, &watch),
+        RefusalCode::CannotPin
+    );
+    assert!(root.ask(&mut service, &watch).1.is_some());
+}
+
+#[test]
+fn a_program_uses_only_what_it_holds() {
+    let mut guest = guest();
+    let mut service = guest.start_agent();
+    let mut host = Host::attach(&guest, &mut service, 0);
+    let id = region(host.link(&mut service, "numbers", RegionKind::Ring, 8)).region;
+    host.prove(&mut service, id);
+    let mut one = Program::start(&mut service, USER);
+    let mut other = Program::start(&mut service, 1001);
+    region(one.ask(&mut service, &ring("numbers")).0);
+    for request in [
+        Request::Extents {
+            region: id,
+            first: 0,
+        },
+        Request::Proved {
+            region: id,
+            placement: 0,
+        },
+        Request::Bench {
+            region: id,
+            mode: 1,
+        },
+        Request::Create {
+            kind: RegionKind::Raw,
+            size: MIB,
+            name: Text::new("own-2"),
+        },
+        Request::Open {
+            kind: RegionKind::Ring,
+            size: 0,
+            name: Text::new("numbers"),
+        },
+    ] {
+        let code = refused(&mut one, &mut service, &request);
+        assert_eq!(code, RefusalCode::Unsupported, "{request:?}");
+    }
+    for region in [id, 1, 2, 0, u64::MAX] {
+        let request = Request::Close { region };
+        let code = refused(&mut other, &mut service, &request);
+        assert_eq!(code, RefusalCode::NotFound);
+        other.send(&Request::Bell { region });
+    }
+    // A bell of the host's reaches those that hold the region.
+    host.send(&Request::Bell { region: id });
+    turn(&mut service);
+    let bell = Reply::Bell { region: id };
+    assert!(matches!(one.receive(), Some((0, reply, None)) if reply == bell));
+    assert!(other.receive().is_none());
+    assert!(host.receive().is_none(), "a bell is not answered");
+    let close = Request::Close { region: id };
+    assert_eq!(one.ask(&mut service, &close).0, Reply::Done);
+    region(other.ask(&mut service, &ring("numbers")).0);
+}
+
+#[test]
+fn holders_of_a_removed_region_are_told_and_those_that_wait_for_it_refused() {
+    let mut guest = guest();
+    let mut service = guest.start_agent();
+    let mut host = Host::attach(&guest, &mut service, 0);
+    let id = region(host.link(&mut service, "numbers", RegionKind::Ring, 8)).region;
+    let mut waiter = Program::start(&mut service, 1001);
+    let tag = waiter.send(&ring("numbers"));
+    turn(&mut service);
+    let mut maker = Program::start(&mut service, USER);
+    let remove = named("numbers");
+    assert_eq!(maker.ask(&mut service, &remove).0, Reply::Done);
+    let (answered, reply, _) = waiter.receive().expect("an answer");
+    assert_eq!((answered, refusal(reply)), (tag, RefusalCode::NotFound));
+
+    let close = Request::Close { region: id };
+    assert_eq!(host.ask(&mut service, &close), Reply::Done);
+    assert!(!guest.holds(id));
+    let id = region(host.link(&mut service, "numbers", RegionKind::Ring, 8)).region;
+    host.prove(&mut service, id);
+    region(waiter.ask(&mut service, &ring("numbers")).0);
+    assert_eq!(host.ask(&mut service, &remove), Reply::Done);
+    match waiter.receive() {
+        Some((0, Reply::Ended { region, cause, .. }, None)) => {
+            assert_eq!((region, cause), (id, EndCause::Removed));
+        }
+        other => panic!("{other:?}"),
+    }
+    let close = Request::Close { region: id };
+    host.ask(&mut service, &close);
+    assert!(guest.holds(id), "the program holds it");
+    assert_eq!(waiter.ask(&mut service, &close).0, Reply::Done);
+    assert!(!guest.holds(id));
+}
+
+#[test]
+fn the_first_word_is_hello_in_a_version_that_fits() {
+    let mut guest = guest();
+    let mut service = guest.start_agent();
+    let program = Program::connect(&mut service, USER);
+    program.send_bytes(Datagram::new(&named("numbers").to_message(1)).bytes());
+    turn(&mut service);
+    assert!(program.is_over());
+
+    let program = Program::connect(&mut service, USER);
+    let other = Version { major: 9, minor: 3 };
+    program.send_bytes(Datagram::hello(other).bytes());
+    turn(&mut service);
+    match program.receive() {
+        Some((0, Reply::Refused { code, explanation }, None)) => {
+            assert_eq!(code, RefusalCode::Unsupported);
+            let text = explanation.as_str();
+            assert!(text.contains("9.3") && text.contains(&VERSION.to_string()));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(program.is_over());
+
+    let program = Program::start(&mut service, USER);
+    program.send_bytes(Datagram::hello(VERSION).bytes());
+    turn(&mut service);
+    assert!(program.is_over(), "one hello is enough");
+    assert_eq!(service.programs.len(), 0);
+}
+
+#[test]
+fn a_program_that_never_reads_loses_its_connection_and_what_it_held() {
+    let mut guest = guest();
+    let mut service = guest.start_agent();
+    let mut host = Host::attach(&guest, &mut service, 0);
+    let id = region(host.link(&mut service, "numbers", RegionKind::Ring, 8)).region;
+    host.prove(&mut service, id);
+    let mut program = Program::start(&mut service, USER);
+    region(program.ask(&mut service, &ring("numbers")).0);
+    let request = Request::Close { region: 12345 };
+    for _ in 0..100_000 {
+        if service.programs.len() == 0 {
+            break;
+        }
+        let message = Datagram::new(&request.to_message(1));
+        let flags = rustix::net::SendFlags::NOSIGNAL;
+        let _ = rustix::net::send(&program.socket, message.bytes(), flags);
+        turn(&mut service);
+    }
+    assert_eq!(service.programs.len(), 0);
+    let mut next = Program::start(&mut service, 1001);
+    region(next.ask(&mut service, &ring("numbers")).0);
+}
+
+#[test]
+fn one_connection_holds_and_waits_for_so_many() {
+    let mut guest = guest();
+    let mut service = guest.start_agent();
+    let mut program = Program::start(&mut service, USER);
+    for index in 0..16 {
+        let mut request = ring(&format!("own-{index}"));
+        if let Request::Link { size, .. } = &mut request {
+            *size = 16 << 10;
+        }
+        program.send(&request);
+    }
+    for _ in 0..10 {
+        turn(&mut service);
+    }
+    assert!(program.receive().is_none());
+    let code = refused(&mut program, &mut service, &ring("own-16"));
+    assert_eq!(code, RefusalCode::Busy);
+}
+
+#[test]
+fn ten_thousand_connections_leave_room_for_root_and_time_for_hosts() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("programs.sock");
+    let mut guest = guest();
+    let mut service = guest.start_agent();
+    let listener = programs::listen(&path).expect("listens");
+    service.programs = programs::Programs::new(Some(listener), guest.rules.clone());
+    let mut host = Host::attach(&guest, &mut service, 0);
+    // The limits of users are tried below; the socket is the same for all.
+    let address = SocketAddrUnix::new(&path).expect("a path");
+    let mut open = Vec::new();
+    let mut ended = 0;
+    for index in 0..10_000 {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+                .expect("a socket");
+        while rustix::net::connect(&socket, &address).is_err() {
+            turn(&mut service);
+        }
+        // As many stay open as this process may have.
+        if index < 300 {
+            open.push(socket);
+        } else {
+            ended += 1;
+        }
+        if index == 5_000 {
+            let reply = host.link(&mut service, "numbers", RegionKind::Ring, 8);
+            assert!(!region(reply).ready);
+        }
+    }
+    for _ in 0..1_000 {
+        turn(&mut service);
+    }
+    assert_eq!(ended + open.len(), 10_000);
+    // Root has all places, a user of whom the rules do not know those of one user.
+    let is_root = rustix::process::geteuid().is_root();
+    assert_eq!(service.programs.len(), if is_root { 256 } else { 32 });
+    drop(open);
+    for _ in 0..10 {
+        turn(&mut service);
+    }
+    assert_eq!(service.programs.len(), 0);
+}
+
+#[test]
+fn one_user_takes_no_others_places() {
+    let mut guest = guest();
+    let mut service = guest.start_agent();
+    let user = |uid: u32| super::credentials::User {
+        uid,
+        gid: uid,
+        groups: Vec::new(),
+    };
+    let mut kept = Vec::new();
+    let mut fill = |service: &mut Service, uid: u32, wanted: usize| {
+        let mut taken = 0;
+        while taken < wanted && service.programs.room_for(&user(uid)).is_ok() {
+            kept.push(Program::connect(service, uid));
+            taken += 1;
+        }
+        taken
+    };
+    assert_eq!(fill(&mut service, USER, 300), 32);
+    assert_eq!(fill(&mut service, 1001, 300), 32);
+    // Users that no rule names share what one user has.
+    assert_eq!(fill(&mut service, 5000, 20), 20);
+    assert_eq!(fill(&mut service, 5001, 20), 12);
+    assert_eq!(fill(&mut service, 0, 300), 256 - 96);
+    assert_eq!(fill(&mut service, 0, 300), 0);
+}
+
+/// What a program may send: anything, and things that look nearly right.
+fn datagram() -> impl Strategy<Value = Vec<u8>> {
+    let bytes = prop::collection::vec(any::<u8>(), 1..MAX_DATAGRAM + 40);
+    let request =
+        (0..12_u64, prop::collection::vec(any::<u8>(), 0..160)).prop_map(|(kind, payload)| {
+            let mut bytes = kind.to_le_bytes().to_vec();
+            bytes.extend(payload);
+            bytes
+        });
+    let nearly = (0..3_u64, 0..7_u64, any::<u64>(), any::<u64>(), 0..3_u64).prop_map(
+        |(name, kind, size, record, role)| {
+            let request = Request::Link {
+                kind: RegionKind::from_word(kind),
+                size: size >> (size % 64),
+                name: Text::new(&format!("own-{name}")),
+                record: record >> (record % 64),
+                role: if role == 0 { Role::Watch } else { Role::End },
+            };
+            Datagram::new(&request.to_message(record)).bytes().to_vec()
+        },
+    );
+    let small = (5..10_u64, any::<u64>(), 0..8_u64)
+        .prop_map(|(kind, tag, region)| [kind, tag, region, 0].map(u64::to_le_bytes).concat());
+    let hello =
+        any::<u64>().prop_map(|word| [u64::from(HELLO), 0, word].map(u64::to_le_bytes).concat());
+    prop_oneof![bytes, request, nearly, small, hello]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn whatever_a_program_sends_the_agent_goes_on(
+        datagrams in prop::collection::vec(datagram(), 1..60),
+    ) {
+        let mut guest = guest();
+        let mut service = guest.start_agent();
+        let mut host = Host::attach(&guest, &mut service, 0);
+        let mut program = Program::start(&mut service, USER);
+        for bytes in &datagrams {
+            let flags = rustix::net::SendFlags::NOSIGNAL;
+            if rustix::net::send(&program.socket, bytes, flags).is_err() {
+                program = Program::start(&mut service, USER);
+            }
+            turn(&mut service);
+        }
+        let made = region(host.link(&mut service, "theirs", RegionKind::Ring, 8));
+        host.prove(&mut service, made.region);
+        drop(program);
+        turn(&mut service);
+        prop_assert_eq!(service.programs.len(), 0);
+        let held = service.regions.iter().any(|region| region.openers.programs().next().is_some());
+        prop_assert!(!held);
+    }
+}

@@ -1,0 +1,260 @@
+//! What the examples have in common: `host VM` or `guest`, options that all of them take,
+//! how they begin and end on each side, and how they say what went wrong.
+
+use std::error::Error;
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use vmshm_guest::endpoint::RegionOptions;
+use vmshm_guest::{Agent, LinkFailure, OpenError, Presence, PresenceState};
+use vmshm_host::Vm;
+
+/// How long an example may take to end after Ctrl-C before it is ended.
+const MERCY: Duration = Duration::from_secs(2);
+/// Time between two looks at what nothing rings for.
+const LOOK: Duration = Duration::from_millis(1);
+/// What a program says that was ended by Ctrl-C.
+const INTERRUPTED: u8 = 130;
+
+/// Whether somebody pressed Ctrl-C.
+static INTERRUPTION: AtomicBool = AtomicBool::new(false);
+
+/// The command line of an example with options `E` of its own.
+#[derive(Debug, Parser)]
+#[command(disable_help_subcommand = true)]
+struct CommandLine<E: Args> {
+    #[command(subcommand)]
+    place: Place,
+    /// The region [default: the example's name].
+    #[arg(long, value_name = "REGION", global = true)]
+    name: Option<String>,
+    /// How long to wait for the other side, also in the middle.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, global = true)]
+    timeout: u64,
+    #[command(flatten)]
+    own: E,
+}
+
+/// On which side an example runs.
+#[derive(Debug, Subcommand)]
+pub enum Place {
+    /// On the host, with a virtual machine that runs there.
+    Host {
+        /// The VM: its process number, its name, or vmm:name.
+        vm: String,
+    },
+    /// In the guest, where vmshm-agent runs.
+    Guest,
+}
+
+/// What the user wants.
+#[derive(Debug)]
+pub struct Options<E> {
+    /// On which side this is.
+    pub place: Place,
+    /// The region's name.
+    pub name: String,
+    /// How long to wait for the other side.
+    pub timeout: Duration,
+    /// The example's own options.
+    pub own: E,
+}
+
+impl<E> Options<E> {
+    /// Waits until `look` finds what it looks for; else the failure is that it `did not`.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub fn wait_until(
+        &self,
+        did_not: &str,
+        mut look: impl FnMut() -> Result<bool, LinkFailure>,
+    ) -> Result<(), Failure> {
+        let begun = Instant::now();
+        while !look()? {
+            if begun.elapsed() > self.timeout {
+                let seconds = self.timeout.as_secs();
+                return Err(Failure {
+                    message: format!("{did_not} within {seconds} s"),
+                    hint: Some("start the other side, or give a longer --timeout".to_owned()),
+                });
+            }
+            thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+}
+
+/// Whether the other side's program has come to a link.
+#[must_use]
+pub fn has_come(peer: Presence) -> bool {
+    peer.state != PresenceState::Absent
+}
+
+/// Whether the other side's program was there and has gone.
+#[must_use]
+pub fn has_gone(peer: Presence) -> bool {
+    matches!(peer.state, PresenceState::Left | PresenceState::Lost)
+}
+
+/// Runs an example: reads its command line, and says in one line what came of it.
+pub fn run<E: Args>(
+    name: &'static str,
+    example: impl FnOnce(&Options<E>) -> Result<String, Failure>,
+) -> ExitCode {
+    let matches = CommandLine::<E>::command().name(name).get_matches();
+    let line = CommandLine::<E>::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let options = Options {
+        place: line.place,
+        name: line.name.unwrap_or_else(|| name.to_owned()),
+        timeout: Duration::from_secs(line.timeout),
+        own: line.own,
+    };
+    let result = example(&options);
+    let interrupted = INTERRUPTION.load(Ordering::Relaxed);
+    match result {
+        Ok(figures) => match writeln!(io::stdout(), "{name}: {figures}") {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        },
+        Err(_) if interrupted => {
+            eprintln!("{name}: interrupted");
+            ExitCode::from(INTERRUPTED)
+        }
+        Err(failure) => {
+            eprintln!("error: {}", failure.message);
+            if let Some(hint) = failure.hint {
+                eprintln!("hint: {hint}");
+            }
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// The host's side: opens the region, runs `exchange`, and removes the region.
+///
+/// # Errors
+/// [`Failure`].
+pub fn on_host<E>(
+    vm: Vm,
+    options: &Options<E>,
+    exchange: impl FnOnce(RegionOptions<Vm>) -> Result<String, Failure>,
+) -> Result<String, Failure> {
+    // Whoever waits over a link learns that its region was removed.
+    let (other, name) = (vm.clone(), options.name.clone());
+    at_interruption(move || drop(other.remove(&name)))?;
+    let figures = exchange(
+        RegionOptions::new(std::sync::Arc::new(vm.clone()), &options.name).timeout(options.timeout),
+    );
+    // Whatever came of it, nothing shall stay pinned in the guest.
+    let removed = vm.remove(&options.name);
+    let figures = figures?;
+    removed?;
+    Ok(figures)
+}
+
+/// The guest's side: opens the region and runs `exchange`. It leaves the region to the host,
+/// which may still read there.
+///
+/// # Errors
+/// [`Failure`].
+pub fn in_guest<E>(
+    agent: Agent,
+    options: &Options<E>,
+    exchange: impl FnOnce(RegionOptions<Agent>) -> Result<String, Failure>,
+) -> Result<String, Failure> {
+    // Whoever waits over a link learns that it is closed.
+    let other = agent.clone();
+    at_interruption(move || other.disconnect())?;
+    exchange(agent.region(&options.name).timeout(options.timeout))
+}
+
+/// At Ctrl-C `action` makes the example end; where that is not enough, it is ended.
+fn at_interruption(action: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            INTERRUPTION.store(true, Ordering::Relaxed);
+            action();
+            thread::sleep(MERCY);
+            std::process::exit(INTERRUPTED.into());
+        }
+    });
+    Ok(())
+}
+
+/// What went wrong, and what the user can do.
+#[derive(Debug)]
+pub struct Failure {
+    message: String,
+    hint: Option<String>,
+}
+
+impl Failure {
+    /// The other side's data are not what they should be.
+    pub fn wrong(message: impl Display) -> Self {
+        Self {
+            message: message.to_string(),
+            hint: Some("an earlier run may have left the region: `vmshm region remove`".to_owned()),
+        }
+    }
+
+    /// The command line makes no sense.
+    pub fn usage(message: &str) -> Self {
+        Self {
+            message: message.to_owned(),
+            hint: Some("see --help".to_owned()),
+        }
+    }
+
+    /// Something failed at a file.
+    pub fn file(path: impl Display, error: &impl Error) -> Self {
+        Self {
+            message: format!("{path}: {error}"),
+            hint: None,
+        }
+    }
+}
+
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
+        Self {
+            message: error.to_string(),
+            hint: error.hint(),
+        }
+    }
+}
+
+impl From<LinkFailure> for Failure {
+    fn from(failure: LinkFailure) -> Self {
+        let hint = match &failure {
+            LinkFailure::Timeout(_) => Some("is the other side still there?"),
+            other => other.hint(),
+        };
+        Self {
+            hint: hint.map(str::to_owned),
+            message: failure.to_string(),
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    /// A stream's error, which carries the link's, or another one.
+    fn from(error: io::Error) -> Self {
+        let failure = error.get_ref().and_then(|inner| inner.downcast_ref());
+        match failure {
+            Some(failure) => Self::from(LinkFailure::clone(failure)),
+            None => Self {
+                message: error.to_string(),
+                hint: None,
+            },
+        }
+    }
+}
