@@ -6,11 +6,14 @@
 mod guest;
 mod interruption;
 mod latency;
+mod local;
 mod measurement;
 mod memory;
 mod pair;
 mod processors;
+mod stream;
 mod threads;
+mod together;
 mod waiting;
 
 use std::time::Duration;
@@ -78,6 +81,7 @@ fn row(name: &str, plan: &Plan, vm: Option<&str>) -> Result<Measurement> {
         "one-way-64B-host" => pair::measure(plan),
         "ring-u64" => threads::single(plan),
         "ring-u64-batch" => threads::batched(plan),
+        "stream-1GiB" => stream::measure(plan),
         _ => bail!("there is no row {name}"),
     }
 }
