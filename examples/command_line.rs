@@ -150,9 +150,7 @@ pub fn on_host<E>(
     // Whoever waits over a link learns that its region was removed.
     let (other, name) = (vm.clone(), options.name.clone());
     at_interruption(move || drop(other.remove(&name)))?;
-    let figures = exchange(
-        RegionOptions::new(std::sync::Arc::new(vm.clone()), &options.name).timeout(options.timeout),
-    );
+    let figures = exchange(vm.region(&options.name).timeout(options.timeout));
     // Whatever came of it, nothing shall stay pinned in the guest.
     let removed = vm.remove(&options.name);
     let figures = figures?;
