@@ -104,12 +104,15 @@ pub fn has_gone(peer: Presence) -> bool {
     matches!(peer.state, PresenceState::Left | PresenceState::Lost)
 }
 
-/// Runs an example: reads its command line, and says in one line what came of it.
+/// Runs an example, which is `about` something: reads its command line, and says in one
+/// line what came of it.
 pub fn run<E: Args>(
     name: &'static str,
+    about: &'static str,
     example: impl FnOnce(&Options<E>) -> Result<String, Failure>,
 ) -> ExitCode {
-    let matches = CommandLine::<E>::command().name(name).get_matches();
+    let command = CommandLine::<E>::command().name(name).about(about);
+    let matches = command.get_matches();
     let line = CommandLine::<E>::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let options = Options {
         place: line.place,
@@ -150,9 +153,7 @@ pub fn on_host<E>(
     // Whoever waits over a link learns that its region was removed.
     let (other, name) = (vm.clone(), options.name.clone());
     at_interruption(move || drop(other.remove(&name)))?;
-    let figures = exchange(
-        RegionOptions::new(std::sync::Arc::new(vm.clone()), &options.name).timeout(options.timeout),
-    );
+    let figures = exchange(vm.region(&options.name).timeout(options.timeout));
     // Whatever came of it, nothing shall stay pinned in the guest.
     let removed = vm.remove(&options.name);
     let figures = figures?;

@@ -39,8 +39,10 @@ enum Task<'a> {
     Receive(&'a Path),
 }
 
+const ABOUT: &str = "Copies a file to the other side and proves that it is the same";
+
 fn main() -> ExitCode {
-    run("file_copy", |options: &Options<FileCopy>| {
+    run("file_copy", ABOUT, |options: &Options<FileCopy>| {
         // What can fail without the other side fails first.
         let task = match (&options.own.send, &options.own.to) {
             (Some(path), None) => {

@@ -66,11 +66,17 @@ impl State {
     }
 }
 
+const ABOUT: &str = "Publishes a state as fast as possible; the other side reads the newest";
+
 fn main() -> ExitCode {
-    run("latest", |options: &Options<Newest>| match &options.place {
-        Place::Host { vm } => on_host(Vm::connect(vm)?, options, |it| exchange(it, options)),
-        Place::Guest => in_guest(Agent::connect()?, options, |it| exchange(it, options)),
-    })
+    run(
+        "latest",
+        ABOUT,
+        |options: &Options<Newest>| match &options.place {
+            Place::Host { vm } => on_host(Vm::connect(vm)?, options, |it| exchange(it, options)),
+            Place::Guest => in_guest(Agent::connect()?, options, |it| exchange(it, options)),
+        },
+    )
 }
 
 /// The same on both sides: `C` is a VM on the host and the agent in the guest.

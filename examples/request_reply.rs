@@ -29,9 +29,12 @@ struct RequestReply {
     bytes: usize,
 }
 
+const ABOUT: &str = "Sends requests from the host to the guest and checks the answers";
+
 fn main() -> ExitCode {
     run(
         "request_reply",
+        ABOUT,
         |options: &Options<RequestReply>| match &options.place {
             Place::Host { vm } => on_host(Vm::connect(vm)?, options, |it| ask(it, options)),
             Place::Guest => in_guest(Agent::connect()?, options, |it| serve(it, options)),

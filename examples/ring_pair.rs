@@ -26,13 +26,17 @@ struct RingPair {
     batch: usize,
 }
 
+const ABOUT: &str = "Sends numbered records both ways and checks them";
+
 fn main() -> ExitCode {
-    run("ring_pair", |options: &Options<RingPair>| {
-        match &options.place {
+    run(
+        "ring_pair",
+        ABOUT,
+        |options: &Options<RingPair>| match &options.place {
             Place::Host { vm } => on_host(Vm::connect(vm)?, options, |it| exchange(it, options)),
             Place::Guest => in_guest(Agent::connect()?, options, |it| exchange(it, options)),
-        }
-    })
+        },
+    )
 }
 
 /// The same on both sides: `C` is a VM on the host and the agent in the guest.
@@ -63,7 +67,7 @@ fn exchange<C: Connection>(
         options.wait_until("the guest did not end", || Ok(has_gone(receiver.peer()?)))?;
     }
     let count = options.own.count;
-    let rate = (count * 2) as f64 / seconds / 1e6;
+    let rate = 2.0 * count as f64 / seconds / 1e6;
     Ok(format!(
         "{count} records each way, {seconds:.3} s, {rate:.2} M records/s"
     ))

@@ -40,9 +40,12 @@ const COUNTED: u64 = 1;
 /// The side has read the sum.
 const DONE: u64 = 2;
 
+const ABOUT: &str = "Counts on both sides in the same memory";
+
 fn main() -> ExitCode {
     run(
         "shared_counter",
+        ABOUT,
         |options: &Options<SharedCounter>| match &options.place {
             Place::Host { vm } => on_host(Vm::connect(vm)?, options, |it| exchange(it, options)),
             Place::Guest => in_guest(Agent::connect()?, options, |it| exchange(it, options)),
@@ -74,8 +77,8 @@ fn exchange<C: Connection>(
     options.wait_until("the other side did not count", || {
         Ok(raw.load(theirs + STAGE)? >= COUNTED)
     })?;
-    let sum = raw.load(ours + COUNT)? + raw.load(theirs + COUNT)?;
-    if sum != 2 * options.own.count {
+    let sum = u128::from(raw.load(ours + COUNT)?) + u128::from(raw.load(theirs + COUNT)?);
+    if sum != 2 * u128::from(options.own.count) {
         return Err(Failure::wrong(format!(
             "the sum is {sum}, not twice {}",
             options.own.count

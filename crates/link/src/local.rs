@@ -15,7 +15,8 @@
 //! A datagram is eight bytes, the message's number first, and then the payload as in a
 //! slot's rings. A program may send `Link`, `Close`, `Remove` and `Bell`; a link is its own
 //! as long as the socket is open. A region's file is sealed: it can neither grow nor
-//! shrink.
+//! shrink. An agent that leaves in good order says `Ended` for region 0, which there is
+//! none of, before it closes the socket.
 
 use crate::control::{MAX_MESSAGE, Message};
 use crate::error::LinkError;

@@ -1,6 +1,7 @@
 //! The connection to an agent that the test plays: what is granted, what is refused, and
 //! how a session ends.
 
+mod links;
 mod played;
 
 use std::thread;
