@@ -43,7 +43,7 @@ impl Failure {
 
     fn into_open_error(self, name: &str) -> OpenError {
         match self {
-            Self::Select(error) => not_selected(name, error),
+            Self::Select(error) => not_selected(error),
             Self::Attach(error) => not_attached(name, error),
             Self::Thread(error) => not_kept(error),
         }
