@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::termios::{ControlModes, OptionalActions};
 use vmshm_link::rendezvous::serial::{
@@ -205,8 +205,8 @@ impl Drop for Line {
     }
 }
 
-/// Opens a serial device. A terminal passes bytes as they are from then on, and nobody but
-/// root may open it meanwhile; a port of virtio is no terminal, and does so by itself.
+/// Opens a serial device. A terminal passes bytes as they are from then on, and no other
+/// vmshm program takes it meanwhile; a port of virtio is no terminal, and does so by itself.
 fn open(path: &Path) -> io::Result<OwnedFd> {
     if !fs::metadata(path)?.file_type().is_char_device() {
         return Err(io::Error::other("it is no serial device"));
@@ -217,13 +217,25 @@ fn open(path: &Path) -> io::Result<OwnedFd> {
         Ok(mut modes) => {
             modes.make_raw();
             modes.control_modes |= ControlModes::CLOCAL | ControlModes::CREAD;
+            lock(&device)?;
             rustix::termios::tcsetattr(&device, OptionalActions::Now, &modes)?;
-            rustix::termios::ioctl_tiocexcl(&device)?;
         }
         Err(Errno::NOTTY) => {}
         Err(error) => return Err(error.into()),
     }
     Ok(device)
+}
+
+/// Locks a device for as long as it is open: unlike a terminal's own exclusive mode, that
+/// ends with a process that is killed.
+fn lock(device: &OwnedFd) -> io::Result<()> {
+    match rustix::fs::flock(device, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => {
+            let taken = "another program uses the line";
+            Err(io::Error::new(ErrorKind::ResourceBusy, taken))
+        }
+        other => Ok(other?),
+    }
 }
 
 #[cfg(test)]
@@ -241,7 +253,10 @@ mod tests {
         rustix::pty::unlockpt(&theirs).expect("unlocked");
         let name = rustix::pty::ptsname(&theirs, Vec::new()).expect("named");
         let path = name.to_str().expect("text");
-        let line = Line::open(Path::new(path), 7 << 32).expect("opens");
+        let path = Path::new(path);
+        let line = Line::open(path, 7 << 32).expect("opens");
+        let error = Line::open(path, 1).expect_err("one at a time");
+        assert_eq!(error.kind(), ErrorKind::ResourceBusy);
         (line, theirs)
     }
 
