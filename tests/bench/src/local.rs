@@ -37,7 +37,9 @@ impl World {
 pub struct Local<const HOST: bool>(Arc<World>);
 
 /// The two sides of one region of `size` bytes.
-pub fn pair(size: u64) -> anyhow::Result<(RegionOptions<Local<true>>, RegionOptions<Local<false>>)> {
+pub fn pair(
+    size: u64,
+) -> anyhow::Result<(RegionOptions<Local<true>>, RegionOptions<Local<false>>)> {
     let world = Arc::new(World {
         region: Arc::new(memory::shared(size)?.1),
         rights: Arc::new(memory::shared(1)?.1),

@@ -53,7 +53,10 @@ pub fn measure(plan: &Plan) -> Result<Measurement> {
     };
     let copy = |target: &mut [u8], number: usize| -> f64 {
         let start = number % PIECES * PIECE;
-        let (from, to) = (&source[start..start + PIECE], &mut target[start..start + PIECE]);
+        let (from, to) = (
+            &source[start..start + PIECE],
+            &mut target[start..start + PIECE],
+        );
         let begun = Instant::now();
         to.copy_from_slice(from);
         std::hint::black_box(to);
