@@ -1,4 +1,4 @@
-//! `vmshm listen` on loopback, and agents that connect out to it.
+//! `vmshm listen`, and agents that connect out to it.
 
 use serde_json::Value;
 
@@ -14,7 +14,7 @@ use rustix::process::Signal;
 pub struct Listener {
     running: Running,
     printed: Lines,
-    /// Its port on 127.0.0.1.
+    /// Its port on 127.0.0.1; zero where it has none.
     pub port: u16,
 }
 
@@ -25,20 +25,33 @@ impl Listener {
     /// When it does not listen.
     #[must_use]
     pub fn start(port: u16) -> Self {
+        Self::start_at(&[&format!("127.0.0.1:{port}")])
+    }
+
+    /// Starts one that listens at these addresses.
+    ///
+    /// # Panics
+    /// When it does not listen.
+    #[must_use]
+    pub fn start_at(addresses: &[&str]) -> Self {
         // A guest without a processor of its own may take long for each step.
-        let address = format!("127.0.0.1:{port}");
-        let mut running = vmshm(["listen", &address, "--json", "--timeout", "60"]).start();
+        let words = [&["listen"], addresses, &["--json", "--timeout", "60"]].concat();
+        let mut running = vmshm(words).start();
         let printed = Lines::collect(running.stdout.take().expect("not taken yet"));
-        let said = "listening at 127.0.0.1:";
-        let port = wait_until("port", SOON, || {
+        let said = "listening at ";
+        let lines = wait_until("listener", SOON, || {
             let text = running.errors.so_far();
-            let line = text.lines().find_map(|line| line.strip_prefix(said))?;
-            line.parse().ok()
+            let lines = text.lines().filter_map(|line| line.strip_prefix(said));
+            let lines: Vec<String> = lines.map(str::to_owned).collect();
+            (lines.len() >= addresses.len()).then_some(lines)
         });
+        let ports = lines
+            .iter()
+            .filter_map(|line| line.strip_prefix("127.0.0.1:")?.parse().ok());
         Self {
             running,
             printed,
-            port,
+            port: ports.into_iter().next().unwrap_or(0),
         }
     }
 
@@ -94,8 +107,16 @@ impl Listener {
 /// # Panics
 /// When it does not serve.
 pub fn connect_agent(machine: &Machine, port: u16) {
+    connect_agent_to(machine, &format!("tcp:10.0.2.2:{port}"));
+}
+
+/// The same to any place.
+///
+/// # Panics
+/// When it does not serve.
+pub fn connect_agent_to(machine: &Machine, place: &str) {
     agent::stop(&machine.guest);
-    agent::start_with(&machine.guest, &format!("--connect tcp:10.0.2.2:{port}"));
+    agent::start_with(&machine.guest, &format!("--connect {place}"));
 }
 
 /// What the guest's agent says of its connection.

@@ -1,6 +1,6 @@
 //! A virtual machine that was booted for the tests, by the same command that users have.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -23,6 +23,8 @@ const KEEPER: &str =
 
 /// Under this number the booter and the VMM inherit the guest shell's line. It is high enough to be free.
 const LINE: i32 = 90;
+/// Under this number the VMM inherits one file more.
+pub const FILE: i32 = 91;
 
 /// What kind of machine to boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -177,6 +179,21 @@ impl Machine {
     /// When it does not boot.
     #[must_use]
     pub fn boot_as(kind: Kind, label: &str, options: &[&str]) -> Self {
+        Self::boot_with(kind, label, options, &[], None)
+    }
+
+    /// The same with more arguments for the VMM, which inherits `file` as number [`FILE`].
+    ///
+    /// # Panics
+    /// When it does not boot.
+    #[must_use]
+    pub fn boot_with(
+        kind: Kind,
+        label: &str,
+        options: &[&str],
+        arguments: &[String],
+        file: Option<BorrowedFd<'_>>,
+    ) -> Self {
         let start = Instant::now();
         let name = format!("vm-tests-{}-{label}", std::process::id());
         let (ours, theirs) = UnixStream::pair().expect("there are sockets");
@@ -197,14 +214,21 @@ impl Machine {
             .arg(Path::new(&package).join(SCRIPT))
             .arg("--")
             .args(kind.vmm_arguments(&name))
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let number = std::os::fd::AsRawFd::as_raw_fd(&inherited);
-        assert_eq!(number, LINE, "the line's number is free");
-        rustix::io::fcntl_setfd(&inherited, FdFlags::empty()).expect("the line is there");
+        let more = file.map(|file| {
+            rustix::io::fcntl_dupfd_cloexec(file, FILE).expect("there are descriptors")
+        });
+        for (file, number) in [(Some(&inherited), LINE), (more.as_ref(), FILE)] {
+            let Some(file) = file else { continue };
+            let found = std::os::fd::AsRawFd::as_raw_fd(file);
+            assert_eq!(found, number, "the number is free");
+            rustix::io::fcntl_setfd(file, FdFlags::empty()).expect("the file is there");
+        }
         let mut keeper = command.spawn().expect("there is a shell");
-        drop(inherited);
+        drop((inherited, more));
 
         let said = Lines::collect(keeper.stdout.take().expect("it is piped"));
         let console = Lines::collect(keeper.stderr.take().expect("it is piped"));

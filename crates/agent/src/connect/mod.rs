@@ -160,6 +160,7 @@ impl AsFd for Connector {
 
 impl Drop for Connector {
     fn drop(&mut self) {
+        // release: connect-stop
         self.shared.stopping.store(true, Ordering::Release);
         // The agent may end before the thread does.
         if let Some(outgoing) = &*lock(&self.shared.outgoing) {
@@ -213,6 +214,7 @@ impl Connection {
     }
 
     fn is_stopping(&self) -> bool {
+        // acquire: connect-stop
         self.shared.stopping.load(Ordering::Acquire)
     }
 

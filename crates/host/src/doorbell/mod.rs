@@ -110,6 +110,7 @@ impl Doorbell for Doorbells {
 
 impl Drop for Doorbells {
     fn drop(&mut self) {
+        // release: doorbell-stop
         self.shared.stopping.store(true, Ordering::Release);
         let _ = rustix::io::write(&self.shared.changed, &1_u64.to_ne_bytes());
         if let Some(thread) = self.thread.take()
@@ -141,6 +142,7 @@ impl Shared {
     }
 
     fn is_stopping(&self) -> bool {
+        // acquire: doorbell-stop
         self.stopping.load(Ordering::Acquire)
     }
 

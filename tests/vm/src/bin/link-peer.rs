@@ -4,6 +4,7 @@
 //! link-peer (host VM | guest) NAME steady STOP     checks until the file STOP is there, then says what it saw
 //! link-peer (host VM | guest) NAME victim STATE    the same until it is killed; STATE is where it was killed last time
 //! link-peer (host VM | guest) NAME echo            sends each number of the ring NAME back until u64::MAX comes
+//! link-peer (host VM | guest) NAME sleepy          the same, always asleep until the doorbell wakes it
 //! link-peer kill COUNT LONGEST -- COMMAND…         runs the victim COUNT times, and kills it at random moments
 //! ```
 //!
@@ -52,6 +53,9 @@ impl Item {
         assert_eq!(*self, Self::new(self.sender, self.number), "a torn item");
     }
 }
+
+/// Who sleeps so long is woken, or the test is over.
+const SLEEPY: Duration = Duration::from_secs(120);
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -106,8 +110,10 @@ fn wait_for<T>(what: &str, mut attempt: impl FnMut() -> Result<T, String>) -> T 
 }
 
 fn run<C: Connection>(region: &dyn Fn(&str) -> RegionOptions<C>, name: &str, role: &[&str]) {
-    if role == ["echo"] {
-        return echo(region, name);
+    match role {
+        ["echo"] => return echo(&|| region(name)),
+        ["sleepy"] => return echo(&|| region(name).spins(0).longest_sleep(SLEEPY)),
+        _ => {}
     }
     let mut side = wait_for("ring and latest", || Side::open(region, name));
     match role {
@@ -118,9 +124,9 @@ fn run<C: Connection>(region: &dyn Fn(&str) -> RegionOptions<C>, name: &str, rol
 }
 
 /// Ends well after the last number, and when the link ends, which is told.
-fn echo<C: Connection>(region: &dyn Fn(&str) -> RegionOptions<C>, name: &str) {
+fn echo<C: Connection>(options: &dyn Fn() -> RegionOptions<C>) {
     let mut ring = wait_for("ring", || {
-        let options = region(name).timeout(Duration::from_secs(20));
+        let options = options().timeout(Duration::from_secs(20));
         options.ring::<u64>().map_err(say)
     });
     loop {

@@ -12,6 +12,7 @@ mod bad_input;
 mod bochs;
 mod compaction;
 mod decoys;
+mod doorbell;
 mod dumps;
 mod extents;
 mod holes;
