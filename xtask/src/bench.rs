@@ -31,8 +31,8 @@ processor for more than 1 % of it is discarded, and counted; the 5 that waited l
 medians over the rounds, ratios (ours / other) the medians of each round's ratio.
 
 FILE gets an array of objects with name, unit, better (lower or higher), ours, peer_name, peer, floor, ratio_to_peer,
-ratio_to_floor, rounds, discarded, and what else a row has to say. Latencies are p50, one way, in ns; `idle` is the
-share of a core in percent.";
+ratio_to_floor, rounds, discarded, disturbed (rounds that remain although they were disturbed), and what else a row has
+to say. Latencies are p50, one way, in ns; `idle` is the share of a core in percent.";
 
 /// What to measure, and how.
 #[derive(clap::Args, Debug, Default)]

@@ -62,6 +62,8 @@ pub struct Row {
     pub rounds: usize,
     /// Rounds that do not.
     pub discarded: usize,
+    /// Of those that count, how many were disturbed, too: none unless most were.
+    pub disturbed: usize,
     /// The slowest thousandth of single messages: ours.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ours_p999: Option<f64>,
@@ -105,6 +107,10 @@ pub fn judge(measured: Measurement) -> Result<Row> {
         ratio_to_floor: ratio(ours, |round| round.floor),
         rounds: kept.len(),
         discarded: all - kept.len(),
+        disturbed: kept
+            .iter()
+            .filter(|round| round.waited > MOST_WAITING)
+            .count(),
         ours_p999: of(|round| round.ours_p999),
         peer_p999: of(|round| round.peer_p999),
         floor_p999: of(|round| round.floor_p999),
@@ -174,7 +180,7 @@ pub mod tests {
         let disturbed = [(100.0, 1.0, 0.011), (100.0, 1.0, 0.5)];
         let judged = row(&[&quiet[..], &disturbed].concat());
         assert_eq!((judged.rounds, judged.discarded), (6, 2));
-        assert_eq!(judged.ours, 1.0);
+        assert_eq!((judged.ours, judged.disturbed), (1.0, 0));
         assert_eq!(row(&[(1.0, 1.0, MOST_WAITING); 7]).rounds, 7);
     }
 
@@ -185,6 +191,7 @@ pub mod tests {
             .collect();
         let judged = row(&rounds);
         assert_eq!((judged.rounds, judged.discarded), (AT_LEAST, 15));
+        assert_eq!(judged.disturbed, AT_LEAST);
         assert_eq!(judged.ours, 3.0);
         // Fewer than that are all there is.
         assert_eq!(row(&rounds[..2]).rounds, 2);
@@ -196,7 +203,7 @@ pub mod tests {
         let expected = json!({
             "name": "ring-u64", "unit": "M records/s", "better": "higher",
             "ours": 3.0, "peer_name": "rtrb", "peer": 2.0, "floor": null,
-            "ratio_to_peer": 1.5, "ratio_to_floor": null, "rounds": 1, "discarded": 0,
+            "ratio_to_peer": 1.5, "ratio_to_floor": null, "rounds": 1, "discarded": 0, "disturbed": 0,
             "capacity_records": 4096,
         });
         assert_eq!(value, expected);

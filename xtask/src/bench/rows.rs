@@ -137,6 +137,12 @@ pub fn table(rows: &[Row]) -> String {
     }
     let mut text = aligned(&lines);
     for row in rows {
+        if row.disturbed > 0 {
+            text.push_str(&format!(
+                "warning: of the {} rounds of {}, {} were disturbed by others, too: measure again on a quiet machine\n",
+                row.rounds, row.name, row.disturbed
+            ));
+        }
         if let Some(name) = &row.peer_name {
             text.push_str(&format!("peer of {}: {name}\n", row.name));
         }
