@@ -6,6 +6,7 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -152,7 +153,7 @@ pub fn on_host<E>(
 ) -> Result<String, Failure> {
     // Whoever waits over a link learns that its region was removed.
     let (other, name) = (vm.clone(), options.name.clone());
-    at_interruption(move || drop(other.remove(&name)))?;
+    let _interruption = at_interruption(move || drop(other.remove(&name)))?;
     let figures = exchange(vm.region(&options.name).timeout(options.timeout));
     // Whatever came of it, nothing shall stay pinned in the guest.
     let removed = vm.remove(&options.name);
@@ -173,22 +174,33 @@ pub fn in_guest<E>(
 ) -> Result<String, Failure> {
     // Whoever waits over a link learns that it is closed.
     let other = agent.clone();
-    at_interruption(move || other.disconnect())?;
+    let _interruption = at_interruption(move || other.disconnect())?;
     exchange(agent.region(&options.name).timeout(options.timeout))
 }
 
+/// What is done at Ctrl-C, until this is dropped. It holds a handle on the VM, whose session
+/// ends with the last one.
+struct Interruption<F> {
+    _action: Arc<Mutex<Option<F>>>,
+}
+
 /// At Ctrl-C `action` makes the example end; where that is not enough, it is ended.
-fn at_interruption(action: impl FnOnce() + Send + 'static) -> io::Result<()> {
+fn at_interruption<F: FnOnce() + Send + 'static>(action: F) -> io::Result<Interruption<F>> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    let action = Arc::new(Mutex::new(Some(action)));
+    let waiting = Arc::downgrade(&action);
     thread::spawn(move || {
         if signals.forever().next().is_some() {
             INTERRUPTION.store(true, Ordering::Relaxed);
-            action();
+            let action = waiting.upgrade().and_then(|slot| slot.lock().ok()?.take());
+            if let Some(action) = action {
+                action();
+            }
             thread::sleep(MERCY);
             std::process::exit(INTERRUPTED.into());
         }
     });
-    Ok(())
+    Ok(Interruption { _action: action })
 }
 
 /// What went wrong, and what the user can do.

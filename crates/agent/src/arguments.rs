@@ -34,14 +34,15 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
 pub(crate) enum Command {
     /// Announce this guest and serve hosts until SIGTERM or SIGINT
     #[command(
-        after_help = "Examples:\n  vmshm-agent run --max-pinned 256M\n  vmshm-agent run --connect tcp:10.0.2.2:7001     (on the host: vmshm listen 127.0.0.1:7001)"
+        after_help = "Examples:\n  vmshm-agent run --max-pinned 256M\n  vmshm-agent run --connect tcp:10.0.2.2:7001     (on the host: vmshm listen 127.0.0.1:7001)\n  vmshm-agent run --connect vsock:2:7001          (on the host: vmshm listen vsock:7001)\n  vmshm-agent run --connect serial:/dev/ttyS1     (on the host: vmshm listen serial:PATH)"
     )]
     Run {
         /// The most memory to pin: bytes, or with K, M, G (default: a quarter of the RAM)
         #[arg(long, value_name = "SIZE", value_parser = quantity::parse_size)]
         max_pinned: Option<u64>,
-        /// Connect out to `vmshm listen` on the host, so that it need not scan for this guest
-        #[arg(long, value_name = "tcp:HOST:PORT")]
+        /// Connect out to `vmshm listen` on the host, so that it need not scan for this guest,
+        /// and sleeping programs of either side can be woken
+        #[arg(long, value_name = "tcp:HOST:PORT|vsock:CID:PORT|serial:/dev/…")]
         connect: Option<Listener>,
         /// Which users' programs may use which regions (default: /etc/vmshm/agent.toml; without
         /// it only root's may)

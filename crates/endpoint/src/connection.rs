@@ -31,7 +31,7 @@ pub trait Connection: Debug + Send + Sync + 'static {
     where
         Self: Sized;
 
-    /// Lets go of a region, in good order. Nothing of it is touched afterwards.
+    /// Lets go of what is held, in good order. Nothing of it is touched afterwards.
     fn close(&self, region: u64);
 
     /// Takes a region off the guest's list. Whoever holds it is told that it is over.
@@ -59,7 +59,7 @@ pub trait Right: Debug + Clone + Send + Sync + 'static {
 
 /// Wakes the other side's sleeper.
 pub trait Doorbell: Debug + Send + Sync + 'static {
-    /// Rings, without waiting for anything. A ring may be lost.
+    /// Rings for a region that is held, without waiting for anything. A ring may be lost.
     fn ring(&self, region: u64);
 }
 
@@ -83,7 +83,8 @@ pub struct Wish {
 /// A region that is held. Dropping this changes nothing: [`Connection::close`] lets go.
 #[derive(Debug)]
 pub struct Held<C: Connection> {
-    /// Its number.
+    /// The number of this hold, for [`Connection::close`] and the doorbell: a program may
+    /// hold a region as an end and as a watcher at the same time.
     pub region: u64,
     /// Its bytes.
     pub memory: C::Memory,

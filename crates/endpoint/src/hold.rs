@@ -13,7 +13,7 @@ use vmshm_link::directory::RegionKind;
 use vmshm_link::ends::{Presence, SleepWatch, Sleeper};
 use vmshm_shm::SharedMemory;
 
-use crate::connection::{Connection, Held, Right, Wish};
+use crate::connection::{Connection, Doorbell, Held, Right, Wish};
 use crate::ending::End;
 use crate::error::{LinkFailure, OpenError};
 use crate::tether::Tether;
@@ -130,7 +130,10 @@ impl<C: Connection> Hold<C> {
     /// Whether the region is over.
     #[inline]
     pub(crate) fn check(&self) -> Result<(), LinkFailure> {
-        Ok(self.held.tether.check()?)
+        match self.held.tether.check() {
+            Ok(()) => Ok(()),
+            Err(end) => Err(end.into()),
+        }
     }
 
     /// Whether this side may still write the region. For use in a look.
@@ -144,6 +147,19 @@ impl<C: Connection> Hold<C> {
     pub(crate) fn may_write(&self) -> Result<(), LinkFailure> {
         self.check()?;
         self.verify().map_err(|error| self.explain(error))
+    }
+
+    /// Writes something by `act`, if this side still may.
+    #[inline]
+    pub(crate) fn attempt<T>(
+        &self,
+        act: impl FnOnce() -> Result<T, LinkError>,
+    ) -> Result<T, LinkFailure> {
+        self.check()?;
+        match self.verify().and_then(|()| act()) {
+            Ok(done) => Ok(done),
+            Err(error) => Err(self.explain(error)),
+        }
     }
 
     /// What an error of the memory or of its other writer means. The link is over by it,
@@ -202,10 +218,15 @@ impl<C: Connection> Hold<C> {
                 .check(self.memory(), C::SIDE.other())
                 .map_err(|error| self.explain(error))?;
             if asleep {
-                doorbell.ring(self.held.region);
+                self.ring(doorbell.as_ref());
             }
         }
         Ok(())
+    }
+
+    #[cold]
+    fn ring(&self, doorbell: &dyn Doorbell) {
+        doorbell.ring(self.held.region);
     }
 
     fn sleepers(&self) -> MutexGuard<'_, Sleepers<C>> {

@@ -54,3 +54,5 @@ pub use vmshm_link::control::Role;
 pub use vmshm_link::directory::RegionKind;
 pub use vmshm_link::duplex::Side;
 pub use vmshm_link::ends::{Presence, PresenceState};
+/// Its derives say that a type may be a record or a value.
+pub use zerocopy;

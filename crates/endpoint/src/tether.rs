@@ -65,9 +65,14 @@ impl Tether {
     pub fn check(&self) -> Result<(), End> {
         // acquire: tether-end
         if self.over.load(Ordering::Acquire) {
-            return Err(self.state().end.clone().unwrap_or(End::Closed));
+            return Err(self.reason());
         }
         Ok(())
+    }
+
+    #[cold]
+    fn reason(&self) -> End {
+        self.state().end.clone().unwrap_or(End::Closed)
     }
 
     /// Sleeps until the other side rings, the region is over, or `at_most` has passed. A

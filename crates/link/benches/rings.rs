@@ -14,12 +14,12 @@ use vmshm_link::duplex::Side;
 use vmshm_link::fixed_ring::{FixedConsumer, FixedProducer, FixedRingLayout};
 use vmshm_shm::{LocalMemory, SharedMemory};
 
-const RECORDS: u64 = 1 << 20;
+const RECORDS: u64 = 1 << 18;
 const CAPACITY: u64 = 1 << 12;
-const BATCH: u64 = 64;
-const TURNS: usize = 41;
-const PINGS: u64 = 4000;
-const PING_TURNS: usize = 101;
+const BATCH: usize = 64;
+const TURNS: usize = 31;
+const PINGS: u64 = 2000;
+const PING_TURNS: usize = 61;
 
 type Memory = Arc<LocalMemory>;
 
@@ -31,12 +31,6 @@ fn main() {
     let runs = |name: &str| wanted.is_empty() || wanted.iter().any(|word| name.contains(word));
     if runs("ring-u64-single") {
         throughput("ring-u64-single", single, rtrb_single);
-    }
-    if runs("alone-push") {
-        throughput("alone-push", || alone(true), || rtrb_alone(true));
-    }
-    if runs("alone-pop") {
-        throughput("alone-pop", || alone(false), || rtrb_alone(false));
     }
     if runs("ring-u64-batch") {
         throughput("ring-u64-batch", batched, rtrb_batched);
@@ -149,14 +143,14 @@ fn rtrb_single() -> Duration {
     )
 }
 
-const BATCH_BYTES: usize = BATCH as usize * 8;
+const BATCH_BYTES: usize = BATCH * 8;
 
 fn batched() -> Duration {
     let (mut producer, mut consumer) = ring(8, CAPACITY);
     timed(
         move || {
             let mut bytes = [0_u8; BATCH_BYTES];
-            for first in (0..RECORDS).step_by(BATCH as usize) {
+            for first in (0..RECORDS).step_by(BATCH) {
                 for (number, word) in (first..).zip(bytes.chunks_exact_mut(8)) {
                     word.copy_from_slice(&number.to_ne_bytes());
                 }
@@ -191,8 +185,8 @@ fn rtrb_batched() -> Duration {
     let (mut producer, mut consumer) = rtrb::RingBuffer::<u64>::new(capacity);
     timed(
         move || {
-            let mut words = [0_u64; BATCH as usize];
-            for first in (0..RECORDS).step_by(BATCH as usize) {
+            let mut words = [0_u64; BATCH];
+            for first in (0..RECORDS).step_by(BATCH) {
                 for (number, word) in (first..).zip(&mut words) {
                     *word = number;
                 }
@@ -207,7 +201,7 @@ fn rtrb_batched() -> Duration {
             }
         },
         || {
-            let mut words = [0_u64; BATCH as usize];
+            let mut words = [0_u64; BATCH];
             let mut next = 0;
             while next < RECORDS {
                 let (found, _) = consumer.pop_partial_slice(&mut words);
@@ -344,58 +338,4 @@ fn ring_ping(timing: Timing) -> Sides {
     });
     echo.join().expect("no panic");
     sides
-}
-
-fn alone(push: bool) -> Duration {
-    let (mut producer, mut consumer) = ring(8, CAPACITY);
-    let mut total = Duration::ZERO;
-    for round in 0..RECORDS / CAPACITY {
-        let a = Instant::now();
-        for number in 0..CAPACITY {
-            while !producer
-                .try_push(&(number + round).to_ne_bytes())
-                .expect("right")
-            {
-                spin_loop();
-            }
-        }
-        let b = Instant::now();
-        let mut into = [0; 8];
-        for number in 0..CAPACITY {
-            while !consumer.try_pop(&mut into).expect("right") {
-                spin_loop();
-            }
-            assert_eq!(u64::from_ne_bytes(into), number + round);
-        }
-        let c = Instant::now();
-        total += if push { b - a } else { c - b };
-    }
-    total
-}
-
-fn rtrb_alone(push: bool) -> Duration {
-    let capacity = usize::try_from(CAPACITY).expect("small");
-    let (mut producer, mut consumer) = rtrb::RingBuffer::<u64>::new(capacity);
-    let mut total = Duration::ZERO;
-    for round in 0..RECORDS / CAPACITY {
-        let a = Instant::now();
-        for number in 0..CAPACITY {
-            while producer.push(number + round).is_err() {
-                spin_loop();
-            }
-        }
-        let b = Instant::now();
-        for number in 0..CAPACITY {
-            let found = loop {
-                match consumer.pop() {
-                    Ok(found) => break found,
-                    Err(_) => spin_loop(),
-                }
-            };
-            assert_eq!(found, number + round);
-        }
-        let c = Instant::now();
-        total += if push { b - a } else { c - b };
-    }
-    total
 }

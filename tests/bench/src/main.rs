@@ -4,13 +4,17 @@
 //! Refuses names of rows that it does not know, and rows of a VM without one.
 
 mod guest;
+mod idle;
 mod interruption;
 mod latency;
+mod local;
 mod measurement;
 mod memory;
 mod pair;
 mod processors;
+mod stream;
 mod threads;
+mod together;
 mod waiting;
 
 use std::time::Duration;
@@ -25,7 +29,7 @@ use processors::Processors;
 #[derive(Parser)]
 struct Arguments {
     /// The rows to measure
-    #[arg(required_unless_present = "memory")]
+    #[arg(required_unless_present_any = ["memory", "sleep_in_guest"])]
     names: Vec<String>,
     /// Undisturbed rounds that are enough
     #[arg(long, default_value_t = 40)]
@@ -42,12 +46,18 @@ struct Arguments {
     /// The VM of the rows that need one
     #[arg(long)]
     vm: Option<String>,
+    /// Be the guest's end of the row `idle`
+    #[arg(long, hide = true)]
+    sleep_in_guest: bool,
     #[command(flatten)]
     answer: pair::Answer,
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    if arguments.sleep_in_guest {
+        return idle::sleep_in_guest();
+    }
     // Whoever started this is the one who wants the figures.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
     if arguments.answer.is_asked() {
@@ -76,8 +86,10 @@ fn row(name: &str, plan: &Plan, vm: Option<&str>) -> Result<Measurement> {
     match name {
         "one-way-64B" => guest::measure(plan, vm()?),
         "one-way-64B-host" => pair::measure(plan),
+        "idle" => idle::measure(plan, vm()?),
         "ring-u64" => threads::single(plan),
         "ring-u64-batch" => threads::batched(plan),
+        "stream-1GiB" => stream::measure(plan),
         _ => bail!("there is no row {name}"),
     }
 }

@@ -2,10 +2,9 @@
 //! through rtrb's, which has none to make.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use vmshm_link::duplex::Side;
 use vmshm_link::fixed_ring::{FixedConsumer, FixedProducer, FixedRingLayout};
 use vmshm_shm::Mapping;
@@ -13,7 +12,8 @@ use zerocopy::IntoBytes;
 
 use crate::measurement::{Measurement, Plan, Round, rounds};
 use crate::memory;
-use crate::processors::{Processors, pin};
+use crate::processors::Processors;
+use crate::together;
 use crate::waiting::Waiting;
 
 /// Records that either ring holds.
@@ -75,42 +75,19 @@ fn measure(plan: &Plan, name: &'static str, ours: Run, rtrb: Run) -> Result<Meas
     })
 }
 
-/// Runs `consume` beside `produce` and gives the time from the start of both to the end of both. The consumer gives
-/// the sum of what it got.
+/// Runs both, and checks the sum of what came out.
 fn both(
     count: u64,
     processors: Processors,
     produce: impl FnOnce() -> Result<()>,
     consume: impl FnOnce() -> Result<u64> + Send,
 ) -> Result<Duration> {
-    let (ready, go) = (AtomicBool::new(false), AtomicBool::new(false));
-    pin(processors.first)?;
-    std::thread::scope(|scope| {
-        let consumer = scope.spawn(|| {
-            let pinned = pin(processors.second);
-            ready.store(true, Ordering::Release);
-            while !go.load(Ordering::Acquire) {
-                std::hint::spin_loop();
-            }
-            pinned?;
-            let sum = consume()?;
-            Ok::<_, anyhow::Error>((sum, Instant::now()))
-        });
-        while !ready.load(Ordering::Acquire) {
-            std::hint::spin_loop();
-        }
-        let start = Instant::now();
-        go.store(true, Ordering::Release);
-        let produced = produce();
-        let consumed = consumer.join().ok().context("the consumer panicked")?;
-        produced?;
-        let (sum, end) = consumed?;
-        ensure!(
-            sum == (0..count).fold(0, u64::wrapping_add),
-            "other numbers came out than went in"
-        );
-        Ok(end.duration_since(start))
-    })
+    let (took, sum) = together::run(processors, produce, consume)?;
+    ensure!(
+        sum == (0..count).fold(0, u64::wrapping_add),
+        "other numbers came out than went in"
+    );
+    Ok(took)
 }
 
 type Ends = (FixedProducer<Arc<Mapping>>, FixedConsumer<Arc<Mapping>>);

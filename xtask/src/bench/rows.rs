@@ -1,6 +1,7 @@
 //! The rows that can be measured, their goals, and the table that people read.
 
 use anyhow::{Result, bail};
+use serde_json::Value;
 
 use super::judge::{AT_LEAST, MOST_WAITING, Row};
 
@@ -140,7 +141,7 @@ pub fn table(rows: &[Row]) -> String {
             text.push_str(&format!("peer of {}: {name}\n", row.name));
         }
         for (name, value) in &row.additional {
-            text.push_str(&format!("{}: {name} {value}\n", row.name));
+            text.push_str(&additional(&row.name, name, value));
         }
     }
     text.push_str(&format!(
@@ -148,6 +149,32 @@ pub fn table(rows: &[Row]) -> String {
         MOST_WAITING * 100.0
     ));
     text
+}
+
+/// One line for a value, or for each of several: of an object its fields.
+fn additional(row: &str, name: &str, value: &Value) -> String {
+    match value {
+        Value::Array(values) => values
+            .iter()
+            .map(|value| additional(row, name, value))
+            .collect(),
+        Value::Object(fields) => {
+            let fields: Vec<String> = fields
+                .iter()
+                .map(|(name, value)| format!("{name} {}", plain(value)))
+                .collect();
+            format!("{row}: {name}: {}\n", fields.join(", "))
+        }
+        value => format!("{row}: {name} {}\n", plain(value)),
+    }
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Number(value) if value.is_f64() => number(value.as_f64().unwrap_or(f64::NAN)),
+        value => value.to_string(),
+    }
 }
 
 fn figures(row: &Row) -> Vec<String> {

@@ -18,9 +18,12 @@ mod locals;
 mod openers;
 mod pattern;
 mod presences;
+#[cfg(test)]
+mod program_limit_tests;
 mod program_requests;
 #[cfg(test)]
 mod program_simulation;
+mod program_socket;
 #[cfg(test)]
 mod program_tests;
 mod programs;
@@ -57,7 +60,8 @@ use crate::run_directory::{self, AGENT_LOCK, AGENT_SOCKET, Lock, RunDirectoryErr
 use crate::size::show;
 use local_protocol::ReleaseInfo;
 use locals::Locals;
-use programs::{ListenError, Programs};
+use program_socket::ListenError;
+use programs::Programs;
 use rules::{Rules, RulesError};
 use service::{Service, ServiceError};
 
@@ -163,7 +167,7 @@ pub(crate) fn run(options: Options) -> Result<(), AgentError> {
     let ready = describe(&inventory, limit);
     let notes = notes(&inventory.summary, options.pin_by);
     let locals = Locals::new(Some(run_directory::listen(AGENT_SOCKET)?));
-    let programs = Programs::new(Some(programs::listen(Path::new(SOCKET))?), rules);
+    let programs = Programs::new(Some(program_socket::listen(Path::new(SOCKET))?), rules);
     let mut service = Service::take_over(client, inventory, locals, programs, limit)?;
     service.announce()?;
     tell(&ready);

@@ -4,19 +4,11 @@
 //! the agent's descriptors nor its time from the hosts.
 
 use std::collections::BTreeSet;
-use std::fs::{self, Permissions};
-use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
-    SocketFlags, SocketType,
-};
+use rustix::net::{RecvFlags, SocketFlags};
 use tracing::debug;
 use vmshm_link::control::{EndCause, RefusalCode, Reply};
 use vmshm_link::fields::Text;
@@ -26,6 +18,7 @@ use super::creation::Refusal;
 use super::credentials::{self, User};
 use super::links::LinkWish;
 use super::openers::ProgramId;
+use super::program_socket::transmit;
 use super::rules::Rules;
 
 /// The most connections at once.
@@ -38,8 +31,6 @@ const PER_USER: usize = 32;
 const ACCEPTS_PER_TURN: usize = 32;
 /// Rounds for which nobody is taken in when the system has no more descriptors.
 const ROUNDS_OF_WANT: u32 = 8;
-/// Connections that the system keeps for the agent.
-const BACKLOG: i32 = 128;
 
 /// A request for a link that waits: for the region to be made, or for a host to prove it.
 #[derive(Debug, Clone)]
@@ -83,42 +74,6 @@ pub(crate) struct Programs {
     pub(super) first: usize,
     /// Regions whose other side shall be woken in this round.
     pub(super) rung: BTreeSet<u64>,
-}
-
-/// Listens at `path`, for every user, in the place of a socket that nobody listens at any
-/// more. The caller holds the agent's lock.
-pub(crate) fn listen(path: &Path) -> Result<OwnedFd, ListenError> {
-    let fail = |error: io::Error| ListenError {
-        path: path.to_owned(),
-        error,
-    };
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail(error)),
-        _ => {}
-    }
-    let bound = || -> rustix::io::Result<OwnedFd> {
-        let socket = rustix::net::socket_with(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-            None,
-        )?;
-        rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
-        rustix::net::listen(&socket, BACKLOG)?;
-        Ok(socket)
-    };
-    let socket = bound().map_err(|error| fail(error.into()))?;
-    fs::set_permissions(path, Permissions::from_mode(0o666)).map_err(fail)?;
-    Ok(socket)
-}
-
-/// Programs cannot be listened to.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot listen for programs at {}: {error}", .path.display())]
-pub(crate) struct ListenError {
-    path: PathBuf,
-    #[source]
-    error: io::Error,
 }
 
 impl Programs {
@@ -384,29 +339,5 @@ impl Programs {
             .collect();
         self.programs.retain(|program| !program.over);
         over
-    }
-}
-
-/// Sends without waiting. A descriptor goes along with the datagram, or neither goes.
-fn transmit(
-    socket: &OwnedFd,
-    datagram: &Datagram,
-    file: Option<BorrowedFd<'_>>,
-) -> rustix::io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if let Some(file) = &file {
-        control.push(SendAncillaryMessage::ScmRights(std::slice::from_ref(file)));
-    }
-    loop {
-        match rustix::net::sendmsg(
-            socket.as_fd(),
-            &[io::IoSlice::new(datagram.bytes())],
-            &mut control,
-            SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
-        ) {
-            Err(Errno::INTR) => {}
-            result => return result.map(drop),
-        }
     }
 }

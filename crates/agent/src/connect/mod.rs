@@ -7,6 +7,7 @@
 //! whoever listens before it has greeted rightly, and nothing is believed of it before
 //! it has shown that it reads this guest's memory.
 
+mod line;
 mod listener;
 mod outgoing;
 mod resolve;
@@ -160,6 +161,10 @@ impl AsFd for Connector {
 impl Drop for Connector {
     fn drop(&mut self) {
         self.shared.stopping.store(true, Ordering::Release);
+        // The agent may end before the thread does.
+        if let Some(outgoing) = &*lock(&self.shared.outgoing) {
+            outgoing.close();
+        }
         self.shared.changed.wake();
     }
 }

@@ -51,6 +51,11 @@ impl Outgoing {
         self.bells.add(region);
     }
 
+    /// Tells the other side that this is the end.
+    pub(super) fn close(&self) {
+        self.transport.close();
+    }
+
     /// Sends what can be sent now.
     pub(super) fn flush(&mut self) -> io::Result<Rest> {
         loop {

@@ -2,6 +2,7 @@
 //! `vmshm_link::rendezvous` for what is said.
 
 use std::io::{self, ErrorKind, Read, Write};
+use std::path::PathBuf;
 
 use vmshm_link::rendezvous::message::{Announce, Inbox, Incoming, Message, MessageError, greeting};
 use vmshm_link::rendezvous::{self, Secret};
@@ -20,6 +21,18 @@ pub(super) enum TalkError {
     /// Nobody answers there.
     #[error("{0}")]
     Connect(io::Error),
+    /// The kernel has no vsock, or no way out by it.
+    #[error("this guest has no vsock (a vhost-vsock device, and the module vsock)")]
+    NoVsock,
+    /// The serial line cannot be had.
+    #[error("cannot use {}: {error}", .path.display())]
+    Line {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        error: io::Error,
+    },
     /// Somebody else listens there.
     #[error("who listens there is no `vmshm listen`")]
     Foreign,

@@ -9,6 +9,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 
+use super::line::Line;
 use super::waker::Waker;
 use crate::channel::timespec;
 
@@ -17,6 +18,8 @@ use crate::channel::timespec;
 pub(super) enum Transport {
     /// A stream socket that does not block.
     Socket(OwnedFd),
+    /// A serial line.
+    Serial(Box<Line>),
 }
 
 impl Transport {
@@ -25,6 +28,7 @@ impl Transport {
     pub(super) fn receive(&self, space: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Socket(socket) => Ok(rustix::io::read(socket, space)?),
+            Self::Serial(line) => line.receive(space),
         }
     }
 
@@ -32,17 +36,32 @@ impl Transport {
     pub(super) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Socket(socket) => Ok(rustix::net::send(socket, bytes, SendFlags::NOSIGNAL)?),
+            Self::Serial(line) => line.send(bytes),
+        }
+    }
+
+    /// Tells the other side that this is the end, where the system does not do so.
+    pub(super) fn close(&self) {
+        if let Self::Serial(line) = self {
+            line.close();
         }
     }
 
     /// Waits until it is readable (or writable, as `wanted` says), until `waker` is woken, or
-    /// until `pause` has passed.
+    /// until `pause` has passed, or less.
     pub(super) fn wait(
         &self,
         wanted: PollFlags,
         waker: &Waker,
         pause: Option<Duration>,
     ) -> io::Result<()> {
+        let mut wanted = wanted;
+        let mut pause = pause;
+        if let Self::Serial(line) = self {
+            let (due, is_blocked) = line.tend()?;
+            wanted.set(PollFlags::OUT, is_blocked);
+            pause = Some(pause.map_or(due, |pause| pause.min(due)));
+        }
         let mut fds = [PollFd::new(self, wanted), PollFd::new(waker, PollFlags::IN)];
         match rustix::event::poll(&mut fds, pause.map(timespec).as_ref()) {
             Ok(_) | Err(Errno::INTR) => Ok(()),
@@ -55,6 +74,7 @@ impl AsFd for Transport {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Socket(socket) => socket.as_fd(),
+            Self::Serial(line) => line.as_fd(),
         }
     }
 }

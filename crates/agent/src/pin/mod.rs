@@ -288,3 +288,35 @@ impl Pinner {
         })?
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::ValueEnum;
+
+    use super::*;
+
+    #[test]
+    fn a_method_has_one_name() {
+        for method in Method::value_variants() {
+            let name = method.to_string();
+            let option = method.to_possible_value().expect("none is hidden");
+            assert_eq!(option.get_name(), name);
+            let text = serde_json::to_string(method).expect("succeeds");
+            assert_eq!(text, format!("\"{name}\""));
+        }
+    }
+
+    #[test]
+    fn says_of_every_way_why_it_is_closed() {
+        let none = NoMethod {
+            io_uring: "no ring".to_owned(),
+            af_xdp: "no socket".to_owned(),
+            huge_pages: "no pool".to_owned(),
+        };
+        assert_eq!(
+            none.to_string(),
+            "this guest cannot pin memory: no ring; no socket; no pool"
+        );
+        assert!(none.hint().contains("AF_XDP"));
+    }
+}

@@ -43,12 +43,9 @@ where
     /// [`LinkFailure::Ended`].
     #[inline]
     pub fn try_receive(&mut self) -> Result<Option<T>, LinkFailure> {
-        self.hold.may_write()?;
         let mut record = T::new_zeroed();
-        let found = self
-            .ring
-            .try_pop(record.as_mut_bytes())
-            .map_err(|error| self.hold.explain(error))?;
+        let ring = &mut self.ring;
+        let found = self.hold.attempt(|| ring.try_pop(record.as_mut_bytes()))?;
         self.bell.took(&self.hold, u64::from(found))?;
         Ok(found.then_some(record))
     }
@@ -103,11 +100,10 @@ where
     /// [`LinkFailure::Ended`].
     #[inline]
     pub fn try_receive_into(&mut self, records: &mut [T]) -> Result<usize, LinkFailure> {
-        self.hold.may_write()?;
+        let ring = &mut self.ring;
         let count = self
-            .ring
-            .try_pop_all(records.as_mut_bytes())
-            .map_err(|error| self.hold.explain(error))?;
+            .hold
+            .attempt(|| ring.try_pop_all(records.as_mut_bytes()))?;
         self.bell.took(&self.hold, count as u64)?;
         Ok(count)
     }

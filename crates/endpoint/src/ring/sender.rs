@@ -42,11 +42,8 @@ where
     /// [`LinkFailure::Ended`].
     #[inline]
     pub fn try_send(&mut self, record: &T) -> Result<bool, LinkFailure> {
-        self.hold.may_write()?;
-        let sent = self
-            .ring
-            .try_push(record.as_bytes())
-            .map_err(|error| self.hold.explain(error))?;
+        let ring = &mut self.ring;
+        let sent = self.hold.attempt(|| ring.try_push(record.as_bytes()))?;
         if sent {
             self.hold.wake_peer(&mut self.watch)?;
         }
@@ -96,11 +93,10 @@ where
     /// [`LinkFailure::Ended`].
     #[inline]
     pub fn try_send_all(&mut self, records: &[T]) -> Result<usize, LinkFailure> {
-        self.hold.may_write()?;
+        let ring = &mut self.ring;
         let sent = self
-            .ring
-            .try_push_all(records.as_bytes())
-            .map_err(|error| self.hold.explain(error))?;
+            .hold
+            .attempt(|| ring.try_push_all(records.as_bytes()))?;
         if sent > 0 {
             self.hold.wake_peer(&mut self.watch)?;
         }

@@ -3,11 +3,12 @@
 use std::thread;
 use std::time::Duration;
 
-use vmshm_endpoint::{Connection, RegionOptions, loopback};
+use vmshm_endpoint::{Connection, Held, RegionKind, RegionOptions, Role, Side, Wish, loopback};
+use vmshm_shm::SharedMemory;
 
 use crate::LONG;
 
-/// Sleeps as soon as it can, and for ever if nobody rings.
+/// Sleeps as soon as it can, and ever longer if nobody rings.
 fn sleepy<C: Connection>(options: RegionOptions<C>) -> RegionOptions<C> {
     options.spins(0).longest_sleep(LONG)
 }
@@ -73,16 +74,11 @@ fn without_a_doorbell_a_sleeper_looks_again_by_itself() {
     });
 }
 
-#[test]
-fn an_end_that_slept_leaves_its_word_even() {
-    use vmshm_endpoint::{RegionKind, Role, Side, Wish};
-    use vmshm_shm::SharedMemory;
-
-    let (host, guest) = loopback::pair();
-    let mut ours = sleepy(host.region("a").size(1 << 13))
-        .ring::<u64>()
-        .expect("opens");
-    let held = guest
+/// The guest's end of the ring "a" as its bare memory and tether.
+fn bare(
+    guest: &loopback::Loopback<loopback::InGuest>,
+) -> Held<loopback::Loopback<loopback::InGuest>> {
+    guest
         .open(&Wish {
             name: "a".to_owned(),
             kind: RegionKind::Ring,
@@ -91,7 +87,67 @@ fn an_end_that_slept_leaves_its_word_even() {
             role: Role::End,
             timeout: Duration::ZERO,
         })
+        .expect("opens")
+}
+
+#[test]
+fn a_sleeper_is_rung_for_once_and_nobody_else_is() {
+    let (host, guest) = loopback::pair();
+    let mut ours = host.region("a").size(1 << 13).ring::<u64>().expect("opens");
+    let held = bare(&guest);
+    let (asleep, rings) = (Side::Guest.asleep(), || held.tether.rings());
+    let sleep = |word| held.memory.store_release(asleep, word).expect("inside");
+    ours.send(&1).expect("sends");
+    assert_eq!(rings(), 0, "nobody sleeps");
+    sleep(1);
+    for _ in 0..3 {
+        ours.send(&1).expect("sends");
+        assert_eq!(rings(), 1);
+    }
+    sleep(2);
+    ours.send_all(&[1, 2]).expect("sends");
+    assert_eq!(rings(), 1);
+    sleep(3);
+    ours.send_all(&[1, 2]).expect("sends");
+    assert_eq!(rings(), 2);
+}
+
+#[test]
+fn a_sender_that_sleeps_for_room_is_rung_for_when_a_quarter_is_free() {
+    let (host, guest) = loopback::pair();
+    let mut ours = host.region("a").size(1 << 13).ring::<u64>().expect("opens");
+    let held = bare(&guest);
+    let rings = || held.tether.rings();
+    held.memory
+        .store_release(Side::Guest.front(), ours.capacity())
+        .expect("inside");
+    held.memory
+        .store_release(Side::Guest.asleep(), 1)
+        .expect("inside");
+    for taken in 1..=ours.capacity() {
+        assert_eq!(ours.receive(), Ok(0));
+        assert_eq!(rings(), u64::from(taken >= ours.capacity() / 4));
+    }
+    // And when the ring is found empty, however little was taken.
+    held.memory
+        .store_release(Side::Guest.front(), ours.capacity() + 1)
+        .expect("inside");
+    held.memory
+        .store_release(Side::Guest.asleep(), 3)
+        .expect("inside");
+    assert_eq!(ours.receive(), Ok(0));
+    assert_eq!(rings(), 1);
+    assert_eq!(ours.try_receive(), Ok(None));
+    assert_eq!(rings(), 2);
+}
+
+#[test]
+fn an_end_that_slept_leaves_its_word_even() {
+    let (host, guest) = loopback::pair();
+    let mut ours = sleepy(host.region("a").size(1 << 13))
+        .ring::<u64>()
         .expect("opens");
+    let held = bare(&guest);
     let asleep = || {
         held.memory
             .load_acquire(Side::Host.asleep())

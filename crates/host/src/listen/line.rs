@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::termios::{ControlModes, OptionalActions};
@@ -294,7 +294,7 @@ fn put(wire: &OwnedFd, bytes: &[u8]) -> Result<usize, Errno> {
 }
 
 /// Opens a Unix socket or a terminal device; the latter passes bytes as they are from then
-/// on, and nobody else may open it meanwhile.
+/// on, and no other vmshm program takes it meanwhile.
 fn open(path: &Path) -> io::Result<OwnedFd> {
     let kind = fs::metadata(path)?.file_type();
     if kind.is_socket() {
@@ -313,9 +313,21 @@ fn open(path: &Path) -> io::Result<OwnedFd> {
     let mut modes = rustix::termios::tcgetattr(device.as_fd()).map_err(|_| neither())?;
     modes.make_raw();
     modes.control_modes |= ControlModes::CLOCAL | ControlModes::CREAD;
+    lock(&device)?;
     rustix::termios::tcsetattr(&device, OptionalActions::Now, &modes)?;
-    rustix::termios::ioctl_tiocexcl(&device)?;
     Ok(device)
+}
+
+/// Locks a device for as long as it is open: unlike a terminal's own exclusive mode, that
+/// ends with a process that is killed.
+fn lock(device: &OwnedFd) -> io::Result<()> {
+    match rustix::fs::flock(device, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => {
+            let taken = "another program uses the line";
+            Err(io::Error::new(ErrorKind::ResourceBusy, taken))
+        }
+        other => Ok(other?),
+    }
 }
 
 const _: () = assert!(MOST_WAITING > 2 * MAX_FRAME);

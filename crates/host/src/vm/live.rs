@@ -1,10 +1,10 @@
 //! One session with a guest, from its proof to its end, under the watch of a thread of its
 //! own. Whoever uses it takes the session for moments only: nobody waits with it in hand.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use vmshm_endpoint::{End, Tether};
+use vmshm_endpoint::{Doorbell, End, Tether};
 use vmshm_link::control::{Reply, Request};
 use vmshm_link::slot::Tenure;
 use vmshm_link::wait::Backoff;
@@ -13,6 +13,7 @@ use vmshm_ram::View;
 
 use super::holds::Holds;
 use crate::conversation::Question;
+use crate::doorbell::Doorbells;
 use crate::ending::{Condition, SessionEnd};
 use crate::region::Ground;
 use crate::session::{RequestError, Session, refusal_to_error};
@@ -39,6 +40,8 @@ pub(super) struct Live {
     pub(super) directory: Directory,
     /// What tells whether the session's slot is still ours.
     pub(super) tenure: Tenure<Arc<View>>,
+    /// What wakes the guest's sleepers, and ours, where a listener runs.
+    doorbells: Option<Arc<Doorbells>>,
 }
 
 #[derive(Debug, Default)]
@@ -57,14 +60,22 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Live {
-    /// Takes a session over and starts its thread.
+    /// Takes over a session with the VM in process `pid`, and starts its thread.
     ///
     /// # Errors
     /// What the system says when there can be no thread.
-    pub(super) fn start(session: Session) -> std::io::Result<Arc<Self>> {
+    pub(super) fn start(pid: u32, session: Session) -> std::io::Result<Arc<Self>> {
         let tenure = session.slot_tenure();
         let tenure = tenure.ok_or(std::io::ErrorKind::NotConnected)?;
-        let live = Arc::new(Self {
+        let live = Arc::new_cyclic(|live: &Weak<Self>| Self {
+            doorbells: {
+                let live = live.clone();
+                Doorbells::connect(pid, move |region| {
+                    if let Some(live) = live.upgrade() {
+                        live.wake(region);
+                    }
+                })
+            },
             ground: session.ground(),
             directory: session.directory().clone(),
             tenure,
@@ -248,9 +259,14 @@ impl Live {
     }
 
     /// The other side rang for a region: whoever sleeps over it looks again.
-    #[allow(dead_code, reason = "called by what brings bells from the guest")]
-    pub(super) fn wake(&self, region: u64) {
+    fn wake(&self, region: u64) {
         locked(&self.state).holds.wake(region);
+    }
+
+    /// What wakes the guest's sleepers over a region, if anything does.
+    pub(super) fn doorbell(&self, region: u64) -> Option<Arc<dyn Doorbell>> {
+        let doorbells = Arc::clone(self.doorbells.as_ref()?);
+        Some(Arc::new(Bell { doorbells, region }))
     }
 
     /// Somebody lets go of what it holds.
@@ -309,6 +325,19 @@ impl Live {
         drop(state);
         let session = locked(&self.session).take();
         drop(session);
+    }
+}
+
+/// Rings for one region by its number in the guest: a link knows only its handle's.
+#[derive(Debug)]
+struct Bell {
+    doorbells: Arc<Doorbells>,
+    region: u64,
+}
+
+impl Doorbell for Bell {
+    fn ring(&self, _handle: u64) {
+        self.doorbells.ring(self.region);
     }
 }
 

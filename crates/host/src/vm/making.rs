@@ -43,7 +43,7 @@ impl Failure {
 
     fn into_open_error(self, name: &str) -> OpenError {
         match self {
-            Self::Select(error) => not_selected(name, error),
+            Self::Select(error) => not_selected(error),
             Self::Attach(error) => not_attached(name, error),
             Self::Thread(error) => not_kept(error),
         }
@@ -53,7 +53,7 @@ impl Failure {
 fn try_once(name: &str, options: &AttachOptions) -> Result<Arc<Live>, Failure> {
     let vmm = machines::find(name).map_err(Failure::Select)?;
     let session = attach(&vmm, options).map_err(Failure::Attach)?;
-    Live::start(session).map_err(Failure::Thread)
+    Live::start(vmm.pid, session).map_err(Failure::Thread)
 }
 
 /// Tries once.

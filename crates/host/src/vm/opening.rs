@@ -1,10 +1,9 @@
 //! Opening a link's region in a session: the agent is asked for it, its pages are laid out
 //! and proved, and from then on its end is told.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use vmshm_endpoint::{Doorbell, Held, OpenError, Role, Wish};
+use vmshm_endpoint::{Held, OpenError, Role, Wish};
 use vmshm_link::control::{RefusalCode, RegionReply, Reply, Request};
 use vmshm_ram::Protection;
 
@@ -53,15 +52,8 @@ pub(super) fn open(live: &Live, handle: u64, wish: &Wish) -> Result<Held<Vm>, Op
         memory: region.memory,
         right: WriteRight(live.tenure.clone()),
         tether,
-        doorbell: doorbell(region.id),
+        doorbell: live.doorbell(region.id),
     })
-}
-
-/// What wakes the guest's sleepers over that region. Whatever rings is told the region's
-/// number here, since a link knows only its handle's; whatever hears the guest ring calls
-/// `Live::wake` with it.
-fn doorbell(_region: u64) -> Option<Arc<dyn Doorbell>> {
-    None
 }
 
 /// Asks until it is granted, or there is no use in asking again.

@@ -163,17 +163,16 @@ fn in_a_link_no_word_is_written_by_both_ends_or_the_agent() {
         let mut host = open(&on_host, Side::Host);
         let bytes = payload(round, 40);
         let mut into = [0; 40];
-        for (from, to) in [(&mut guest, &mut host)] {
-            assert_eq!(from.fixed.0.try_push(&bytes), Ok(true));
-            assert_eq!(to.fixed.1.try_pop(&mut into), Ok(true));
-            assert_eq!(to.fixed.0.try_push(&into), Ok(true));
-            assert_eq!(from.fixed.1.try_pop(&mut into), Ok(true));
-            assert_eq!(into[..], bytes);
-            from.sleeper.fall_asleep().expect("own");
-            assert_eq!(SleepWatch::new().check(&on_host, Side::Guest), Ok(true));
-            from.sleeper.wake_up().expect("own");
-            to.sleeper.fall_asleep().expect("own");
-        }
+        let (from, to) = (&mut guest, &mut host);
+        assert_eq!(from.fixed.0.try_push(&bytes), Ok(true));
+        assert_eq!(to.fixed.1.try_pop(&mut into), Ok(true));
+        assert_eq!(to.fixed.0.try_push(&into), Ok(true));
+        assert_eq!(from.fixed.1.try_pop(&mut into), Ok(true));
+        assert_eq!(into[..], bytes);
+        from.sleeper.fall_asleep().expect("own");
+        assert_eq!(SleepWatch::new().check(&on_host, Side::Guest), Ok(true));
+        from.sleeper.wake_up().expect("own");
+        to.sleeper.fall_asleep().expect("own");
     }
     no_shared_lines(&in_guest, &on_host);
     no_shared_lines(&in_guest, &agent);

@@ -251,6 +251,10 @@ fn a_terminal_passes_bytes_as_they_are() {
     guest.announce.beacon = GuestPhysical(0x20_0000);
     guest.announce.boot_id = [0, 3, 4, 10, 13, 17, 19, 26, 28, 127, 255, 9, 8, 21, 22, 23];
     let mut host = listening_at(&[&address], std::slice::from_ref(&guest), LONG).expect("opens");
+    let error = listening_at(&[&address], &[], LONG)
+        .err()
+        .expect("one at a time");
+    assert!(error.hint().is_some(), "{error}");
     let mut wire = Wire::new(ours);
     host.tie_on(&mut wire, &guest, 1);
     assert_eq!(host.news(), "tied one at 0x200000");
