@@ -60,8 +60,8 @@ pub(crate) fn map(file: impl AsFd, size: u64, role: Role) -> Result<Arc<Mapping>
         Role::End => Protection::ReadWrite,
         Role::Watch => Protection::Read,
     };
-    let mapping = Mapping::start(file, size, unit, protection)?;
-    mapping.populate();
+    let mut mapping = Mapping::start(file, size, unit, protection)?;
+    mapping.populate()?;
     Ok(Arc::new(mapping))
 }
 

@@ -44,8 +44,10 @@ impl Span {
 
     /// The same without what lies behind its first `length` bytes.
     pub(crate) fn shortened(self, length: usize) -> Self {
+        let length = self.length.min(length);
         Self {
-            length: self.length.min(length),
+            length,
+            words: length as u64 / 8,
             ..self
         }
     }

@@ -189,14 +189,18 @@ fn a_mapping_may_move_to_another_thread() {
 fn the_start_of_a_file_of_large_pages_is_mapped_whole_and_shown_in_part() {
     let file = numbered_pages();
     for (length, unit) in [(PAGE_SIZE, 4 * PAGE_SIZE), (5 * PAGE_SIZE, 4 * PAGE_SIZE)] {
-        let memory = Mapping::start(&file, length, unit, Protection::Read).expect("mapped");
-        memory.populate();
+        let mut memory = Mapping::start(&file, length, unit, Protection::Read).expect("mapped");
+        memory.populate().expect("usable");
         assert_eq!(memory.size(), length);
         assert_eq!(bytes_at(&memory, length - 1, 1).len(), 1);
         assert!(memory.load_relaxed(length).is_err());
     }
-    let writable = Mapping::start(&file, PAGE_SIZE, 0, Protection::ReadWrite).expect("mapped");
-    writable.populate();
+    let mut writable = Mapping::start(&file, PAGE_SIZE, 0, Protection::ReadWrite).expect("mapped");
+    writable.populate().expect("usable");
+    writable.store_relaxed(8, u64::MAX).expect("writable");
+    writable
+        .store_relaxed(8, 0x0101_0101_0101_0101)
+        .expect("writable");
     assert_eq!(bytes_at(&writable, 0, 4096), vec![1; 4096]);
     let refused = Mapping::start(&file, u64::MAX, PAGE_SIZE, Protection::Read);
     assert!(matches!(refused, Err(MapError::BadPiece { index: 0 })));

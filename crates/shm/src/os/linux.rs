@@ -8,7 +8,9 @@ use core::ptr::{self, NonNull};
 
 use rustix::fd::AsFd;
 use rustix::io::Errno;
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
+use rustix::mm::{
+    Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap, mmap_anonymous, mprotect, munmap,
+};
 
 use crate::SharedMemory;
 use crate::word::{Span, shared_memory_over_span};
@@ -140,20 +142,41 @@ impl Mapping {
     }
 
     /// Makes every page present in this process now, so that no later access waits for it;
-    /// changes no byte. What the system does not do at once is read page by page.
-    pub fn populate(&self) {
-        let advice = match self.span.check_writable() {
-            Ok(()) => Advice::LinuxPopulateWrite,
-            Err(_) => Advice::LinuxPopulateRead,
+    /// changes no byte. What cannot be done is only slower later.
+    ///
+    /// # Errors
+    /// [`MapError::System`] when the memory cannot be used any more.
+    pub fn populate(&mut self) -> Result<(), MapError> {
+        let start: *mut c_void = self.span.base().as_ptr().cast();
+        let (advice, less, usual) = match self.span.check_writable() {
+            Ok(()) => (
+                Advice::LinuxPopulateWrite,
+                MprotectFlags::READ,
+                MprotectFlags::READ | MprotectFlags::WRITE,
+            ),
+            Err(_) => (
+                Advice::LinuxPopulateRead,
+                MprotectFlags::empty(),
+                MprotectFlags::READ,
+            ),
         };
         // SAFETY: the whole range is our own mapping; populating changes no byte.
-        let done = unsafe { madvise(self.span.base().as_ptr().cast(), self.mapped, advice) };
-        if done.is_err() {
+        if unsafe { madvise(start, self.mapped, advice) }.is_err() {
             // Kernels before 5.14. What cannot be read is found out by who uses it.
             for page in 0..self.size() / PAGE_SIZE {
                 let _ = self.load_relaxed(page * PAGE_SIZE);
             }
         }
+        // Under user-mode Linux the pages are in the guest's tables now, but each still
+        // costs a fault of some 100 µs, unless a protection changes: then the guest's
+        // kernel has the host map whole runs at once.
+        // SAFETY: the whole range is our own mapping, and `self` is borrowed exclusively, so
+        // that nobody touches it meanwhile.
+        if unsafe { mprotect(start, self.mapped, less) }.is_err() {
+            return Ok(());
+        }
+        // SAFETY: as above; this gives back what the mapping was made with.
+        unsafe { mprotect(start, self.mapped, usual) }.map_err(MapError::System)
     }
 
     /// Where the memory starts in this process, for the kernel's own interfaces
