@@ -140,6 +140,8 @@ const fn record_rings(size: u64) -> Result<(FixedRingLayout, FixedRingLayout), L
     let to_guest = FixedRingLayout {
         tail: 0x500,
         head: 0x580,
+        producer_guard: 0x700,
+        consumer_guard: 0x780,
         data: RECORDS_DATA,
         record,
         stride: record,
@@ -148,6 +150,8 @@ const fn record_rings(size: u64) -> Result<(FixedRingLayout, FixedRingLayout), L
     let to_host = FixedRingLayout {
         tail: 0x600,
         head: 0x680,
+        producer_guard: 0x800,
+        consumer_guard: 0x880,
         data: RECORDS_DATA + RECORDS * record,
         record,
         stride: record,

@@ -3,14 +3,16 @@
 //! ```text
 //! 0x000  presence of the host's end    ┐ written by the agent
 //! 0x008  presence of the guest's end   ┘
-//! 0x100  guest's end: 0x100 asleep, 0x180 front, 0x200 back
-//! 0x800  host's end:  0x800 asleep, 0x880 front, 0x900 back
+//! 0x100  guest's end: 0x100 asleep, 0x180 front, 0x200 back, 0x280 and 0x300 guards
+//! 0x800  host's end:  0x800 asleep, 0x880 front, 0x900 back, 0x980 and 0xa00 guards
 //! 0x1000 data written by the guest     0x1000 + half: data written by the host
 //! ```
 //!
 //! *front* is the word by which an end announces what it has written (a ring's tail, a
-//! latest's newest), *back* the one by which it gives room back (a ring's head). A raw
-//! region has none of this: all of it is the application's.
+//! latest's newest), *back* the one by which it gives room back (a ring's head). A *guard*
+//! counts what its end does at the front or at the back: the other end never looks at it,
+//! so its line stays near, and an earlier state of the machine shows in it. A raw region has
+//! none of this: all of it is the application's.
 //!
 //! *Ends come and go.* The state of a link is in the memory, all zero at first: an end
 //! that is opened goes on where the end of its side before it stopped. What was not
@@ -73,6 +75,18 @@ impl Side {
     #[must_use]
     pub const fn back(self) -> u64 {
         self.block() + 0x100
+    }
+
+    /// Offset of the word that counts what this side's end has done at its front.
+    #[must_use]
+    pub const fn front_guard(self) -> u64 {
+        self.block() + 0x180
+    }
+
+    /// Offset of the word that counts what this side's end has done at its back.
+    #[must_use]
+    pub const fn back_guard(self) -> u64 {
+        self.block() + 0x200
     }
 }
 
@@ -272,7 +286,14 @@ mod tests {
     #[test]
     fn the_words_of_the_ends_share_no_line_and_halves_do_not_overlap() {
         let mut words = [Side::Guest, Side::Host]
-            .map(|side| [side.asleep(), side.front(), side.back()])
+            .map(|side| {
+                let guards = [side.front_guard(), side.back_guard()];
+                [
+                    [side.asleep(), side.front(), side.back()].as_slice(),
+                    &guards,
+                ]
+                .concat()
+            })
             .concat();
         words.push(HOST_PRESENCE);
         words.sort_unstable();

@@ -97,11 +97,37 @@ impl OwnWord {
         // release: ring-head
         // release: end-state
         // release: end-asleep
-        // release: fixed-ring-tail
-        // release: fixed-ring-head
         // release: latest-newest
         memory.store_release(self.offset, value)?;
         self.written = value;
+        Ok(())
+    }
+
+    /// Writes `value` after everything that this side wrote before, without a look at what
+    /// stands there: the caller has checked a guard, which shows the same. The caller names
+    /// the pair at its call.
+    ///
+    /// # Errors
+    /// [`LinkError::Fault`] when the word cannot be reached.
+    #[inline(always)]
+    pub fn replace<M: SharedMemory>(&mut self, memory: &M, value: u64) -> Result<(), LinkError> {
+        // The pairs of the words that are replaced this way:
+        // release: fixed-ring-tail
+        // release: fixed-ring-head
+        memory.store_release(self.offset, value)?;
+        self.written = value;
+        Ok(())
+    }
+
+    /// Counts one more step in a guard that was verified just before.
+    ///
+    /// # Errors
+    /// [`LinkError::Fault`] when the word cannot be reached.
+    #[inline(always)]
+    pub fn step<M: SharedMemory>(&mut self, memory: &M) -> Result<(), LinkError> {
+        let next = self.written + 1;
+        memory.store_relaxed(self.offset, next)?;
+        self.written = next;
         Ok(())
     }
 

@@ -1,9 +1,9 @@
 //! The reading end of a ring of records of one size. It hands out nothing that it has not
-//! checked its own word for after the copy.
+//! checked its guard for after the copy.
 
 use vmshm_shm::SharedMemory;
 
-use super::{AHEAD, FixedRingLayout, GATHERED, whole};
+use super::{FixedRingLayout, GATHERED, whole};
 use crate::error::LinkError;
 use crate::own_word::OwnWord;
 
@@ -13,9 +13,8 @@ pub struct FixedConsumer<M> {
     memory: M,
     layout: FixedRingLayout,
     head: OwnWord,
+    guard: OwnWord,
     tail_seen: u64,
-    /// Whether the head has not moved since the tail was looked at.
-    unmoved: bool,
 }
 
 #[cold]
@@ -36,25 +35,32 @@ impl<M: SharedMemory> FixedConsumer<M> {
     pub fn resume(memory: M, layout: FixedRingLayout) -> Result<Self, LinkError> {
         layout.check(&memory)?;
         let head = OwnWord::resume(&memory, layout.head, "ring's head")?;
+        let guard = OwnWord::resume(&memory, layout.consumer_guard, "consumer's guard")?;
         let mut consumer = Self {
             memory,
             layout,
             head,
+            guard,
             tail_seen: head.get(),
-            unmoved: true,
         };
         consumer.look_at_tail()?;
         Ok(consumer)
     }
 
-    /// Loads the producer's word; nothing of it is used before it is checked.
+    /// Loads the producer's word; nothing of it is used before it is checked. The look is
+    /// counted after the load, which is an acquire and so comes first.
     #[inline(always)]
     fn look_at_tail(&mut self) -> Result<(), LinkError> {
         // acquire: fixed-ring-tail
         let tail = self.memory.load_acquire(self.layout.tail)?;
+        if tail == self.tail_seen {
+            return Ok(());
+        }
         if tail < self.tail_seen || tail - self.head.get() > self.layout.capacity {
             return Err(wrong_tail(tail));
         }
+        self.guard.verify(&self.memory)?;
+        self.guard.step(&self.memory)?;
         self.tail_seen = tail;
         Ok(())
     }
@@ -67,9 +73,7 @@ impl<M: SharedMemory> FixedConsumer<M> {
         if wanted <= known {
             return Ok(known);
         }
-        self.head.verify(&self.memory)?;
         self.look_at_tail()?;
-        self.unmoved = true;
         Ok(self.tail_seen - self.head.get())
     }
 
@@ -77,14 +81,10 @@ impl<M: SharedMemory> FixedConsumer<M> {
     #[inline(always)]
     fn give_back(&mut self, count: u64) -> Result<(), LinkError> {
         self.memory.order_loads();
-        if self.unmoved {
-            self.head.verify(&self.memory)?;
-            self.look_at_tail()?;
-        }
+        self.guard.verify(&self.memory)?;
+        self.guard.step(&self.memory)?;
         // release: fixed-ring-head
-        self.head.publish(&self.memory, self.head.get() + count)?;
-        self.unmoved = false;
-        Ok(())
+        self.head.replace(&self.memory, self.head.get() + count)
     }
 
     /// Takes one record; `false` while there is none.
@@ -96,9 +96,6 @@ impl<M: SharedMemory> FixedConsumer<M> {
     pub fn try_pop(&mut self, into: &mut [u8]) -> Result<bool, LinkError> {
         self.layout.check_one(into.len())?;
         if self.available(1)? == 0 {
-            // A waiting consumer: the record shall travel together with the tail.
-            let next = self.layout.place(self.head.get());
-            self.memory.prefetch(next, self.layout.record.min(AHEAD));
             return Ok(false);
         }
         let at = self.layout.place(self.head.get());
@@ -171,12 +168,13 @@ impl<M: SharedMemory> FixedConsumer<M> {
         Ok(())
     }
 
-    /// Checks that this side's word still holds what it wrote.
+    /// Checks that this side's words still hold what it wrote.
     ///
     /// # Errors
     /// [`LinkError::RolledBack`] when it does not.
     #[inline]
     pub fn verify(&self) -> Result<(), LinkError> {
+        self.guard.verify(&self.memory)?;
         self.head.verify(&self.memory)
     }
 

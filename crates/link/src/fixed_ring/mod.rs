@@ -5,6 +5,7 @@
 //! tail ─ written by the producer only: records ever produced
 //! head ─ written by the consumer only: records ever consumed
 //! data ─ capacity records, a power of two, each at a multiple of the stride
+//! guards ─ one of each side: steps that it ever made
 //! ```
 //!
 //! The stride is the record's size in whole words; of records above 32 bytes it is whole
@@ -15,15 +16,14 @@
 //! tail, a new consumer at the head that the end before it left: what was not published
 //! was never written, what was not given back is read again.
 //!
-//! *A machine that is set back.* Each side computes with private copies and compares its
-//! own word with its copy before it overwrites it. The consumer does so after it has copied
-//! records and before it hands them out, and looks at the tail once more only for the first
-//! records after each look at the tail. That is enough: an earlier state that holds fewer
-//! records than the tail promised was saved before that look. As long as this side's head
-//! has not moved since, the second look shows the tail gone back; once it has moved, every
-//! such state holds an older head, and the comparison shows that. What neither can see is a
-//! state that returns between the comparison and the store right behind it. The next look
-//! at the tail ends the session then.
+//! *A machine that is set back.* Each side computes with private copies, and counts its
+//! steps in a *guard*: a word of its own that the other side never looks at, so that
+//! checking it costs no way between caches. Any earlier state of the machine holds an older
+//! guard. The producer checks it before it touches a record; the consumer after it has
+//! copied records and before it hands them out. A consumer's look at the tail is a step,
+//! too, counted after the look: a state saved before that count shows in the guard, and one
+//! saved after it holds all records that the look promised. What cannot be seen is a state
+//! that returns between a check and the count right behind it.
 //!
 //! The pairs: the producer's store of `tail` (release) makes records visible to the
 //! consumer's load of it (acquire): `fixed-ring-tail`. The consumer's store of `head`
@@ -49,9 +49,6 @@ const LINE: u64 = 64;
 /// Records above this many bytes start at cache lines.
 const DENSE: u64 = 32;
 
-/// What a waiting consumer has the processor fetch of the next record.
-const AHEAD: u64 = 128;
-
 /// What one call gathers or spreads where records have gaps between them and every call
 /// is one of the system's.
 const GATHERED: usize = 1024;
@@ -66,6 +63,10 @@ pub struct FixedRingLayout {
     pub tail: u64,
     /// The consumer's word.
     pub head: u64,
+    /// The producer's count of its steps.
+    pub producer_guard: u64,
+    /// The consumer's count of its steps.
+    pub consumer_guard: u64,
     /// The first record.
     pub data: u64,
     /// Size of a record.
@@ -116,6 +117,8 @@ impl FixedRingLayout {
         Ok(Self {
             tail: writer.front(),
             head: writer.other().back(),
+            producer_guard: writer.front_guard(),
+            consumer_guard: writer.other().back_guard(),
             data,
             record,
             stride,

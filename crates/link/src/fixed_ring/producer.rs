@@ -13,6 +13,7 @@ pub struct FixedProducer<M> {
     memory: M,
     layout: FixedRingLayout,
     tail: OwnWord,
+    guard: OwnWord,
     head_seen: u64,
 }
 
@@ -25,10 +26,12 @@ impl<M: SharedMemory> FixedProducer<M> {
     pub fn resume(memory: M, layout: FixedRingLayout) -> Result<Self, LinkError> {
         layout.check(&memory)?;
         let tail = OwnWord::resume(&memory, layout.tail, "ring's tail")?;
+        let guard = OwnWord::resume(&memory, layout.producer_guard, "producer's guard")?;
         let mut producer = Self {
             memory,
             layout,
             tail,
+            guard,
             // Every head that the tail allows is a step forward from here.
             head_seen: tail.get().saturating_sub(layout.capacity),
         };
@@ -73,12 +76,10 @@ impl<M: SharedMemory> FixedProducer<M> {
     #[inline(always)]
     pub fn try_push(&mut self, record: &[u8]) -> Result<bool, LinkError> {
         self.layout.check_one(record.len())?;
-        // A waiting consumer has taken the tail's line, which is looked at and written at
-        // the end: it comes back while the record is written.
-        self.memory.prefetch_to_write(self.layout.tail);
         if self.room(1)? == 0 {
             return Ok(false);
         }
+        self.guard.verify(&self.memory)?;
         let tail = self.tail.get();
         let at = self.layout.place(tail);
         if let Ok(word) = <[u8; 8]>::try_from(record) {
@@ -86,8 +87,7 @@ impl<M: SharedMemory> FixedProducer<M> {
         } else {
             self.memory.write(at, record)?;
         }
-        // release: fixed-ring-tail
-        self.tail.publish(&self.memory, tail + 1)?;
+        self.publish(tail + 1)?;
         Ok(true)
     }
 
@@ -104,6 +104,7 @@ impl<M: SharedMemory> FixedProducer<M> {
         if count == 0 {
             return Ok(0);
         }
+        self.guard.verify(&self.memory)?;
         let tail = self.tail.get();
         let first = count.min(self.layout.run(tail));
         let (before, behind) = records.split_at(self.layout.bytes(first));
@@ -112,9 +113,16 @@ impl<M: SharedMemory> FixedProducer<M> {
             let (behind, _) = behind.split_at(self.layout.bytes(count - first));
             self.write(tail + first, behind)?;
         }
-        // release: fixed-ring-tail
-        self.tail.publish(&self.memory, tail + count)?;
+        self.publish(tail + count)?;
         Ok(whole(count))
+    }
+
+    /// Makes everything before `tail` visible.
+    #[inline(always)]
+    fn publish(&mut self, tail: u64) -> Result<(), LinkError> {
+        self.guard.step(&self.memory)?;
+        // release: fixed-ring-tail
+        self.tail.replace(&self.memory, tail)
     }
 
     /// Writes whole records that lie one behind the other, from `position` on.
@@ -161,12 +169,13 @@ impl<M: SharedMemory> FixedProducer<M> {
         Ok(self.room(self.layout.capacity)? == self.layout.capacity)
     }
 
-    /// Checks that this side's word still holds what it wrote.
+    /// Checks that this side's words still hold what it wrote.
     ///
     /// # Errors
     /// [`LinkError::RolledBack`] when it does not.
     #[inline]
     pub fn verify(&self) -> Result<(), LinkError> {
+        self.guard.verify(&self.memory)?;
         self.tail.verify(&self.memory)
     }
 

@@ -11,7 +11,9 @@ use crate::memory::{Dying, LoomMemory};
 const LAYOUT: FixedRingLayout = FixedRingLayout {
     tail: 0,
     head: 8,
-    data: 16,
+    producer_guard: 16,
+    consumer_guard: 24,
+    data: 32,
     record: 16,
     stride: 16,
     capacity: 2,
@@ -19,7 +21,7 @@ const LAYOUT: FixedRingLayout = FixedRingLayout {
 const LAST: u64 = 4;
 
 fn memory() -> LoomMemory {
-    LoomMemory::new(48, &[(0, 48)])
+    LoomMemory::new(64, &[(0, 64)])
 }
 
 fn record(number: u64) -> [u8; 16] {
