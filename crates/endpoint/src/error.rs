@@ -73,7 +73,7 @@ impl OpenError {
                 RefusalCode::Busy => "one process of each side has the end of a link",
                 RefusalCode::WrongKind => "use another name, or remove that region first",
                 RefusalCode::Denied => {
-                    "the guest's administrator gives access in /etc/vmshm/agent.toml"
+                    "the guest's administrator gives access, in the agent's file of rules"
                 }
                 _ => return None,
             },

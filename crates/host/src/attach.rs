@@ -18,6 +18,7 @@ use vmshm_ram::{
 };
 
 use crate::beacon_search;
+use crate::deadline::Deadline;
 use crate::ending::{Condition, SessionEnd};
 use crate::identity::{is_known_dead, own_identity};
 use crate::session::Session;
@@ -196,7 +197,7 @@ pub struct Seen {
     /// The VM's name.
     pub name: String,
     watch: Watch,
-    deadline: Instant,
+    deadline: Deadline,
     start: Instant,
 }
 
@@ -206,6 +207,7 @@ pub struct Seen {
 /// [`AttachError`].
 pub fn see(vmm: &Vmm, options: &AttachOptions) -> Result<Seen, AttachError> {
     let start = Instant::now();
+    let deadline = Deadline::after(options.timeout);
     let name = vmm.name.clone();
     let ram_error = |source| AttachError::Ram {
         name: vmm.name.clone(),
@@ -264,7 +266,7 @@ pub fn see(vmm: &Vmm, options: &AttachOptions) -> Result<Seen, AttachError> {
         directory,
         name,
         watch,
-        deadline: start + options.timeout,
+        deadline,
         start,
     })
 }
@@ -435,7 +437,7 @@ impl Seen {
     /// Ends the wait when the session has ended or time is up.
     fn check_time(&mut self) -> Result<(), AttachError> {
         let condition = self.watch.look()?;
-        if Instant::now() < self.deadline {
+        if !self.deadline.has_passed() {
             return Ok(());
         }
         let waited = self.start.elapsed().as_secs_f64();

@@ -7,13 +7,14 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use vmshm_link::directory::{RegionEntry, RegionKind};
 use vmshm_link::{Extent, GuestPhysical};
 use vmshm_ram::{DumpFormat, GuestRam, Layout, RamBlock, Source, Vmm, guest_os_in};
 
 use crate::attach::{self, AttachError, AttachOptions};
+use crate::deadline::Deadline;
 use crate::machines::{self, AgentState, AgentView, Subject};
 use crate::physical::{self, Physical, PhysicalError};
 use crate::session::RequestError;
@@ -305,13 +306,13 @@ impl Inspection {
                 return;
             }
         };
-        let deadline = Instant::now() + options.timeout;
+        let deadline = Deadline::after(options.timeout);
         for index in 0..self.regions.len() {
             let Some(region) = self.regions.get_mut(index).filter(|region| is_raw(region)) else {
                 continue;
             };
             let name = region.entry.name.as_str().to_owned();
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = deadline.left();
             match session.region_extents(&name, left.min(ANSWER)) {
                 Ok(extents) => region.extents = Some(extents),
                 Err(error) => {

@@ -12,6 +12,7 @@ pub mod attach;
 pub mod beacon_search;
 pub mod bench;
 mod conversation;
+mod deadline;
 pub mod diagnosis;
 pub mod doorbell;
 pub mod ending;

@@ -2,7 +2,7 @@
 //! memory, and proved page by page before its first use.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use vmshm_link::beacon::PAGE;
 use vmshm_link::control::{RegionReply, Reply, Request};
@@ -11,6 +11,7 @@ use vmshm_link::mix::mix;
 use vmshm_link::{Extent, LinkError, proof};
 use vmshm_ram::{BlockPiece, GuestRam, Layout, Protection, View, merge_pieces};
 
+use crate::deadline::Deadline;
 use crate::session::{RequestError, Session, region_name};
 
 /// A region that this session holds.
@@ -190,10 +191,10 @@ impl Ground {
         let mut extents = Vec::new();
         let mut total = 0_u64;
         // The guest chooses how many an answer has, so all answers share one limit.
-        let deadline = Instant::now() + timeout;
+        let deadline = Deadline::after(timeout);
         while (extents.len() as u64) < granted.extents {
             let first = extents.len() as u64;
-            if first > 0 && Instant::now() >= deadline {
+            if first > 0 && deadline.has_passed() {
                 return Err(RequestError::Pages(format!(
                     "vmshm-agent named {first} of {} extents within {} s",
                     granted.extents,

@@ -15,6 +15,7 @@ use vmshm_ram::{GuestRam, Layout, View};
 
 use crate::attach;
 use crate::conversation::{Conversation, Question};
+use crate::deadline::Deadline;
 use crate::ending::{Condition, SessionEnd};
 use crate::region::Ground;
 use crate::sighting::Directory;
@@ -234,7 +235,7 @@ impl Session {
     /// # Errors
     /// [`RequestError`].
     pub fn request(&mut self, request: &Request, timeout: Duration) -> Result<Reply, RequestError> {
-        let deadline = Instant::now() + timeout;
+        let deadline = Deadline::after(timeout);
         let mut question = None;
         let mut backoff = Backoff::new(64, 1000);
         loop {
@@ -247,7 +248,7 @@ impl Session {
                 }
             }
             let condition = self.keep()?;
-            if Instant::now() >= deadline {
+            if deadline.has_passed() {
                 if let Some(asked) = question {
                     self.give_up(asked);
                 }

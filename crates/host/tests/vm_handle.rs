@@ -360,3 +360,36 @@ fn the_end_of_a_host_process_that_was_killed_is_had_at_once() {
     before.kill();
     vm.open(&wish("x", Role::End)).expect("its slot is freed");
 }
+
+#[test]
+fn a_timeout_that_never_comes_is_no_overflow() {
+    let mut guest = Player::start("guest");
+    let options = VmOptions {
+        timeout: Duration::MAX,
+        ..VmOptions::default()
+    };
+    let vm = Vm::connect_with(&guest.name(), options).expect("connects");
+    let endless = Wish {
+        timeout: Duration::MAX,
+        ..wish("x", Role::End)
+    };
+    let held = vm.open(&endless).expect("opens");
+    assert_eq!(held.tether.check(), Ok(()));
+    let again = vm.open(&endless);
+    assert_eq!(code(again), RefusalCode::Busy, "this is not waited for");
+    vm.reconnect(Duration::MAX).expect("nothing to do");
+    vm.remove("x").expect("removed");
+    // What is over is made anew, and what is waited for without end comes.
+    guest.tell("restart");
+    vm.reconnect(Duration::MAX).expect("reconnects");
+    std::thread::scope(|scope| {
+        let patient = Wish {
+            size: 0,
+            ..endless.clone()
+        };
+        let waiting = scope.spawn(|| vm.open(&patient).map(drop));
+        std::thread::sleep(Duration::from_millis(200));
+        guest.tell("make x");
+        waiting.join().expect("ends").expect("opens");
+    });
+}

@@ -19,7 +19,7 @@ use crate::output;
 
 /// Runs it.
 pub(crate) fn run(json: bool, place: Where, timeout: Option<Duration>) -> Result<(), Failure> {
-    let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let interruption = Interruption::watch()?;
     let coloured = output::colour_on_stdout();
     let mut observer = Observer::new(place);

@@ -3,8 +3,7 @@
 //!
 //! A bell is a hint. It may be lost, come late, come for nothing, and name any number: the
 //! guest may be hostile. Everything works without it, because every sleeper looks again by
-//! itself. Nothing here ever waits for the listener, except [`Doorbells::connect`], for two
-//! seconds at most.
+//! itself. Only the doorbell's own thread ever waits for a listener.
 
 pub(crate) mod wire;
 
@@ -14,13 +13,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 use vmshm_endpoint::Doorbell;
 
+use crate::deadline::Deadline;
 use crate::identity::start_time;
 use crate::ties::listeners_of;
 use crate::user_directory;
@@ -28,11 +28,12 @@ use wire::{Datagram, MAX_DATAGRAM, Vmm};
 
 /// How long a listener may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
-/// The first pause between two looks for a listener, after one has gone, and the longest.
+/// The first pause between two looks for a listener, where none is found, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(8));
 
 /// A connection to a listener that is tied to one VM's agent. While there is none (the
-/// listener or the agent has ended) bells are lost, and one is looked for now and then.
+/// listener or the agent has ended, or is yet to be started) bells are lost, and one is
+/// looked for now and then.
 #[derive(Debug)]
 pub struct Doorbells {
     shared: Arc<Shared>,
@@ -53,11 +54,12 @@ struct Shared {
 
 impl Doorbells {
     /// Looks for a listener of this user that is tied to the agent of the VM whose VMM is
-    /// process `pid`. From then on `woken` is called, on a thread of its own, with each
-    /// region that the guest rings for: with any number, many times a second if the guest
-    /// wants that, and until this is dropped.
+    /// process `pid`, on a thread of its own, which this does not wait for. Once there is
+    /// one, `woken` is called on that thread with each region that the guest rings for:
+    /// with any number, many times a second if the guest wants that, and until this is
+    /// dropped.
     ///
-    /// Nothing where there is no such listener now, or the system gives no thread.
+    /// Nothing where there is no such process, or the system gives no thread.
     #[must_use]
     pub fn connect(pid: u32, woken: impl Fn(u64) + Send + 'static) -> Option<Arc<Self>> {
         let start_time = start_time(u64::from(pid))?;
@@ -78,12 +80,10 @@ impl Doorbells {
             changed: rustix::event::eventfd(0, flags).ok()?,
             stopping: AtomicBool::new(false),
         });
-        let first = shared.find()?;
-        shared.set(Some(Arc::clone(&first)));
         let of_thread = Arc::clone(&shared);
         let thread = thread::Builder::new()
             .name("doorbell".to_owned())
-            .spawn(move || of_thread.keep_up(first, &woken))
+            .spawn(move || of_thread.keep_up(&woken))
             .ok()?;
         Some(Arc::new(Self {
             shared,
@@ -152,7 +152,7 @@ impl Shared {
             .into_iter()
             .find_map(|(directory, listener)| {
                 let path = wire::socket_in(&directory, listener);
-                match register(&path, self.vmm) {
+                match self.register(&path) {
                     Ok(socket) => Some(Arc::new(socket)),
                     Err(error) => {
                         tracing::debug!(listener, %error, "a listener does not take bells");
@@ -162,12 +162,37 @@ impl Shared {
             })
     }
 
+    /// Connects to a listener's socket and says which VM is meant.
+    fn register(&self, path: &Path) -> io::Result<OwnedFd> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let kind = SocketType::SEQPACKET;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)?;
+        rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+        let register = Datagram::Register(self.vmm).encode();
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        rustix::net::send(&socket, &register, flags)?;
+        let deadline = Deadline::after(ANSWER_LIMIT);
+        loop {
+            match receive(&socket) {
+                Ok(Some(Datagram::Registered)) => return Ok(socket),
+                Ok(_) => return Err(io::ErrorKind::ConnectionRefused.into()),
+                Err(Errno::WOULDBLOCK | Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            // Whoever drops the handle waits for the thread, not for the listener.
+            if self.is_stopping() || deadline.has_passed() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            wait_for(&[&socket, &self.changed], deadline.left());
+        }
+    }
+
     /// Hears one listener after the other.
-    fn keep_up(&self, first: Arc<OwnedFd>, woken: &dyn Fn(u64)) {
-        let mut found = Some(first);
+    fn keep_up(&self, woken: &dyn Fn(u64)) {
         let mut pause = PAUSES.0;
         loop {
-            if let Some(socket) = found {
+            // A VM that has ended has no listener any more, and nobody takes its place.
+            if let Some(socket) = self.find() {
                 self.set(Some(Arc::clone(&socket)));
                 if matches!(self.hear(&socket, woken), Turn::Stop) {
                     return;
@@ -179,8 +204,6 @@ impl Shared {
                 return;
             }
             pause = (pause * 2).min(PAUSES.1);
-            // A VM that has ended has no listener any more, and nobody takes its place.
-            found = self.find();
         }
     }
 
@@ -211,46 +234,19 @@ impl Shared {
     }
 
     fn stops_within(&self, pause: Duration) -> bool {
-        wait_for(&self.changed, pause);
+        wait_for(&[&self.changed], pause);
         self.is_stopping()
     }
 }
 
-/// Connects to a listener's socket and says which VM is meant.
-fn register(path: &Path, vmm: Vmm) -> io::Result<OwnedFd> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let kind = SocketType::SEQPACKET;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)?;
-    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
-    let register = Datagram::Register(vmm).encode();
-    rustix::net::send(
-        &socket,
-        &register,
-        SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
-    )?;
-    let deadline = Instant::now() + ANSWER_LIMIT;
-    loop {
-        match receive(&socket) {
-            Ok(Some(Datagram::Registered)) => return Ok(socket),
-            Ok(_) => return Err(io::ErrorKind::ConnectionRefused.into()),
-            Err(Errno::WOULDBLOCK | Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        wait_for(&socket, left);
-    }
-}
-
-/// Waits until `fd` is readable, or `limit` has passed, or less.
-fn wait_for(fd: &OwnedFd, limit: Duration) {
+/// Waits until one of `fds` is readable, or `limit` has passed, or less.
+fn wait_for(fds: &[&OwnedFd], limit: Duration) {
     let timeout = Timespec {
         tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: limit.subsec_nanos().into(),
     };
-    let mut fds = [PollFd::new(fd, PollFlags::IN)];
+    let fds = fds.iter();
+    let mut fds: Vec<_> = fds.map(|fd| PollFd::new(*fd, PollFlags::IN)).collect();
     if matches!(rustix::event::poll(&mut fds, Some(&timeout)), Err(error) if error != Errno::INTR) {
         // Where that fails, this must not become a busy loop.
         thread::sleep(limit.min(Duration::from_millis(100)));

@@ -68,10 +68,15 @@ impl ListenError {
             Self::Bind { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
                 Some("another program listens there; choose another port")
             }
-            Self::Bind { source, .. }
+            Self::Bind { address, source }
                 if Errno::from_io_error(source) == Some(Errno::AFNOSUPPORT) =>
             {
-                Some("this kernel has no vsock: `modprobe vhost_vsock`, or listen at HOST:PORT")
+                Some(match address {
+                    Address::Vsock { .. } => {
+                        "this kernel has no vsock: `modprobe vhost_vsock`, or listen at HOST:PORT"
+                    }
+                    _ => "this kernel has no such addresses; use another kind, IPv4 for example",
+                })
             }
             Self::Bind { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Some("ports below 1024 need root")

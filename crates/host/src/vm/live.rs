@@ -13,6 +13,7 @@ use vmshm_ram::View;
 
 use super::holds::Holds;
 use crate::conversation::Question;
+use crate::deadline::Deadline;
 use crate::doorbell::Doorbells;
 use crate::ending::{Condition, SessionEnd};
 use crate::region::Ground;
@@ -40,7 +41,7 @@ pub(super) struct Live {
     pub(super) directory: Directory,
     /// What tells whether the session's slot is still ours.
     pub(super) tenure: Tenure<Arc<View>>,
-    /// What wakes the guest's sleepers, and ours, where a listener runs.
+    /// What wakes the guest's sleepers, and ours, while a listener runs.
     doorbells: Option<Arc<Doorbells>>,
 }
 
@@ -179,7 +180,7 @@ impl Live {
     ///
     /// # Errors
     /// [`RequestError`].
-    pub(super) fn ask(&self, request: &Request, deadline: Instant) -> Result<Reply, RequestError> {
+    pub(super) fn ask(&self, request: &Request, deadline: Deadline) -> Result<Reply, RequestError> {
         let start = Instant::now();
         let mut backoff = Backoff::new(64, 1000);
         loop {
@@ -189,7 +190,7 @@ impl Live {
             });
             match asked? {
                 (Some(question), _) => return self.wait_for(question, start, deadline),
-                (None, condition) if Instant::now() >= deadline => {
+                (None, condition) if deadline.has_passed() => {
                     return Err(no_answer(start, condition));
                 }
                 (None, _) => pause(&mut backoff),
@@ -201,14 +202,14 @@ impl Live {
         &self,
         question: Question,
         start: Instant,
-        deadline: Instant,
+        deadline: Deadline,
     ) -> Result<Reply, RequestError> {
         let mut backoff = Backoff::new(64, 1000);
         loop {
             let (reply, condition) = self.with_session(|session| {
                 let condition = session.keep()?;
                 let reply = session.answer(question)?;
-                if reply.is_none() && Instant::now() >= deadline {
+                if reply.is_none() && deadline.has_passed() {
                     session.give_up(question);
                     return Ok((None, Some(condition)));
                 }
@@ -297,7 +298,7 @@ impl Live {
             Ok((Some(question), runs)) => {
                 let patience = if runs { patience } else { Duration::ZERO };
                 // Whatever the answer: it is held no more, or the session is over.
-                let _ = self.wait_for(question, start, start + patience);
+                let _ = self.wait_for(question, start, Deadline::after(patience));
             }
             Ok((None, _)) => locked(&self.state).to_close.push(region),
             Err(_) => {}

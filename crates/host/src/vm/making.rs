@@ -1,7 +1,7 @@
 //! Making a session for a VM's handle, once or until it succeeds.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use vmshm_endpoint::OpenError;
 use vmshm_ram::FindError;
@@ -10,6 +10,7 @@ use super::VmOptions;
 use super::failure::{not_attached, not_kept, not_selected};
 use super::live::Live;
 use crate::attach::{AttachError, AttachOptions, attach};
+use crate::deadline::Deadline;
 use crate::machines::{self, SelectError};
 
 /// How long to wait before the next try: each looks at the VM's memory.
@@ -71,15 +72,15 @@ pub(super) fn make(name: &str, options: &VmOptions) -> Result<Arc<Live>, OpenErr
 pub(super) fn make_until(
     name: &str,
     options: &VmOptions,
-    deadline: Instant,
+    deadline: Deadline,
 ) -> Result<Arc<Live>, OpenError> {
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = deadline.left();
         let failure = match try_once(name, &options.attach(left.max(ONE_TRY))) {
             Ok(live) => return Ok(live),
             Err(failure) => failure,
         };
-        if !failure.may_pass(name) || Instant::now() + TRY_AGAIN >= deadline {
+        if !failure.may_pass(name) || deadline.left() <= TRY_AGAIN {
             return Err(failure.into_open_error(name));
         }
         std::thread::sleep(TRY_AGAIN);

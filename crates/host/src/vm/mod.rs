@@ -54,6 +54,7 @@ use vmshm_ram::{Method, View};
 use self::failure::open_error;
 use self::live::Live;
 use crate::attach::AttachOptions;
+use crate::deadline::Deadline;
 use crate::session::region_name;
 use crate::sighting::Where;
 
@@ -207,12 +208,12 @@ impl Vm {
     }
 
     /// Waits until nobody else makes a new session.
-    fn turn(&self, deadline: Instant) -> Option<MutexGuard<'_, ()>> {
+    fn turn(&self, deadline: Deadline) -> Option<MutexGuard<'_, ()>> {
         loop {
             match self.shared.reconnecting.try_lock() {
                 Ok(turn) => return Some(turn),
                 Err(TryLockError::Poisoned(turn)) => return Some(turn.into_inner()),
-                Err(TryLockError::WouldBlock) if Instant::now() >= deadline => return None,
+                Err(TryLockError::WouldBlock) if deadline.has_passed() => return None,
                 Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(5)),
             }
         }
@@ -250,13 +251,14 @@ impl Connection for Vm {
         let start = Instant::now();
         let failed = |error| open_error(error, start.elapsed());
         let name = region_name(name).map_err(failed)?;
-        let asked = self.live().ask(&Request::Remove { name }, start + timeout);
+        let deadline = Deadline::after(timeout);
+        let asked = self.live().ask(&Request::Remove { name }, deadline);
         asked.map(drop).map_err(failed)
     }
 
     fn reconnect(&self, timeout: Duration) -> Result<(), OpenError> {
         let start = Instant::now();
-        let deadline = start + timeout;
+        let deadline = Deadline::after(timeout);
         let Some(_turn) = self.turn(deadline) else {
             return Err(OpenError::Timeout {
                 what: "another thread is reconnecting: there was no new session",

@@ -10,6 +10,7 @@ use vmshm_ram::Protection;
 use super::failure::open_error;
 use super::live::Live;
 use super::{Vm, WriteRight};
+use crate::deadline::Deadline;
 use crate::region::unexpected;
 use crate::session::{RequestError, region_name};
 
@@ -38,7 +39,7 @@ pub(super) fn open(live: &Live, handle: u64, wish: &Wish) -> Result<Held<Vm>, Op
         Role::Watch => Protection::Read,
     };
     let left = wish.timeout.saturating_sub(start.elapsed()).max(ANSWER);
-    let mut ask = |request: &Request| live.ask(request, Instant::now() + left);
+    let mut ask = |request: &Request| live.ask(request, Deadline::after(left));
     let laid_out = live.ground.lay_out(&granted, protection, left, &mut ask);
     let region = match laid_out {
         Ok(region) => region,
@@ -65,9 +66,9 @@ fn granted(live: &Live, wish: &Wish, start: Instant) -> Result<RegionReply, Requ
         record: wish.record,
         role: wish.role,
     };
-    let deadline = start + wish.timeout;
+    let deadline = Deadline::after(wish.timeout);
     loop {
-        let error = match live.ask(&request, deadline.max(Instant::now() + ANSWER)) {
+        let error = match live.ask(&request, deadline.not_before(ANSWER)) {
             Ok(Reply::Region(granted)) => return Ok(granted),
             Ok(_) => return Err(unexpected().into()),
             Err(error) => error,
@@ -90,7 +91,7 @@ fn granted(live: &Live, wish: &Wish, start: Instant) -> Result<RegionReply, Requ
             }
             _ => false,
         };
-        if !may_change || Instant::now() + ASK_AGAIN >= deadline {
+        if !may_change || deadline.left() <= ASK_AGAIN {
             return Err(error);
         }
         std::thread::sleep(ASK_AGAIN);

@@ -42,25 +42,21 @@ impl Home {
         host
     }
 
-    /// A program's doorbell, and the regions it is woken for.
-    fn connect(
-        &self,
-        host: &mut Listening,
-        guest: &Guest,
-    ) -> Option<(Arc<Doorbells>, Receiver<u64>)> {
+    /// A program's doorbell, which may find no listener, and the regions it is woken for.
+    fn doorbell(&self, guest: &Guest) -> (Arc<Doorbells>, Receiver<u64>) {
         let (woken, wakes) = channel();
-        let vmm = vmm_of(guest);
         let places = vec![self.directory.clone()];
-        let program = std::thread::spawn(move || {
-            Doorbells::connect_in(places, vmm, move |region| {
-                let _ = woken.send(region);
-            })
+        let doorbells = Doorbells::connect_in(places, vmm_of(guest), move |region| {
+            let _ = woken.send(region);
         });
-        while !program.is_finished() {
-            host.turn();
-        }
-        let doorbells = program.join().expect("no panic")?;
-        Some((doorbells, wakes))
+        (doorbells.expect("there is a thread"), wakes)
+    }
+
+    /// A program's doorbell that has found its listener.
+    fn connect(&self, host: &mut Listening, guest: &Guest) -> (Arc<Doorbells>, Receiver<u64>) {
+        let (doorbells, wakes) = self.doorbell(guest);
+        host.turn_until("connection", |_| doorbells.is_connected());
+        (doorbells, wakes)
     }
 
     /// A program that does as it likes.
@@ -103,6 +99,15 @@ impl Listening {
         }
     }
 
+    /// The doorbell looks more than once, and finds nothing.
+    fn finds_none(&mut self, doorbells: &Doorbells) {
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(1) {
+            self.turn();
+            assert!(!doorbells.is_connected(), "it is believed");
+        }
+    }
+
     fn clients(&self) -> usize {
         self.listener.relay.as_ref().expect("there").clients()
     }
@@ -113,8 +118,8 @@ fn a_guest_wakes_programs_and_programs_wake_the_guest() {
     let (home, guest) = (Home::new(), guest(7, "one"));
     let mut host = home.listening(std::slice::from_ref(&guest));
     let mut talk = host.tie(&guest);
-    let (first, wakes) = home.connect(&mut host, &guest).expect("found");
-    let (second, other_wakes) = home.connect(&mut host, &guest).expect("found");
+    let (first, wakes) = home.connect(&mut host, &guest);
+    let (second, other_wakes) = home.connect(&mut host, &guest);
     talk.send(Message::Bell { region: 7 });
     for wakes in [&wakes, &other_wakes] {
         let mut seen = None;
@@ -138,15 +143,12 @@ fn a_guest_wakes_programs_and_programs_wake_the_guest() {
 #[test]
 fn without_a_listener_that_is_tied_to_that_vm_there_is_no_doorbell() {
     let (home, guest) = (Home::new(), guest(7, "one"));
-    let nobody = |_| {};
-    let places = || vec![home.directory.clone()];
-    assert!(Doorbells::connect_in(places(), vmm_of(&guest), nobody).is_none());
     let mut host = home.listening(std::slice::from_ref(&guest));
-    assert!(home.connect(&mut host, &guest).is_none(), "nobody is tied");
+    host.finds_none(&home.doorbell(&guest).0);
     let _talk = host.tie(&guest);
     let mut another = guest.clone();
     another.machine.start_time += 1;
-    assert!(home.connect(&mut host, &another).is_none());
+    host.finds_none(&home.doorbell(&another).0);
     // One that says so nevertheless is not believed.
     let liar = home.raw();
     assert!(say(&liar, &Datagram::Register(vmm_of(&another)).encode()));
@@ -155,8 +157,45 @@ fn without_a_listener_that_is_tied_to_that_vm_there_is_no_doorbell() {
     // What others may enter is not looked at.
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(&home.directory, mode).expect("set");
-    assert!(home.connect(&mut host, &guest).is_none());
+    host.finds_none(&home.doorbell(&guest).0);
     assert!(Relay::open(Path::new("/nowhere/at/all")).is_err());
+}
+
+#[test]
+fn a_listener_and_an_agent_that_come_later_are_found() {
+    let (home, guest) = (Home::new(), guest(7, "one"));
+    let (doorbells, wakes) = home.doorbell(&guest);
+    doorbells.ring(1);
+    let mut host = home.listening(std::slice::from_ref(&guest));
+    host.finds_none(&doorbells);
+    let mut talk = host.tie(&guest);
+    host.turn_until("connection", |_| doorbells.is_connected());
+    doorbells.ring(2);
+    assert_eq!(
+        host.message(&mut talk),
+        bell(2),
+        "what was rung before is lost"
+    );
+    talk.send(Message::Bell { region: 3 });
+    host.turn_until("wake", |_| wakes.try_recv() == Ok(3));
+}
+
+#[test]
+fn a_listener_that_does_not_answer_holds_up_neither_the_start_nor_the_end() {
+    let (home, guest) = (Home::new(), guest(7, "one"));
+    let mut host = home.listening(std::slice::from_ref(&guest));
+    let _talk = host.tie(&guest);
+    let start = Instant::now();
+    // It has no turn meanwhile, as if its process were stopped.
+    for _ in 0..5 {
+        let (doorbells, _wakes) = home.doorbell(&guest);
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(!doorbells.is_connected());
+        drop(doorbells);
+    }
+    // The answer of each would have been waited for two seconds long.
+    assert!(start.elapsed() < Duration::from_secs(6));
+    host.turn_until("end of them", |host| host.clients() == 0);
 }
 
 #[test]
@@ -164,7 +203,7 @@ fn a_doorbell_finds_the_next_listener_and_the_next_connection_of_the_agent() {
     let (home, guest) = (Home::new(), guest(7, "one"));
     let mut host = home.listening(std::slice::from_ref(&guest));
     let talk = host.tie(&guest);
-    let (doorbells, wakes) = home.connect(&mut host, &guest).expect("found");
+    let (doorbells, wakes) = home.connect(&mut host, &guest);
     assert!(doorbells.is_connected());
     // The agent goes and comes.
     drop(talk);
@@ -229,7 +268,7 @@ fn programs_that_send_garbage_nothing_or_too_much_are_bounded() {
     drop(silent);
 
     // One that rings without end keeps nobody from being served.
-    let (doorbells, wakes) = home.connect(&mut host, &guest).expect("found");
+    let (doorbells, wakes) = home.connect(&mut host, &guest);
     let flood = home.raw();
     assert!(say(&flood, &register));
     let mut rung = 0_u64;
@@ -261,7 +300,7 @@ fn a_program_that_never_reads_gets_a_bounded_number_of_bells() {
     let lazy = home.raw();
     assert!(say(&lazy, &Datagram::Register(vmm_of(&guest)).encode()));
     host.turn_until("program", |host| host.clients() == 1);
-    let (_doorbells, wakes) = home.connect(&mut host, &guest).expect("found");
+    let (_doorbells, wakes) = home.connect(&mut host, &guest);
     for region in 0..5000 {
         talk.send(Message::Bell { region });
         host.turn();
@@ -289,7 +328,7 @@ fn an_agent_that_takes_no_bells_holds_nobody_up() {
     let (home, guest) = (Home::new(), guest(7, "one"));
     let mut host = home.listening(std::slice::from_ref(&guest));
     let mut talk = host.tie(&guest);
-    let (doorbells, wakes) = home.connect(&mut host, &guest).expect("found");
+    let (doorbells, wakes) = home.connect(&mut host, &guest);
     // More than the connection holds.
     let peer = |host: &Listening| host.listener.peers[0].interest(Instant::now());
     let mut region = 0;
