@@ -91,18 +91,50 @@ impl<E> Options<E> {
         }
         Ok(())
     }
-}
 
-/// Whether the other side's program has come to a link.
-#[must_use]
-pub fn has_come(peer: Presence) -> bool {
-    peer.state != PresenceState::Absent
-}
+    /// Waits until the other side's program has come to a link, which this side has just
+    /// opened. One that had left before that was of an earlier run.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub fn wait_for_peer(
+        &self,
+        peer: impl Fn() -> Result<Presence, LinkFailure>,
+    ) -> Result<(), Failure> {
+        let before = peer()?.count;
+        self.wait_until("the other side did not come", || {
+            let now = peer()?;
+            Ok(now.state == PresenceState::Present || now.count > before)
+        })
+    }
 
-/// Whether the other side's program was there and has gone.
-#[must_use]
-pub fn has_gone(peer: Presence) -> bool {
-    matches!(peer.state, PresenceState::Left | PresenceState::Lost)
+    /// Waits until the guest's program, which has come, is gone.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub fn wait_until_gone(
+        &self,
+        peer: impl Fn() -> Result<Presence, LinkFailure>,
+    ) -> Result<(), Failure> {
+        self.wait_until("the guest did not end", || {
+            Ok(peer()?.state != PresenceState::Present)
+        })
+    }
+
+    /// What is in the region is not what this run has put there.
+    pub fn left_over(&self, message: impl Display) -> Failure {
+        let (place, vm) = match &self.place {
+            Place::Host { vm } => ("", vm.as_str()),
+            Place::Guest => (" on the host", "VM"),
+        };
+        let command = format!("vmshm region remove {vm}/{}", self.name);
+        Failure {
+            message: message.to_string(),
+            hint: Some(format!(
+                "if an earlier run has left the region: `{command}`{place}"
+            )),
+        }
+    }
 }
 
 /// Runs an example, which is `about` something: reads its command line, and says in one
@@ -122,7 +154,7 @@ pub fn run<E: Args>(
         own: line.own,
     };
     let result = example(&options);
-    let interrupted = INTERRUPTION.load(Ordering::Relaxed);
+    let interrupted = INTERRUPTION.load(Ordering::SeqCst);
     match result {
         Ok(figures) => match writeln!(io::stdout(), "{name}: {figures}") {
             Ok(()) => ExitCode::SUCCESS,
@@ -142,19 +174,34 @@ pub fn run<E: Args>(
     }
 }
 
-/// The host's side: opens the region, runs `exchange`, and removes the region.
+/// The host's side: opens the region, runs `exchange` over it, and removes the region. One
+/// that could not be opened is somebody else's, and stays.
 ///
 /// # Errors
 /// [`Failure`].
-pub fn on_host<E>(
+pub fn on_host<E, L>(
     vm: Vm,
     options: &Options<E>,
-    exchange: impl FnOnce(RegionOptions<Vm>) -> Result<String, Failure>,
+    open: impl FnOnce(RegionOptions<Vm>) -> Result<L, Failure>,
+    exchange: impl FnOnce(L) -> Result<String, Failure>,
 ) -> Result<String, Failure> {
-    // Whoever waits over a link learns that its region was removed.
     let (other, name) = (vm.clone(), options.name.clone());
-    let _interruption = at_interruption(move || drop(other.remove(&name)))?;
-    let figures = exchange(vm.region(&options.name).timeout(options.timeout));
+    let is_open = Arc::new(AtomicBool::new(false));
+    let may_remove = Arc::clone(&is_open);
+    let _interruption = at_interruption(move || {
+        // Whoever waits over a link learns that its region was removed.
+        if may_remove.load(Ordering::SeqCst) {
+            drop(other.remove(&name));
+        }
+    })?;
+    let link = open(vm.region(&options.name).timeout(options.timeout))?;
+    is_open.store(true, Ordering::SeqCst);
+    // Either Ctrl-C has found it open, or it is noticed here.
+    let figures = if INTERRUPTION.load(Ordering::SeqCst) {
+        Err(io::Error::from(io::ErrorKind::Interrupted).into())
+    } else {
+        exchange(link)
+    };
     // Whatever came of it, nothing shall stay pinned in the guest.
     let removed = vm.remove(&options.name);
     let figures = figures?;
@@ -162,20 +209,21 @@ pub fn on_host<E>(
     Ok(figures)
 }
 
-/// The guest's side: opens the region and runs `exchange`. It leaves the region to the host,
-/// which may still read there.
+/// The guest's side: opens the region and runs `exchange` over it. It leaves the region to
+/// the host, which may still read there.
 ///
 /// # Errors
 /// [`Failure`].
-pub fn in_guest<E>(
+pub fn in_guest<E, L>(
     agent: Agent,
     options: &Options<E>,
-    exchange: impl FnOnce(RegionOptions<Agent>) -> Result<String, Failure>,
+    open: impl FnOnce(RegionOptions<Agent>) -> Result<L, Failure>,
+    exchange: impl FnOnce(L) -> Result<String, Failure>,
 ) -> Result<String, Failure> {
     // Whoever waits over a link learns that it is closed.
     let other = agent.clone();
     let _interruption = at_interruption(move || other.disconnect())?;
-    exchange(agent.region(&options.name).timeout(options.timeout))
+    exchange(open(agent.region(&options.name).timeout(options.timeout))?)
 }
 
 /// What is done at Ctrl-C, until this is dropped. It holds a handle on the VM, whose session
@@ -191,7 +239,7 @@ fn at_interruption<F: FnOnce() + Send + 'static>(action: F) -> io::Result<Interr
     let waiting = Arc::downgrade(&action);
     thread::spawn(move || {
         if signals.forever().next().is_some() {
-            INTERRUPTION.store(true, Ordering::Relaxed);
+            INTERRUPTION.store(true, Ordering::SeqCst);
             let action = waiting.upgrade().and_then(|slot| slot.lock().ok()?.take());
             if let Some(action) = action {
                 action();
@@ -215,7 +263,7 @@ impl Failure {
     pub fn wrong(message: impl Display) -> Self {
         Self {
             message: message.to_string(),
-            hint: Some("an earlier run may have left the region: `vmshm region remove`".to_owned()),
+            hint: None,
         }
     }
 
@@ -269,5 +317,73 @@ impl From<io::Error> for Failure {
                 hint: None,
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    fn options(place: Place, timeout: Duration) -> Options<()> {
+        Options {
+            place,
+            name: "x".to_owned(),
+            timeout,
+            own: (),
+        }
+    }
+
+    /// What is seen, one look after the other; the last one stays.
+    fn seen(looks: &[(PresenceState, u64)]) -> impl Fn() -> Result<Presence, LinkFailure> {
+        let next = Cell::new(0);
+        move || {
+            let at = next.replace((next.get() + 1).min(looks.len() - 1));
+            let (state, count) = looks[at];
+            Ok(Presence { state, count })
+        }
+    }
+
+    #[test]
+    fn whoever_had_left_before_has_not_come() {
+        use PresenceState::{Absent, Left, Lost, Present};
+        let patient = options(Place::Guest, Duration::MAX);
+        for looks in [
+            &[(Absent, 0), (Absent, 0), (Present, 1)][..],
+            &[(Left, 1), (Left, 1), (Present, 2)],
+            &[(Lost, 1), (Lost, 2)],
+            &[(Present, 1)],
+        ] {
+            assert!(patient.wait_for_peer(seen(looks)).is_ok(), "{looks:?}");
+        }
+        let hasty = options(Place::Guest, Duration::ZERO);
+        for looks in [&[(Left, 1)][..], &[(Lost, 7)], &[(Absent, 0)]] {
+            assert!(hasty.wait_for_peer(seen(looks)).is_err(), "{looks:?}");
+        }
+    }
+
+    #[test]
+    fn whoever_is_there_has_not_gone() {
+        use PresenceState::{Left, Lost, Present};
+        let patient = options(Place::Guest, Duration::MAX);
+        for end in [Left, Lost] {
+            let looks = [(Present, 2), (end, 2)];
+            assert!(patient.wait_until_gone(seen(&looks)).is_ok(), "{end:?}");
+        }
+        let hasty = options(Place::Guest, Duration::ZERO);
+        assert!(hasty.wait_until_gone(seen(&[(Present, 2)])).is_err());
+    }
+
+    #[test]
+    fn only_what_an_earlier_run_may_have_left_is_to_be_removed_and_by_a_whole_command() {
+        let vm = "web".to_owned();
+        let failure = options(Place::Host { vm }, Duration::ZERO).left_over("odd");
+        let hint = failure.hint.expect("there is one");
+        assert!(hint.contains("`vmshm region remove web/x`"), "{hint}");
+        let failure = options(Place::Guest, Duration::ZERO).left_over("odd");
+        let hint = failure.hint.expect("there is one");
+        assert!(hint.ends_with("VM/x` on the host"), "{hint}");
+        assert_eq!(Failure::wrong("odd").hint, None);
     }
 }

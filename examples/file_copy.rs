@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use sha2::{Digest, Sha256};
-use vmshm_examples::{Failure, Options, Place, has_come, has_gone, in_guest, on_host, run};
+use vmshm_examples::{Failure, Options, Place, in_guest, on_host, run};
 use vmshm_guest::Agent;
 use vmshm_guest::endpoint::{Connection, RegionOptions, Side, Stream};
 use vmshm_host::Vm;
@@ -53,24 +53,29 @@ fn main() -> ExitCode {
             _ => return Err(Failure::usage("give --send FILE or --to FILE")),
         };
         match &options.place {
-            Place::Host { vm } => on_host(Vm::connect(vm)?, options, |it| copy(it, options, task)),
-            Place::Guest => in_guest(Agent::connect()?, options, |it| copy(it, options, task)),
+            Place::Host { vm } => on_host(Vm::connect(vm)?, options, open, |it| {
+                copy(it, options, task)
+            }),
+            Place::Guest => in_guest(Agent::connect()?, options, open, |it| {
+                copy(it, options, task)
+            }),
         }
     })
 }
 
 /// The same on both sides: `C` is a VM on the host and the agent in the guest.
+fn open<C: Connection>(region: RegionOptions<C>) -> Result<Stream<C>, Failure> {
+    Ok(region.size(4 << 20).stream()?)
+}
+
 fn copy<C: Connection>(
-    region: RegionOptions<C>,
+    mut stream: Stream<C>,
     options: &Options<FileCopy>,
     task: Task<'_>,
 ) -> Result<String, Failure> {
-    let mut stream = region.size(4 << 20).stream()?;
     // Without this a read or a write waits for ever.
     stream.set_timeout(Some(options.timeout));
-    options.wait_until("the other side did not come", || {
-        Ok(has_come(stream.peer()?))
-    })?;
+    options.wait_for_peer(|| stream.peer())?;
     let begun = Instant::now();
     let length = match task {
         Task::Send(path, file) => send(&mut stream, path, file)?,
@@ -79,7 +84,7 @@ fn copy<C: Connection>(
     let seconds = begun.elapsed().as_secs_f64();
     // Only the host, which is to remove the region, must wait until the guest has read all.
     if C::SIDE == Side::Host {
-        options.wait_until("the guest did not end", || Ok(has_gone(stream.peer()?)))?;
+        options.wait_until_gone(|| stream.peer())?;
     }
     let rate = length as f64 / seconds / 1e6;
     Ok(format!(

@@ -12,7 +12,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use vmshm_examples::{Failure, Options, Place, has_come, has_gone, in_guest, on_host, run};
+use vmshm_examples::{Failure, Options, Place, in_guest, on_host, run};
 use vmshm_guest::Agent;
 use vmshm_guest::endpoint::{Connection, Latest, RegionOptions, Side};
 use vmshm_host::Vm;
@@ -73,22 +73,25 @@ fn main() -> ExitCode {
         "latest",
         ABOUT,
         |options: &Options<Newest>| match &options.place {
-            Place::Host { vm } => on_host(Vm::connect(vm)?, options, |it| exchange(it, options)),
-            Place::Guest => in_guest(Agent::connect()?, options, |it| exchange(it, options)),
+            Place::Host { vm } => {
+                on_host(Vm::connect(vm)?, options, open, |it| exchange(it, options))
+            }
+            Place::Guest => in_guest(Agent::connect()?, options, open, |it| exchange(it, options)),
         },
     )
 }
 
 /// The same on both sides: `C` is a VM on the host and the agent in the guest.
+fn open<C: Connection>(region: RegionOptions<C>) -> Result<Latest<State, C>, Failure> {
+    // The region's size follows from the value's.
+    Ok(region.latest::<State>()?)
+}
+
 fn exchange<C: Connection>(
-    region: RegionOptions<C>,
+    mut latest: Latest<State, C>,
     options: &Options<Newest>,
 ) -> Result<String, Failure> {
-    // The region's size follows from the value's.
-    let mut latest = region.latest::<State>()?;
-    options.wait_until("the other side did not come", || {
-        Ok(has_come(latest.peer()?))
-    })?;
+    options.wait_for_peer(|| latest.peer())?;
     let publisher = match options.own.publish {
         Publisher::Host => Side::Host,
         Publisher::Guest => Side::Guest,
@@ -101,7 +104,7 @@ fn exchange<C: Connection>(
     // The last value stays in the region when the publisher goes. Only the host, which is
     // to remove the region, must wait until the guest has read it.
     if C::SIDE == Side::Host {
-        options.wait_until("the guest did not end", || Ok(has_gone(latest.peer()?)))?;
+        options.wait_until_gone(|| latest.peer())?;
     }
     Ok(figures)
 }
@@ -137,7 +140,7 @@ fn read<C: Connection>(
             return Err(Failure::wrong(format!("version {newer} is torn")));
         }
         if state.number <= number {
-            return Err(Failure::wrong(format!(
+            return Err(options.left_over(format!(
                 "version {newer} has number {}, after {number}",
                 state.number
             )));

@@ -11,9 +11,9 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use vmshm_examples::{Failure, Options, Place, has_come, has_gone, in_guest, on_host, run};
-use vmshm_guest::endpoint::RegionOptions;
-use vmshm_guest::{Agent, ByteRing};
+use vmshm_examples::{Failure, Options, Place, in_guest, on_host, run};
+use vmshm_guest::Agent;
+use vmshm_guest::endpoint::{ByteRing, Connection, RegionOptions};
 use vmshm_host::Vm;
 
 /// Bytes of a request's number, which is little-endian.
@@ -36,21 +36,35 @@ fn main() -> ExitCode {
         "request_reply",
         ABOUT,
         |options: &Options<RequestReply>| match &options.place {
-            Place::Host { vm } => on_host(Vm::connect(vm)?, options, |it| ask(it, options)),
-            Place::Guest => in_guest(Agent::connect()?, options, |it| serve(it, options)),
+            Place::Host { vm } => on_host(
+                Vm::connect(vm)?,
+                options,
+                |region| open(region, options),
+                |ring| ask(ring, options),
+            ),
+            Place::Guest => in_guest(
+                Agent::connect()?,
+                options,
+                |region| open(region, options),
+                |ring| serve(ring, options),
+            ),
         },
     )
 }
 
-/// Bytes of the region: several requests fit into each direction.
-fn size(options: &Options<RequestReply>) -> u64 {
-    let request = (NUMBER + options.own.bytes) as u64;
-    request.saturating_mul(16).max(1 << 16)
+/// The same on both sides: `C` is a VM on the host and the agent in the guest.
+fn open<C: Connection>(
+    region: RegionOptions<C>,
+    options: &Options<RequestReply>,
+) -> Result<ByteRing<C>, Failure> {
+    // Several requests fit into each direction.
+    let request = NUMBER.saturating_add(options.own.bytes) as u64;
+    let size = request.saturating_mul(16).max(1 << 16);
+    Ok(region.size(size).byte_ring()?)
 }
 
 /// The guest's side. An empty request is the last one.
-fn serve(region: RegionOptions<Agent>, options: &Options<RequestReply>) -> Result<String, Failure> {
-    let mut ring: ByteRing = region.size(size(options)).byte_ring()?;
+fn serve(mut ring: ByteRing<Agent>, options: &Options<RequestReply>) -> Result<String, Failure> {
     let mut record = Vec::new();
     let mut served = 0_u64;
     loop {
@@ -67,9 +81,8 @@ fn serve(region: RegionOptions<Agent>, options: &Options<RequestReply>) -> Resul
 }
 
 /// The host's side.
-fn ask(region: RegionOptions<Vm>, options: &Options<RequestReply>) -> Result<String, Failure> {
-    let mut ring = region.size(size(options)).byte_ring()?;
-    options.wait_until("the guest did not come", || Ok(has_come(ring.peer()?)))?;
+fn ask(mut ring: ByteRing<Vm>, options: &Options<RequestReply>) -> Result<String, Failure> {
+    options.wait_for_peer(|| ring.peer())?;
     let text: Vec<u8> = (b'a'..=b'z').cycle().take(options.own.bytes).collect();
     let mut answer = Vec::new();
     let mut times = Vec::new();
@@ -84,14 +97,12 @@ fn ask(region: RegionOptions<Vm>, options: &Options<RequestReply>) -> Result<Str
         request[NUMBER..].make_ascii_uppercase();
         if answer != request {
             let answer = String::from_utf8_lossy(&answer);
-            return Err(Failure::wrong(format!(
-                "request {number} was answered by {answer:?}"
-            )));
+            return Err(options.left_over(format!("request {number} was answered by {answer:?}")));
         }
     }
     ring.send_timeout(&[], options.timeout)?;
     // The region is removed after this, which the guest must have left by then.
-    options.wait_until("the guest did not end", || Ok(has_gone(ring.peer()?)))?;
+    options.wait_until_gone(|| ring.peer())?;
 
     times.sort_unstable();
     let percentile = |percent: usize| -> f64 {

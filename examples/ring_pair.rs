@@ -11,8 +11,8 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Instant;
 
-use vmshm_examples::{Failure, Options, Place, has_come, has_gone, in_guest, on_host, run};
-use vmshm_guest::endpoint::{Connection, RegionOptions, RingReceiver, RingSender, Side};
+use vmshm_examples::{Failure, Options, Place, in_guest, on_host, run};
+use vmshm_guest::endpoint::{Connection, RegionOptions, Ring, RingReceiver, RingSender, Side};
 use vmshm_guest::{Agent, LinkFailure};
 use vmshm_host::Vm;
 
@@ -33,20 +33,27 @@ fn main() -> ExitCode {
         "ring_pair",
         ABOUT,
         |options: &Options<RingPair>| match &options.place {
-            Place::Host { vm } => on_host(Vm::connect(vm)?, options, |it| exchange(it, options)),
-            Place::Guest => in_guest(Agent::connect()?, options, |it| exchange(it, options)),
+            Place::Host { vm } => on_host(Vm::connect(vm)?, options, open, |ring| {
+                exchange(ring, options)
+            }),
+            Place::Guest => in_guest(Agent::connect()?, options, open, |ring| {
+                exchange(ring, options)
+            }),
         },
     )
 }
 
 /// The same on both sides: `C` is a VM on the host and the agent in the guest.
+fn open<C: Connection>(region: RegionOptions<C>) -> Result<Ring<u64, C>, Failure> {
+    // A record may be any plain struct; both sides must say the same type.
+    Ok(region.size(1 << 20).ring::<u64>()?)
+}
+
 fn exchange<C: Connection>(
-    region: RegionOptions<C>,
+    ring: Ring<u64, C>,
     options: &Options<RingPair>,
 ) -> Result<String, Failure> {
-    // A record may be any plain struct; both sides must say the same type.
-    let ring = region.size(1 << 20).ring::<u64>()?;
-    options.wait_until("the other side did not come", || Ok(has_come(ring.peer()?)))?;
+    options.wait_for_peer(|| ring.peer())?;
 
     // The two directions are independent: each may have a thread of its own.
     let begun = Instant::now();
@@ -64,7 +71,7 @@ fn exchange<C: Connection>(
     // What was sent stays in the region when this side goes. Only the host, which is to
     // remove the region, must wait until the guest has read it.
     if C::SIDE == Side::Host {
-        options.wait_until("the guest did not end", || Ok(has_gone(receiver.peer()?)))?;
+        options.wait_until_gone(|| receiver.peer())?;
     }
     let count = options.own.count;
     let rate = 2.0 * count as f64 / seconds / 1e6;
@@ -119,7 +126,7 @@ fn receive<C: Connection>(
         for &received in &batch[..count] {
             let expected = record(C::SIDE.other(), number);
             if received != expected {
-                return Err(Failure::wrong(format!(
+                return Err(options.left_over(format!(
                     "record {number} is {received:#x}, not {expected:#x}"
                 )));
             }

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use vmshm_examples::{Failure, Options, Place, in_guest, on_host, run};
 use vmshm_guest::Agent;
-use vmshm_guest::endpoint::{Connection, RegionOptions, Side};
+use vmshm_guest::endpoint::{Connection, Raw, RawWord, RegionOptions, Side};
 use vmshm_host::Vm;
 
 #[derive(Debug, clap::Args)]
@@ -47,24 +47,54 @@ fn main() -> ExitCode {
         "shared_counter",
         ABOUT,
         |options: &Options<SharedCounter>| match &options.place {
-            Place::Host { vm } => on_host(Vm::connect(vm)?, options, |it| exchange(it, options)),
-            Place::Guest => in_guest(Agent::connect()?, options, |it| exchange(it, options)),
+            Place::Host { vm } => on_host(
+                Vm::connect(vm)?,
+                options,
+                |region| open(region, options),
+                |table| exchange(table, options),
+            ),
+            Place::Guest => in_guest(
+                Agent::connect()?,
+                options,
+                |region| open(region, options),
+                |table| exchange(table, options),
+            ),
         },
     )
 }
 
+/// The memory, and the words that only this side writes.
+struct Table<C: Connection> {
+    raw: Raw<C>,
+    count: RawWord<C>,
+    stage: RawWord<C>,
+}
+
 /// The same on both sides: `C` is a VM on the host and the agent in the guest.
-fn exchange<C: Connection>(
+fn open<C: Connection>(
     region: RegionOptions<C>,
     options: &Options<SharedCounter>,
-) -> Result<String, Failure> {
+) -> Result<Table<C>, Failure> {
     let raw = region.size(4096).raw()?;
-    let (ours, theirs) = (line(C::SIDE), line(C::SIDE.other()));
-    let mut count = raw.own_word(ours + COUNT)?;
-    let mut stage = raw.own_word(ours + STAGE)?;
+    let count = raw.own_word(line(C::SIDE) + COUNT)?;
+    let stage = raw.own_word(line(C::SIDE) + STAGE)?;
+    // Any number of programs may have raw memory open: this one is in somebody's hands.
     if (count.get(), stage.get()) != (0, 0) {
-        return Err(Failure::wrong("somebody has counted here before"));
+        return Err(options.left_over("somebody counts here, or has counted here before"));
     }
+    Ok(Table { raw, count, stage })
+}
+
+fn exchange<C: Connection>(
+    table: Table<C>,
+    options: &Options<SharedCounter>,
+) -> Result<String, Failure> {
+    let Table {
+        raw,
+        mut count,
+        mut stage,
+    } = table;
+    let (ours, theirs) = (line(C::SIDE), line(C::SIDE.other()));
 
     let begun = Instant::now();
     for _ in 0..options.own.count {

@@ -387,7 +387,8 @@ fn a_timeout_that_never_comes_is_no_overflow() {
             size: 0,
             ..endless.clone()
         };
-        let waiting = scope.spawn(|| vm.open(&patient).map(drop));
+        let vm = &vm;
+        let waiting = scope.spawn(move || vm.open(&patient).map(drop));
         std::thread::sleep(Duration::from_millis(200));
         guest.tell("make x");
         waiting.join().expect("ends").expect("opens");

@@ -5,7 +5,7 @@ use vmshm_vm_tests::environment::{guest_example, report};
 use vmshm_vm_tests::example::{on_host, outcome_in_guest};
 use vmshm_vm_tests::fleet;
 use vmshm_vm_tests::machine::{Kind, Machine};
-use vmshm_vm_tests::patience::LATER;
+use vmshm_vm_tests::patience::{LATER, wait_for};
 use vmshm_vm_tests::program::vmshm;
 use vmshm_vm_tests::status::Status;
 
@@ -47,6 +47,7 @@ fn run_all(kind: Kind) {
     pair(&machine, "request_reply", &["--count", "2000"]);
     pair(&machine, "latest", &["--seconds", "1"]);
     file_goes_there_and_back(&machine);
+    one_that_is_refused_leaves_the_region_to_the_other(&machine, count);
 
     let left = vmshm(["region", "list", &machine.name, "--json"]).run();
     assert_eq!(left.json(), serde_json::json!([]), "regions are left");
@@ -90,4 +91,40 @@ fn file_goes_there_and_back(machine: &Machine) {
     let found = std::fs::read(&back).expect("it has come");
     assert!(found == contents, "the file has changed on its way");
     guest.check("rm copied");
+}
+
+/// Two of the same on the host: the second one is refused, and the first one goes on.
+fn one_that_is_refused_leaves_the_region_to_the_other(machine: &Machine, count: &str) {
+    for (example, words) in [
+        ("ring_pair", ["ring_pair", "process"]),
+        ("shared_counter", ["somebody", "counts here"]),
+    ] {
+        let options = ["--count", count];
+        let first = on_host(example, &machine.name, &options).start();
+        wait_for("the first one's region", LATER, || {
+            is_in_use(machine, example)
+        });
+        let second = on_host(example, &machine.name, &options).run_within(LATER);
+        second.refused(&words).hints(&[]);
+        let inside = machine.guest.start(&format!(
+            "{} guest --timeout 60 --count {count}",
+            guest_example(example)
+        ));
+        first.wait(LATER).success();
+        outcome_in_guest(inside, example);
+    }
+}
+
+/// Whether a host's program has done its first step in an example's region.
+fn is_in_use(machine: &Machine, example: &str) -> bool {
+    if example == "shared_counter" {
+        // The word by which it says how far it has come.
+        let path = format!("{}/{example}", machine.name);
+        let stage = vmshm(["region", "read", &path, "64", "8"]).run();
+        return stage.output == 1_u64.to_le_bytes();
+    }
+    let list = vmshm(["region", "list", &machine.name, "--json"]).run();
+    let list = list.json();
+    let mut regions = list.as_array().expect("a list").iter();
+    regions.any(|region| region["name"] == example)
 }
