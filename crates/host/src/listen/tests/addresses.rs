@@ -100,3 +100,16 @@ fn an_agent_is_tied_over_vsock() {
     drop(talk);
     assert!(host.news().starts_with("left one"));
 }
+
+#[test]
+fn what_a_kernel_lacks_is_named_by_the_kind_of_address() {
+    let hint_for = |address| {
+        let source = rustix::io::Errno::AFNOSUPPORT.into();
+        let hint = ListenError::Bind { address, source }.hint();
+        hint.expect("there is one").to_owned()
+    };
+    let tcp = Address::Tcp("[::1]:7001".parse().expect("an address"));
+    assert!(!hint_for(tcp).contains("vsock"));
+    let vsock = Address::Vsock { cid: 2, port: 7001 };
+    assert!(hint_for(vsock).contains("modprobe"));
+}
