@@ -29,6 +29,7 @@ fn qemu_memfd_compacts_during_a_transfer() {
 
 /// Debian 13's kernel has a switch for io_uring, which many turn off.
 #[test]
+#[ignore = "long: fetches and boots another kernel"]
 fn qemu_compacts_during_a_transfer_where_io_uring_is_switched_off() {
     if !is_set_up() {
         return;

@@ -62,6 +62,7 @@ fn sleepers_in_user_mode_linux_and_on_the_host_are_woken_over_tcp() {
 }
 
 #[test]
+#[ignore = "long: boots another machine"]
 fn sleepers_in_qemu_and_on_the_host_are_woken_over_tcp() {
     over_tcp(Kind::QemuMemfd(2));
 }
