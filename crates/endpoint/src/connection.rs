@@ -84,7 +84,8 @@ pub struct Wish {
 #[derive(Debug)]
 pub struct Held<C: Connection> {
     /// The number of this hold, for [`Connection::close`] and the doorbell: a program may
-    /// hold a region as an end and as a watcher at the same time.
+    /// hold raw memory, or watch a link, more than once at the same time. Nobody watches
+    /// over a connection that has the link's end.
     pub region: u64,
     /// Its bytes.
     pub memory: C::Memory,

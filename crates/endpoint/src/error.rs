@@ -75,8 +75,11 @@ impl OpenError {
                 RefusalCode::OverBudget => {
                     "start the agent with a larger `--max-pinned SIZE`, or remove regions"
                 }
-                RefusalCode::NotFound => "give a size, so that the region is made",
+                RefusalCode::NotFound => {
+                    "start the program that makes it, or give a size, so that it is made here"
+                }
                 RefusalCode::Busy => "one process of each side has the end of a link",
+                RefusalCode::Proving => "wait longer, or end that process if it hangs",
                 RefusalCode::WrongKind => "use another name, or remove that region first",
                 RefusalCode::Denied => {
                     "the guest's administrator gives access, in the agent's file of rules"

@@ -109,7 +109,8 @@ impl<C: Connection> LatestBytesWatch<C> {
 /// let (host, guest) = loopback::pair();
 /// let mut sensor = guest.region("celsius").latest::<f64>()?;
 /// let mut display = host.region("celsius").watch_latest::<f64>()?;
-/// let mut another = guest.region("celsius").watch_latest::<f64>()?.following(Side::Guest)?;
+/// let another = guest.another().region("celsius").watch_latest::<f64>()?;
+/// let mut another = another.following(Side::Guest)?;
 ///
 /// sensor.publish(&21.5)?;
 /// assert_eq!(display.read()?, Some((1, 21.5)));

@@ -154,8 +154,8 @@ impl<C: Connection> RegionOptions<C> {
         LatestBytes::open(self.hold(wish)?, max)
     }
 
-    /// Reads a latest of type `T` without having an end of it: any number of programs may.
-    /// It is made only if a size is given.
+    /// Reads a latest of type `T` without having an end of it: any number of programs may,
+    /// over connections that do not have its end. It is made only if a size is given.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -167,8 +167,8 @@ impl<C: Connection> RegionOptions<C> {
         Ok(LatestWatch::over(self.watch_latest_bytes(value)?))
     }
 
-    /// Reads a latest of at most `max` bytes without having an end of it. It is made only
-    /// if a size is given.
+    /// Reads a latest of at most `max` bytes without having an end of it, over a connection
+    /// that does not have one. It is made only if a size is given.
     ///
     /// # Errors
     /// [`OpenError`].

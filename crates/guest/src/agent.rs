@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vmshm_endpoint::{
     Connection, Doorbell, End, Held, OpenError, RegionOptions, Right, Side, Wish,
@@ -25,6 +25,8 @@ use crate::{memory, unreachable};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Time between two attempts to find a region, or an agent that is being restarted.
 const RETRY: Duration = Duration::from_millis(50);
+/// A question that was open for less at its end says nothing: the agent may be slow.
+const ANSWER: Duration = Duration::from_secs(1);
 
 /// A connection to the agent that runs in this guest. Clones share it; it ends with the
 /// last of them and of the links that came by it.
@@ -171,7 +173,9 @@ impl Connection for Agent {
             role: wish.role,
         };
         let session = self.session();
+        let mut missing = None;
         loop {
+            let asked = Instant::now();
             match session.ask(request, until) {
                 Ok(Answer::Region {
                     reply,
@@ -198,19 +202,30 @@ impl Connection for Agent {
                         doorbell: Some(Arc::new(Bell { session, region })),
                     });
                 }
+                // Somebody else may make it: also where a size is given, but this user may
+                // not. At the end the reason is told, which needs time for one more answer.
                 Ok(Answer::Refused {
                     code: RefusalCode::NotFound,
-                    ..
-                }) if wish.size == 0 && !until.has_passed() => until.pause(RETRY),
+                    explanation,
+                }) if until.left() > 2 * RETRY => {
+                    missing = Some(explanation);
+                    until.pause(RETRY);
+                }
                 Ok(Answer::Refused { code, explanation }) => {
                     return Err(OpenError::Refused { code, explanation });
                 }
                 Ok(Answer::Done | Answer::Strange) => return Err(strange()),
                 Err(Unanswered::Over(end)) => return Err(OpenError::Ended(end)),
                 Err(Unanswered::Late) => {
-                    return Err(OpenError::NoHost {
-                        name: wish.name.clone(),
-                        waited: wish.timeout,
+                    return Err(match missing {
+                        Some(explanation) if asked.elapsed() < ANSWER => OpenError::Refused {
+                            code: RefusalCode::NotFound,
+                            explanation,
+                        },
+                        _ => OpenError::NoHost {
+                            name: wish.name.clone(),
+                            waited: wish.timeout,
+                        },
                     });
                 }
             }

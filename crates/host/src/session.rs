@@ -79,6 +79,7 @@ impl RequestError {
                 }
                 RefusalCode::NotFound => "`vmshm region list VM` shows the regions that exist",
                 RefusalCode::Exists => "choose another name, or remove that region first",
+                RefusalCode::Proving => "wait longer, or end that process if it hangs",
                 RefusalCode::Busy => "wait until it has ended, or use another name",
                 RefusalCode::WrongKind => {
                     "`vmshm region list VM` shows each region's kind: `region read` and `region write` are for raw ones, `pipe` for pipes; rings, latests and streams belong to the programs that open them"

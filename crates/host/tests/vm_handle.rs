@@ -26,6 +26,12 @@ fn role() {
     match std::env::var(ROLE).as_deref() {
         Ok("guest") => agent::play(),
         Ok(role) => {
+            if let Some(name) = role.strip_prefix("prover ") {
+                let vm = Vm::connect(name).expect("connects");
+                println!("ready");
+                drop(vm.open(&wish("x", Role::End)));
+                return;
+            }
             let name = role.strip_prefix("host ").expect("a known role");
             let vm = Vm::connect(name).expect("connects");
             let held = vm.open(&wish("x", Role::End)).expect("opens");
@@ -349,6 +355,33 @@ fn an_agent_that_does_not_answer_delays_neither_the_heartbeat_nor_a_later_close(
     // What is granted now, nobody waits for; what was closed then is closed.
     wait_until(|| guest.tell("state").ends_with("x=0 late=0"));
     assert_eq!(vm.end(), None);
+}
+
+#[test]
+fn whoever_proves_a_region_is_waited_for_and_its_death_noticed() {
+    let mut guest = Player::start("guest");
+    let vm = Vm::connect(&guest.name()).expect("connects");
+    guest.tell("deaf x");
+    let mut prover = Player::start(&format!("prover {}", guest.name()));
+    wait_until(|| guest.tell("state").ends_with("x=1"));
+    let brief = Wish {
+        timeout: Duration::from_millis(300),
+        ..wish("x", Role::Watch)
+    };
+    assert_eq!(code(vm.open(&brief)), RefusalCode::Proving);
+    guest.tell("deaf -");
+    std::thread::scope(|scope| {
+        let vm = &vm;
+        let waiting = scope.spawn(move || vm.open(&wish("x", Role::Watch)));
+        // The session is not held up meanwhile, and this is longer than it waits for an end
+        // that is taken.
+        vm.open(&wish("y", Role::End)).expect("opens");
+        std::thread::sleep(Duration::from_millis(2500));
+        assert!(!waiting.is_finished(), "it waits as long as its wish says");
+        prover.kill();
+        waiting.join().expect("ends").expect("its slot is freed");
+    });
+    assert!(guest.tell("state").contains("x=1"));
 }
 
 #[test]

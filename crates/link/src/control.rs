@@ -261,12 +261,15 @@ pub enum RefusalCode {
     Unsupported,
     /// The guest's rules do not let this user have that region.
     Denied,
+    /// Another opener is still proving the region's pages. Asking again helps once it is
+    /// done, or gone.
+    Proving,
     /// A reason of a newer minor version.
     Other(u64),
 }
 
 impl RefusalCode {
-    const KNOWN: [(Self, u64); 9] = [
+    const KNOWN: [(Self, u64); 10] = [
         (Self::Exists, 1),
         (Self::NotFound, 2),
         (Self::OverBudget, 3),
@@ -276,6 +279,7 @@ impl RefusalCode {
         (Self::CannotPin, 7),
         (Self::Unsupported, 8),
         (Self::Denied, 9),
+        (Self::Proving, 10),
     ];
 
     fn to_word(self) -> u64 {

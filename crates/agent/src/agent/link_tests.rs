@@ -130,7 +130,9 @@ fn each_side_has_one_end_and_presence_says_who_came_and_how_they_went() {
         refusal(host.ask(&mut service, &close)),
         RefusalCode::NotFound
     );
-    // A session may watch beside its end, and lets go of a region as a whole.
+    for _ in 0..2 {
+        assert_eq!(rival.ask(&mut service, &close), Reply::Done);
+    }
     region(rival.link(&mut service, "state", RegionKind::Latest, 64));
     assert_eq!(host_side(&guest), (PresenceState::Present, 2));
     rival.slot.release().expect("released");
@@ -157,7 +159,9 @@ fn raw_memory_has_several_openers_and_no_presence() {
     }
     assert_eq!(presence(&guest, id, Side::Host), (PresenceState::Absent, 0));
     let close = Request::Close { region: id };
-    assert_eq!(host.ask(&mut service, &close), Reply::Done);
+    for _ in 0..2 {
+        assert_eq!(host.ask(&mut service, &close), Reply::Done);
+    }
     assert_eq!(
         refusal(host.ask(&mut service, &close)),
         RefusalCode::NotFound
@@ -199,7 +203,7 @@ fn a_removed_region_stays_in_the_table_with_its_end_while_it_is_held() {
     host.slot.release().expect("released");
     turn(&mut service);
     assert_eq!(listed(&guest), []);
-    assert!(!guest.holds(old));
+    assert!(guest.frees(old));
 }
 
 #[test]
@@ -247,7 +251,7 @@ fn moved_pages_of_a_region_end_the_region_and_others_the_agent() {
     assert!(guest.holds(id), "the host may still write");
     host.slot.release().expect("released");
     turn(&mut service);
-    assert!(!guest.holds(id));
+    assert!(guest.frees(id));
     assert!(service.moved(2, "the directory").is_err());
 }
 

@@ -15,7 +15,7 @@ use vmshm_link::slot::SlotView;
 use super::creation::Refusal;
 use super::openers::{Conflict, Opener, ProgramId};
 use super::presences::has_ends;
-use super::regions::Region;
+use super::regions::{Holder, Region};
 use super::service::{Service, ServiceError};
 
 /// What programs are told of a damaged region.
@@ -97,15 +97,19 @@ impl Service {
             ));
         }
         if let Some(conflict) = region.openers.conflict(*kind, opener, wish.role) {
-            let message = self.explain(conflict, name);
+            let message = self.explain(conflict, wish.role, name);
             return Err(Refusal::new(RefusalCode::Busy, message));
         }
-        if let Opener::Host(holder) = opener {
-            // The pattern that another host looks at must not vanish under a second one.
-            let mut others = region.description.holders.iter();
-            if !region.description.ready && others.any(|other| *other != holder) {
-                return Ok(Opened::Later);
-            }
+        // The pattern that one handle looks at must not vanish under a second one, also not
+        // under one of the same session. The prover may never end: nobody is kept waiting.
+        let is_host = opener.side() == Side::Host;
+        let prover = region.description.holders.first();
+        if let Some(prover) = prover.filter(|_| is_host && !region.description.ready) {
+            let who = self.host_process(*prover);
+            return Err(Refusal::new(
+                RefusalCode::Proving,
+                format!("{who} is still proving the pages of `{name}`"),
+            ));
         }
         let id = region.id;
         if let Some(region) = self.regions.get_mut(id) {
@@ -124,7 +128,7 @@ impl Service {
             return false;
         };
         let role = region.openers.role(opener);
-        match region.openers.close(program) {
+        match region.openers.close(opener) {
             None => return false,
             Some(true) => return true,
             Some(false) => region.give_up_if_unproved(),
@@ -221,31 +225,36 @@ impl Service {
     }
 
     /// In words, why somebody does not get an end.
-    fn explain(&self, conflict: Conflict, name: &str) -> String {
+    fn explain(&self, conflict: Conflict, role: Role, name: &str) -> String {
         match conflict {
             Conflict::Taken(Opener::Host(holder)) => {
-                let view =
-                    SlotView::read(&**self.announcement.directory(), slot_offset(holder.slot));
-                let owner = view.ok().and_then(|view| view.owner);
-                let who = owner.map_or_else(
-                    || "another host process".to_owned(),
-                    |owner| format!("host process {}", owner.pid),
-                );
+                let who = self.host_process(holder);
                 format!("{who} has the host's end of `{name}`")
             }
             Conflict::Taken(Opener::Program(program)) => {
                 let who = self.programs.name(program);
                 format!("{who} has the guest's end of `{name}`")
             }
-            Conflict::Own(Role::End) => {
+            Conflict::Own(Role::End) if role == Role::End => {
                 format!("this connection has the end of `{name}` open already")
             }
-            Conflict::Own(Role::Watch) => {
-                format!(
-                    "this connection watches `{name}`, and can have its end through another connection"
-                )
-            }
+            Conflict::Own(Role::End) => format!(
+                "this connection has the end of `{name}`: watch it through another one (a second `Vm` or `Agent`)"
+            ),
+            Conflict::Own(Role::Watch) => format!(
+                "this connection watches `{name}`: open its end through another one (a second `Vm` or `Agent`)"
+            ),
         }
+    }
+
+    /// The process that has a session, as it called itself.
+    fn host_process(&self, holder: Holder) -> String {
+        let view = SlotView::read(&**self.announcement.directory(), slot_offset(holder.slot));
+        let owner = view.ok().and_then(|view| view.owner);
+        owner.map_or_else(
+            || "another host process".to_owned(),
+            |owner| format!("host process {}", owner.pid),
+        )
     }
 }
 

@@ -11,6 +11,8 @@ mod credentials;
 #[cfg(test)]
 mod flood_tests;
 #[cfg(test)]
+mod hold_tests;
+#[cfg(test)]
 mod link_tests;
 mod links;
 pub(crate) mod local_protocol;

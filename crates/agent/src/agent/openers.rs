@@ -4,9 +4,8 @@
 //! Of a ring, a latest or a stream each side has one end, which one opener has; any number
 //! may watch. Raw memory has no ends.
 //!
-//! A host's session lets go of a region as a whole: it counts its own watchers, and may
-//! watch beside the end that it has. A program lets go as often as it has opened, and does
-//! not watch beside an end of its own: what it let go of would not be clear.
+//! Hosts' sessions and programs let go as often as they have opened. Nobody watches beside
+//! an end of its own: which of both it let go of would not be clear.
 
 use std::collections::BTreeMap;
 
@@ -70,13 +69,11 @@ impl Openers {
         if kind == RegionKind::Raw {
             return None;
         }
-        let own = self.openings.get(&opener).map(|own| own.role);
-        let may_mix = opener.side() == Side::Host;
-        match (own, role) {
-            (Some(Role::End), Role::End) => Some(Conflict::Own(Role::End)),
-            (Some(own), _) if own != role && !may_mix => Some(Conflict::Own(own)),
-            (_, Role::End) => self.end(opener.side()).map(Conflict::Taken),
-            (_, Role::Watch) => None,
+        match (self.role(opener), role) {
+            (Some(Role::Watch), Role::Watch) => None,
+            (Some(own), _) => Some(Conflict::Own(own)),
+            (None, Role::End) => self.end(opener.side()).map(Conflict::Taken),
+            (None, Role::Watch) => None,
         }
     }
 
@@ -100,9 +97,8 @@ impl Openers {
         }
     }
 
-    /// A program lets go once: whether it still has it open. Nothing where it had not.
-    pub(crate) fn close(&mut self, program: ProgramId) -> Option<bool> {
-        let opener = Opener::Program(program);
+    /// `opener` lets go once: whether it still has it open. Nothing where it had not.
+    pub(crate) fn close(&mut self, opener: Opener) -> Option<bool> {
         let opening = self.openings.get_mut(&opener)?;
         opening.count -= 1;
         let still = opening.count > 0;
@@ -155,6 +151,10 @@ mod tests {
         slot: 3,
         session: 7,
     });
+    const OTHER_HOST: Opener = Opener::Host(Holder {
+        slot: 4,
+        session: 8,
+    });
     const ONE: Opener = Opener::Program(1);
     const TWO: Opener = Opener::Program(2);
 
@@ -174,37 +174,43 @@ mod tests {
             (openers.end(Side::Guest), openers.end(Side::Host)),
             (Some(ONE), Some(HOST))
         );
-        assert_eq!(openers.close(2), Some(true));
-        assert_eq!(openers.close(2), Some(false));
-        assert_eq!(openers.close(2), None);
-        assert_eq!(openers.close(1), Some(false));
+        assert_eq!(openers.close(TWO), Some(true));
+        assert_eq!(openers.close(TWO), Some(false));
+        assert_eq!(openers.close(TWO), None);
+        assert_eq!(openers.close(ONE), Some(false));
         assert_eq!(openers.conflict(kind, TWO, Role::End), None);
         openers.forget_slot(3);
         assert!(openers.is_empty());
     }
 
     #[test]
-    fn nobody_has_two_ends_and_only_hosts_watch_beside_their_own() {
+    fn nobody_has_two_ends_or_watches_beside_its_own() {
         let kind = RegionKind::Latest;
-        let mut openers = Openers::default();
-        openers.open(ONE, Role::End);
-        for role in [Role::End, Role::Watch] {
-            let own = Some(Conflict::Own(Role::End));
-            assert_eq!(openers.conflict(kind, ONE, role), own);
+        for (end, watcher) in [(ONE, TWO), (HOST, OTHER_HOST)] {
+            let mut openers = Openers::default();
+            openers.open(end, Role::End);
+            for role in [Role::End, Role::Watch] {
+                let own = Some(Conflict::Own(Role::End));
+                assert_eq!(openers.conflict(kind, end, role), own);
+            }
+            openers.open(watcher, Role::Watch);
+            let own = Some(Conflict::Own(Role::Watch));
+            assert_eq!(openers.conflict(kind, watcher, Role::End), own);
+            assert_eq!(openers.conflict(kind, watcher, Role::Watch), None);
+            assert_eq!(openers.end(end.side()), Some(end));
         }
-        openers.open(TWO, Role::Watch);
-        let own = Some(Conflict::Own(Role::Watch));
-        assert_eq!(openers.conflict(kind, TWO, Role::End), own);
-        assert_eq!(openers.conflict(kind, TWO, Role::Watch), None);
+    }
 
+    #[test]
+    fn hosts_let_go_as_often_as_they_have_opened() {
+        let mut openers = Openers::default();
         openers.open(HOST, Role::Watch);
-        assert_eq!(openers.conflict(kind, HOST, Role::End), None);
-        openers.open(HOST, Role::End);
-        assert_eq!(openers.end(Side::Host), Some(HOST));
-        assert_eq!(openers.conflict(kind, HOST, Role::Watch), None);
         openers.open(HOST, Role::Watch);
-        let own = Some(Conflict::Own(Role::End));
-        assert_eq!(openers.conflict(kind, HOST, Role::End), own);
+        openers.open(OTHER_HOST, Role::Watch);
+        assert_eq!(openers.close(HOST), Some(true));
+        assert_eq!(openers.close(HOST), Some(false));
+        assert_eq!(openers.close(HOST), None);
+        assert_eq!(openers.count(OTHER_HOST), 1);
     }
 
     #[test]

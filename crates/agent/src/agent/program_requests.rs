@@ -273,7 +273,13 @@ impl Service {
         };
         let rules = &self.programs.rules;
         if let Err(reason) = rules.may_make(&program.user, &wish.name, wish.size) {
-            return Ok(Err(denied(reason)));
+            // Somebody else may make it at any moment. One that is too large nobody waits for.
+            let code = if rules.makes(&program.user, &wish.name) {
+                RefusalCode::Denied
+            } else {
+                RefusalCode::NotFound
+            };
+            return Ok(Err(Refusal::new(code, reason)));
         }
         let origin = Origin::Program { program: id, tag };
         self.create_link(wish, origin)

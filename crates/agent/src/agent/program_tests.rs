@@ -94,7 +94,7 @@ fn a_region_whose_program_gives_up_waiting_goes() {
     drop(program);
     turn(&mut service);
     assert!(service.regions.find("numbers").is_none());
-    assert!(!guest.holds(id));
+    assert!(guest.frees(id));
 }
 
 #[test]
@@ -181,6 +181,34 @@ fn users_get_what_the_rules_name_for_them_and_learn_of_nothing_else() {
 }
 
 #[test]
+fn a_user_who_may_not_make_a_region_is_told_that_it_is_not_there_and_why() {
+    let mut guest = guest();
+    let mut service = guest.start_agent();
+    let mut host = Host::attach(&guest, &mut service, 0);
+    let mut reader = Program::start(&mut service, 1001);
+    let (reply, _) = reader.ask(&mut service, &ring("numbers"));
+    assert_eq!(refusal(reply), RefusalCode::NotFound, "it may come yet");
+    let Reply::Refused { explanation, .. } = reply else {
+        panic!("a refusal")
+    };
+    let text = explanation.as_str();
+    for part in [
+        "there is no region",
+        "user 1001 may not make it",
+        "agent.toml",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+    assert!(service.regions.find("numbers").is_none());
+    let id = region(host.link(&mut service, "numbers", RegionKind::Ring, 8)).region;
+    host.prove(&mut service, id);
+    assert_eq!(
+        region(reader.ask(&mut service, &ring("numbers")).0).region,
+        id
+    );
+}
+
+#[test]
 fn a_program_uses_only_what_it_holds() {
     let mut guest = guest();
     let mut service = guest.start_agent();
@@ -252,7 +280,7 @@ fn holders_of_a_removed_region_are_told_and_those_that_wait_for_it_refused() {
 
     let close = Request::Close { region: id };
     assert_eq!(host.ask(&mut service, &close), Reply::Done);
-    assert!(!guest.holds(id));
+    assert!(guest.frees(id));
     let id = region(host.link(&mut service, "numbers", RegionKind::Ring, 8)).region;
     host.prove(&mut service, id);
     region(waiter.ask(&mut service, &ring("numbers")).0);
@@ -267,7 +295,7 @@ fn holders_of_a_removed_region_are_told_and_those_that_wait_for_it_refused() {
     host.ask(&mut service, &close);
     assert!(guest.holds(id), "the program holds it");
     assert_eq!(waiter.ask(&mut service, &close).0, Reply::Done);
-    assert!(!guest.holds(id));
+    assert!(guest.frees(id));
 }
 
 #[test]

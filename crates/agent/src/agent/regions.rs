@@ -213,8 +213,8 @@ impl Regions {
         })
     }
 
-    /// A session holds a region no longer. A pipe whose host's end it had may have lost
-    /// that end.
+    /// A session holds a region no longer, however often it did. A pipe whose host's end it
+    /// had may have lost that end.
     pub(crate) fn let_go(&mut self, id: u64, slot: usize) -> Option<LostEnd> {
         let region = self.regions.get_mut(&id)?;
         region

@@ -224,6 +224,13 @@ impl Service {
         if let Err(refusal) = self.held(holder, id) {
             return Ok(Err(refusal));
         }
+        // `Open` and `Create` hold once a session, however often they are asked for; `Link`
+        // each time. What is held by both goes with the last link.
+        let region = self.regions.get_mut(id);
+        let still = region.and_then(|region| region.openers.close(Opener::Host(holder)));
+        if still == Some(true) {
+            return answered(Reply::Done);
+        }
         self.depart_with_session(holder.slot, Some(id), true);
         let lost: Vec<_> = self.regions.let_go(id, holder.slot).into_iter().collect();
         self.tell_lost(&lost)?;

@@ -295,7 +295,8 @@ impl Rules {
         ))
     }
 
-    fn makes(&self, user: &User, region: &str) -> bool {
+    /// Whether a user may make a region of this name with some size.
+    pub(crate) fn makes(&self, user: &User, region: &str) -> bool {
         user.is_root() || self.of(user, region).any(|entry| entry.make)
     }
 

@@ -168,9 +168,21 @@ impl Guest {
         Arc::new(Window::open(file, 0, size, Protection::ReadWrite).expect("mapped"))
     }
 
+    /// Whether the keeper still holds that memory, which it frees in a thread of its own.
     pub(super) fn holds(&self, id: u64) -> bool {
-        // The keeper frees in a thread of its own.
         thread::sleep(Duration::from_millis(50));
+        self.has(id)
+    }
+
+    /// Whether the keeper frees that memory, given time.
+    pub(super) fn frees(&self, id: u64) -> bool {
+        (0..2000).any(|_| {
+            thread::sleep(Duration::from_millis(5));
+            !self.has(id)
+        })
+    }
+
+    fn has(&self, id: u64) -> bool {
         self.files.lock().expect("not poisoned").contains_key(&id)
     }
 }

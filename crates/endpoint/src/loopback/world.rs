@@ -105,6 +105,11 @@ impl World {
             );
             return Err(refused(RefusalCode::WrongKind, &wish.name, &has));
         }
+        let mixes = |holder: &Holder| holder.program == program && holder.role != wish.role;
+        if wish.kind != RegionKind::Raw && region.holders.iter().any(mixes) {
+            let has = "is open in another role over this connection";
+            return Err(refused(RefusalCode::Busy, &wish.name, has));
+        }
         if wish.role == Role::End {
             let has_end = |holder: &Holder| holder.role == Role::End && holder.side == side;
             if region.holders.iter().any(has_end) {

@@ -32,7 +32,8 @@ fn every_reason_reaches_whoever_waits() {
             .byte_ring()
             .expect("opens");
         let mut latest = host.region("latest").latest::<u64>().expect("opens");
-        let mut watch = host.region("latest").watch_latest::<u64>().expect("opens");
+        let theirs = guest.region("watched").latest::<u64>().expect("opens");
+        let mut watch = host.region("watched").watch_latest::<u64>().expect("opens");
         while full.try_send(&[1; 100]).expect("open") {}
         let ended = Err(LinkFailure::Ended(reason.clone()));
         thread::scope(|scope| {
@@ -44,7 +45,7 @@ fn every_reason_reaches_whoever_waits() {
             thread::sleep(Duration::from_millis(20));
             host.end(&reason);
         });
-        drop(guest);
+        drop((guest, theirs));
     }
 }
 

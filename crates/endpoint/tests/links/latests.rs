@@ -20,6 +20,7 @@ fn values_are_whole_and_newer_each_time() {
     let mut ours = host.region("value").latest::<Value>().expect("opens");
     let mut theirs = guest.region("value").latest::<Value>().expect("opens");
     let mut watch = guest
+        .another()
         .region("value")
         .watch_latest::<Value>()
         .expect("opens");
@@ -103,12 +104,16 @@ fn watchers_see_both_sides_write_nothing_and_take_no_end() {
     let mut watchers: Vec<_> = (0..5)
         .map(|_| {
             guest
+                .another()
                 .region("celsius")
                 .watch_latest::<u64>()
                 .expect("opens")
         })
         .collect();
-    let own = host.region("celsius").watch_latest_bytes(8).expect("opens");
+    let same = host.region("celsius").watch_latest_bytes(8);
+    assert!(same.is_err(), "this connection has the end");
+    let own = host.another().region("celsius").watch_latest_bytes(8);
+    let own = own.expect("opens");
     let mut own = own.following(Side::Host).expect("fits");
     let mut theirs = guest
         .region("celsius")
@@ -137,6 +142,7 @@ fn watchers_see_both_sides_write_nothing_and_take_no_end() {
     );
     thread::scope(|scope| {
         let mut watcher = guest
+            .another()
             .region("celsius")
             .watch_latest::<u64>()
             .expect("opens");

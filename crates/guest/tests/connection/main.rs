@@ -193,6 +193,33 @@ fn a_region_that_must_exist_is_waited_for() {
         caller.grant(caller.asked_for("ring"), 5, sealed());
         assert!(waiting.join().expect("no panic").is_ok());
     });
+    // Whoever gives a size and may not make it waits as well, and learns why it was in vain.
+    let unmade = Reply::Refused {
+        code: RefusalCode::NotFound,
+        explanation: Text::new("there is no region `ring`, and user 1000 may not make it"),
+    };
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| agent.open(&wish("ring", SIZE, LONG)));
+        caller.say(caller.asked_for("ring"), &unmade);
+        caller.grant(caller.asked_for("ring"), 6, sealed());
+        assert!(waiting.join().expect("no panic").is_ok());
+    });
+    thread::scope(|scope| {
+        let answering = scope.spawn(|| {
+            loop {
+                match caller.request() {
+                    (tag, Request::Link { .. }) => caller.say(tag, &unmade),
+                    (tag, _) => return caller.say(tag, &Reply::Done),
+                }
+            }
+        });
+        let error = agent.open(&wish("ring", SIZE, Duration::from_secs(2)));
+        let error = error.expect_err("in vain");
+        assert!(error.to_string().contains("may not make it"), "{error}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("makes it")));
+        agent.remove("no-more").expect("answered");
+        answering.join().expect("no panic");
+    });
     let denied = Reply::Refused {
         code: RefusalCode::Denied,
         explanation: Text::new("user 1000 may not have `ring`"),

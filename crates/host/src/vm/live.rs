@@ -115,7 +115,7 @@ impl Live {
             session.late_grants()
         })?;
         let mut state = locked(&self.state);
-        // The agent counts how often each is held.
+        // The agent counts each grant, so each that nobody took is given back once.
         state.to_close.extend(late);
         let to_close = std::mem::take(&mut state.to_close);
         let over = state.holds.look(&self.directory.memory);

@@ -225,7 +225,8 @@ impl Connection for Vm {
     type Right = WriteRight;
     const SIDE: Side = Side::Host;
 
-    /// A region that must exist is waited for, as long as the wish says. An end that
+    /// A region that must exist is waited for, as long as the wish says, and so is one whose
+    /// pages another process is still proving. An end that
     /// another process has is waited for at most two seconds, and only as long as a process
     /// that has it may be dying.
     fn open(&self, wish: &Wish) -> Result<Held<Self>, OpenError> {

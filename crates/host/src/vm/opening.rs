@@ -80,6 +80,11 @@ fn granted(live: &Live, wish: &Wish, start: Instant) -> Result<RegionReply, Requ
         let may_change = match code {
             // The other side may make it.
             RefusalCode::NotFound => wish.size == 0,
+            // Whoever proves it may have been killed, and what it has made is given up then.
+            RefusalCode::Proving => {
+                live.release_slots_of_the_dead()?;
+                true
+            }
             // This very session has it.
             RefusalCode::Busy if live.has_open(&wish.name) => false,
             // Who had the end before may have been killed; then only another process of

@@ -60,6 +60,8 @@ struct Guest {
     pulse: u64,
     is_serving: bool,
     keeps_silent: bool,
+    /// The region whose proofs it does not hear.
+    deaf_to: String,
 }
 
 fn map(file: &OwnedFd, pieces: &[(u64, u64)]) -> Mapping {
@@ -88,6 +90,7 @@ impl Guest {
             pulse: 0,
             is_serving: true,
             keeps_silent: false,
+            deaf_to: String::new(),
         };
         guest.boot();
         guest
@@ -206,6 +209,9 @@ impl Guest {
         if *kind != RegionKind::Raw && region.holders.iter().any(conflicts) {
             return refusal(RefusalCode::Busy);
         }
+        if !region.ready && !region.holders.is_empty() {
+            return refusal(RefusalCode::Proving);
+        }
         region.holders.push((slot, *role));
         Reply::Region(RegionReply {
             region: region.id,
@@ -259,6 +265,14 @@ impl Guest {
         }
     }
 
+    fn is_deaf_to(&self, request: Option<&Request>) -> bool {
+        let Some(Request::Proved { region: id, .. }) = request else {
+            return false;
+        };
+        let mut regions = self.regions.iter();
+        regions.any(|region| region.id == *id && region.name == self.deaf_to)
+    }
+
     fn mark(&mut self, name: &str, cause: EndCause) -> Reply {
         let mut regions = self.regions.iter_mut();
         match regions.find(|region| region.name == name && region.ended.is_none()) {
@@ -290,6 +304,9 @@ impl Guest {
                     break;
                 };
                 let (tag, request) = Request::from_payload(kind, &buffer[..length]);
+                if self.is_deaf_to(request.as_ref()) {
+                    continue;
+                }
                 let reply = match request {
                     Some(request) => self.answer(index, &request),
                     None => refusal(RefusalCode::Unsupported),
@@ -331,6 +348,7 @@ impl Guest {
             }
             ("damage", name) => drop(self.mark(name, EndCause::Damaged)),
             ("drop", name) => self.regions.retain(|region| region.name != name),
+            ("deaf", name) => self.deaf_to = name.to_owned(),
             ("silent", word) => self.keeps_silent = word == "on",
             ("die", _) => {
                 self.is_serving = false;

@@ -92,6 +92,7 @@ fn reply() -> impl Strategy<Value = Reply> {
             RefusalCode::CannotPin,
             RefusalCode::Unsupported,
             RefusalCode::Denied,
+            RefusalCode::Proving,
         ];
         let index = usize::try_from(word - 1).ok()?;
         Some(*known.get(index).unwrap_or(&RefusalCode::Other(word)))

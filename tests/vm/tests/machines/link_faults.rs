@@ -10,6 +10,7 @@ use vmshm_vm_tests::environment::{guest_program, report};
 use vmshm_vm_tests::fleet;
 use vmshm_vm_tests::machine::{Kind, Machine};
 use vmshm_vm_tests::patience::{LATER, SOON};
+use vmshm_vm_tests::status::Status;
 
 const WAIT: Duration = Duration::from_secs(30);
 
@@ -217,6 +218,72 @@ fn holes_in_a_regions_file_end_its_session_and_nothing_else() {
         .expect("the name is free");
     drop(anew);
     vm.remove("punched").expect("it is there");
+}
+
+#[test]
+fn a_removed_region_keeps_its_pages_until_the_last_of_its_handles_goes() {
+    let Some(machine) = fleet::borrow(Kind::Uml) else {
+        return;
+    };
+    let size = 1 << 20;
+    let vm = connect(&machine);
+    let other = connect(&machine);
+    let open = || vm.region("twice").size(size).raw().expect("opens");
+    let (raw, second) = (open(), open());
+    raw.store(0, 7).expect("inside");
+    assert_eq!(second.load(0), Ok(7));
+    let pinned = || Status::of(&machine.guest).pinned_bytes;
+    let before = pinned();
+    second.close();
+    assert_eq!(raw.load(0), Ok(7));
+    other.remove("twice").expect("it is there");
+    // What is made now must not get the pages that the first handle may still write.
+    let anew = other.region("twice").size(size).raw().expect("opens");
+    let _ = raw.store(8, 8);
+    assert_eq!((anew.load(0), anew.load(8)), (Ok(0), Ok(0)));
+    let end = end_of(|| raw.load(0).map(drop));
+    assert_eq!(end, End::RegionRemoved);
+    assert_eq!(pinned(), before + size, "what is held stays pinned");
+    raw.close();
+    assert_eq!(pinned(), before, "and goes with the last handle");
+    drop(anew);
+    other.remove("twice").expect("it is there");
+}
+
+#[test]
+fn an_end_stays_taken_whatever_watchers_come_and_go() {
+    let Some(machine) = fleet::borrow(Kind::Uml) else {
+        return;
+    };
+    let vm = connect(&machine);
+    let other = connect(&machine);
+    let mut end = vm.region("state").latest::<u64>().expect("opens");
+    let busy = |refused: OpenError| match refused {
+        OpenError::Refused {
+            code: RefusalCode::Busy,
+            explanation,
+        } => explanation,
+        other => panic!("{other}"),
+    };
+    let own = vm.region("state").watch_latest::<u64>();
+    let text = busy(own.expect_err("it has the end"));
+    assert!(text.contains("a second `Vm`"), "{text}");
+    for _ in 0..2 {
+        let watches = [(), ()].map(|()| {
+            let watch = other.region("state").watch_latest::<u64>();
+            watch.expect("anybody may watch")
+        });
+        drop(watches);
+        let taken = other.region("state").latest::<u64>();
+        let text = busy(taken.expect_err("one writer at a time"));
+        assert!(text.contains(&std::process::id().to_string()), "{text}");
+    }
+    end.publish(&5).expect("it has the end still");
+    drop(end);
+    let mut next = other.region("state").latest::<u64>().expect("it is free");
+    next.publish(&6).expect("it has the end now");
+    drop(next);
+    vm.remove("state").expect("it is there");
 }
 
 /// A guest program that sends each number back, and ends after `u64::MAX`.
