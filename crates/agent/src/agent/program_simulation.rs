@@ -63,8 +63,13 @@ impl Program {
     /// Sends a request; its tag.
     pub(super) fn send(&mut self, request: &Request) -> u64 {
         self.tag += 1;
-        self.send_bytes(Datagram::new(&request.to_message(self.tag)).bytes());
+        self.send_tagged(self.tag, request);
         self.tag
+    }
+
+    /// Sends a request under a tag that was there before.
+    pub(super) fn send_tagged(&self, tag: u64, request: &Request) {
+        self.send_bytes(Datagram::new(&request.to_message(tag)).bytes());
     }
 
     /// The next message, if one is there.
