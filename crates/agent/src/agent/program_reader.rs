@@ -68,6 +68,8 @@ struct Inbox {
     datagrams: VecDeque<Box<Received>>,
     /// A datagram may be on its way from the socket to here.
     busy: bool,
+    /// How often the thread has begun to receive.
+    begun: u64,
     /// Nothing comes any more.
     ended: bool,
     /// The loop wants nothing any more.
@@ -90,6 +92,7 @@ impl Shared {
     fn begin(&self) -> bool {
         let mut inbox = self.inbox();
         inbox.busy = true;
+        inbox.begun = inbox.begun.wrapping_add(1);
         !inbox.unwanted
     }
 
@@ -155,6 +158,13 @@ impl Reader {
         // The thread closes it only when it has the one reference that is left.
         let socket = self.socket.upgrade().ok_or(Errno::PIPE)?;
         send(&socket)
+    }
+
+    /// While the thread is in the system with a datagram: the number of that datagram.
+    pub(super) fn receiving(&self) -> Option<u64> {
+        let inbox = self.shared.inbox();
+        let is_receiving = inbox.busy && inbox.datagrams.len() < QUEUE && !inbox.ended;
+        is_receiving.then_some(inbox.begun)
     }
 
     /// What tells when the socket is closed.

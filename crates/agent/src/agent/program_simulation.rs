@@ -30,6 +30,15 @@ pub(super) type Received = (u64, Reply, Option<OwnedFd>);
 impl Program {
     /// Connects as a user, without a word.
     pub(super) fn connect(service: &mut Service, uid: u32) -> Self {
+        Self::connect_after(service, uid, |_| ())
+    }
+
+    /// Connects as a user who says something before the agent can hear it.
+    pub(super) fn connect_after(
+        service: &mut Service,
+        uid: u32,
+        say: impl FnOnce(&OwnedFd),
+    ) -> Self {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
@@ -39,6 +48,7 @@ impl Program {
             gid: uid,
             groups: Vec::new(),
         };
+        say(&ours);
         service.programs.add(theirs, 4000 + uid, user);
         Self {
             socket: ours,

@@ -37,6 +37,8 @@ const ACCEPTS_PER_TURN: usize = 32;
 /// The most refused connections whose closing takes its time. Nobody is taken in meanwhile:
 /// whose connection comes next is known only once it is taken.
 const CLOSINGS: usize = 128;
+/// Looks (see `sessions::LOOKS_PER_SECOND`) for which one datagram may keep its receiver.
+const LOOKS_AT_ONE: u32 = 30;
 /// Rounds for which nobody is taken in when the system has no more descriptors.
 const ROUNDS_OF_WANT: u32 = 8;
 
@@ -65,6 +67,8 @@ pub(crate) struct Program {
     /// What it waits for.
     pub waiting: Vec<Waiting>,
     reader: Reader,
+    /// The datagram that was being received at the last look, and for how many looks.
+    receiving: (Option<u64>, u32),
     /// Whether it is gone already; what it said before is still served.
     gone: bool,
     /// Whether its connection has to end.
@@ -179,6 +183,25 @@ impl Programs {
         self.forget_closed();
     }
 
+    /// Hangs up on programs whose datagrams are not received to the end: they shall not hold
+    /// regions for as long as a descriptor lingers.
+    pub(crate) fn look_at_all(&mut self) {
+        for program in &mut self.programs {
+            let receiving = program.reader.receiving();
+            let (before, looks) = program.receiving;
+            let is_same = receiving.is_some() && receiving == before;
+            let looks = if is_same { looks + 1 } else { 0 };
+            program.receiving = (receiving, looks);
+            if looks >= LOOKS_AT_ONE {
+                debug!(
+                    program = program.id,
+                    "a datagram is not received to the end"
+                );
+                program.over = true;
+            }
+        }
+    }
+
     fn may_accept(&self) -> bool {
         self.want == 0 && self.closings.len() < CLOSINGS && self.stranded.is_empty()
     }
@@ -291,6 +314,7 @@ impl Programs {
             greeted: false,
             waiting: Vec::new(),
             reader,
+            receiving: (None, 0),
             gone: false,
             over: false,
         });
