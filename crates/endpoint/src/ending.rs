@@ -48,6 +48,10 @@ impl End {
             }
             Self::AgentRestarted | Self::GuestRestarted => Some("reconnect"),
             Self::RegionRemoved | Self::RegionDamaged(_) => Some("open the region anew"),
+            Self::Link(LinkError::RolledBack { .. } | LinkError::Revoked) => Some("reconnect"),
+            Self::Link(LinkError::Violation { .. }) => {
+                Some("if reconnecting does not help, remove the region and open it anew")
+            }
             Self::VmGone { .. } | Self::Link(_) | Self::Closed => None,
         }
     }

@@ -44,6 +44,12 @@ pub enum OpenError {
         /// How long was waited.
         waited: Duration,
     },
+    /// A word of the region's own is still in use, which a new session must not share.
+    #[error("the word at {offset:#x} is still in use")]
+    WordInUse {
+        /// Its offset in bytes.
+        offset: u64,
+    },
     /// The session is over.
     #[error(transparent)]
     Ended(#[from] End),
@@ -84,6 +90,7 @@ impl OpenError {
             Self::Timeout { .. } => "start the other side, or wait longer",
             Self::Ended(end) => return end.hint().map(str::to_owned),
             Self::Unreachable { hint, .. } => return hint.clone(),
+            Self::WordInUse { .. } => "drop the words of this region before reconnecting",
             Self::BadSize(_) => return None,
         };
         Some(text.to_owned())

@@ -86,10 +86,11 @@ impl<C: Connection> Hold<C> {
     /// Lets go of this region, makes a new session where the last one is over, and opens
     /// the region again by the same wish.
     pub(crate) fn reopen(&self, timeout: Duration) -> Result<Arc<Self>, OpenError> {
+        let started = Instant::now();
         self.close();
         self.connection.reconnect(timeout)?;
         let wish = Wish {
-            timeout,
+            timeout: timeout.saturating_sub(started.elapsed()),
             ..self.wish.clone()
         };
         Self::open(Arc::clone(&self.connection), wish, self.manner)
@@ -210,23 +211,27 @@ impl<C: Connection> Hold<C> {
         Presence::read(self.memory(), C::SIDE.other())
     }
 
-    /// Rings where the other side sleeps and has not been rung for yet.
+    /// Rings where the other side sleeps and has not been rung for yet. What was done is
+    /// done: a failure here is for the next call to tell.
     #[inline]
-    pub(crate) fn wake_peer(&self, watch: &mut SleepWatch) -> Result<(), LinkFailure> {
+    pub(crate) fn wake_peer(&self, watch: &mut SleepWatch) {
         if let Some(doorbell) = &self.held.doorbell {
-            let asleep = watch
-                .check(self.memory(), C::SIDE.other())
-                .map_err(|error| self.explain(error))?;
-            if asleep {
-                self.ring(doorbell.as_ref());
+            match watch.check(self.memory(), C::SIDE.other()) {
+                Ok(true) => self.ring(doorbell.as_ref()),
+                Ok(false) => {}
+                Err(error) => drop(self.explain(error)),
             }
         }
-        Ok(())
     }
 
     #[cold]
     fn ring(&self, doorbell: &dyn Doorbell) {
         doorbell.ring(self.held.region);
+    }
+
+    /// Whether something wakes the other side, and so, as a rule, this one.
+    pub(crate) const fn has_doorbell(&self) -> bool {
+        self.held.doorbell.is_some()
     }
 
     fn sleepers(&self) -> MutexGuard<'_, Sleepers<C>> {

@@ -68,7 +68,7 @@ impl<C: Connection> LatestBytes<C> {
             .writer
             .publish(value)
             .map_err(|error| hold.explain(error))?;
-        hold.wake_peer(&mut self.watch)?;
+        hold.wake_peer(&mut self.watch);
         Ok(version)
     }
 

@@ -120,14 +120,13 @@ impl<C: Connection> Raw<C> {
     /// [`LinkFailure::WordTaken`] while this program has another one of the same place,
     /// [`LinkFailure::Misplaced`] and [`LinkFailure::Ended`].
     pub fn own_word(&self, offset: u64) -> Result<RawWord<C>, LinkFailure> {
-        let value = self.load(offset)?;
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if taken.contains(&offset) {
             return Err(LinkFailure::WordTaken { offset });
         }
         self.hold.may_write()?;
-        let word = OwnWord::start(self.hold.memory(), offset, value, "raw word")
-            .map_err(|error| self.hold.explain(error))?;
+        // Under the lock: an owner of this program before this one has stored its last.
+        let word = OwnWord::take_over(offset, self.load(offset)?, "raw word");
         taken.insert(offset);
         Ok(RawWord {
             hold: Arc::clone(&self.hold),
@@ -147,12 +146,21 @@ impl<C: Connection> Raw<C> {
     }
 
     /// Opens the region again after its end, with a new session where the last one is over.
-    /// What was stored is still there, if the region is. Words that were taken over before
-    /// stay over.
+    /// What was stored is still there, if the region is. Words that were taken over must be
+    /// dropped before, and taken over again.
     ///
     /// # Errors
     /// [`OpenError`]; the link stays over then, and this may be called again.
     pub fn reconnect(&mut self, timeout: Duration) -> Result<(), OpenError> {
+        let in_use = self
+            .taken
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .first()
+            .copied();
+        if let Some(offset) = in_use {
+            return Err(OpenError::WordInUse { offset });
+        }
         *self = Self::open(self.hold.reopen(timeout)?);
         Ok(())
     }

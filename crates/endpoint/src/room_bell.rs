@@ -8,7 +8,6 @@
 use vmshm_link::ends::SleepWatch;
 
 use crate::connection::Connection;
-use crate::error::LinkFailure;
 use crate::hold::Hold;
 
 /// What was given back since the last look, and the look itself.
@@ -31,16 +30,11 @@ impl RoomBell {
 
     /// The receiver has taken `amount`; zero when it has found nothing.
     #[inline]
-    pub(crate) fn took<C: Connection>(
-        &mut self,
-        hold: &Hold<C>,
-        amount: u64,
-    ) -> Result<(), LinkFailure> {
+    pub(crate) fn took<C: Connection>(&mut self, hold: &Hold<C>, amount: u64) {
         self.given += amount;
         if self.given >= self.quarter.max(1) || (amount == 0 && self.given > 0) {
             self.given = 0;
-            hold.wake_peer(&mut self.watch)?;
+            hold.wake_peer(&mut self.watch);
         }
-        Ok(())
     }
 }

@@ -19,6 +19,12 @@ use crate::hold::Hold;
 const SPINS: u32 = 1000;
 /// The same where every look is a system call.
 const COSTLY_SPINS: u32 = 20;
+/// Spins between two looks at the clock, where an application asks for more than the usual.
+const SPINS_PER_GLANCE: u32 = 8192;
+/// No bound makes sleeps shorter: a sleep takes the system about as long.
+const SHORTEST_SLEEP: Duration = Duration::from_micros(50);
+/// Sleeps of one length before the next is twice as long, where nothing rings.
+const SLEEPS_PER_DOUBLING: u32 = 4;
 /// The longest sleep where the host waits, unless the application says otherwise.
 const HOST_SLEEP: Duration = Duration::from_millis(5);
 /// The longest sleep where the guest waits.
@@ -44,10 +50,8 @@ impl Manner {
             Side::Host => HOST_SLEEP,
             Side::Guest => GUEST_SLEEP,
         });
-        Backoff::new(
-            spins,
-            u32::try_from(longest.as_micros()).unwrap_or(u32::MAX),
-        )
+        let longest = longest.max(SHORTEST_SLEEP).as_micros();
+        Backoff::new(spins, u32::try_from(longest).unwrap_or(u32::MAX))
     }
 }
 
@@ -99,11 +103,26 @@ impl<C: Connection> Hold<C> {
         timeout: Option<Duration>,
         mut look: impl FnMut() -> Result<Option<T>, LinkError>,
     ) -> Result<Option<T>, LinkFailure> {
-        let mut backoff = self.manner().backoff(C::SIDE, self.is_costly());
+        let mut backoff = self
+            .manner()
+            .backoff(C::SIDE, self.is_costly())
+            .doubling_every(if self.has_doorbell() {
+                1
+            } else {
+                SLEEPS_PER_DOUBLING
+            });
         let mut clock = Clock::new(timeout);
+        let mut spun = 0_u32;
         loop {
             match backoff.pause() {
-                Pause::Spin => std::hint::spin_loop(),
+                Pause::Spin => {
+                    spun = spun.wrapping_add(1);
+                    if spun.is_multiple_of(SPINS_PER_GLANCE) && clock.left() == Some(Duration::ZERO)
+                    {
+                        return Ok(None);
+                    }
+                    std::hint::spin_loop();
+                }
                 Pause::Yield => {
                     if clock.left() == Some(Duration::ZERO) {
                         return Ok(None);
@@ -126,11 +145,12 @@ impl<C: Connection> Hold<C> {
                     if matches!(found, Ok(None)) {
                         self.tether().sleep_since(rings, bound);
                     }
-                    self.check()?;
-                    self.wake_up()?;
+                    let awake = self.wake_up();
                     if let Some(found) = found? {
+                        // It is done, whatever has happened since: the next call tells.
                         return Ok(Some(found));
                     }
+                    awake?;
                 }
             }
             if let Some(found) = self.look(&mut look)? {

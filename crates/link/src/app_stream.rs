@@ -137,6 +137,8 @@ pub enum Received {
     Bytes(usize),
     /// Nothing for now.
     Nothing,
+    /// Nothing yet: records of others were skipped, and there may be more behind them.
+    Skipped,
     /// The writer has ended the stream, and all of it has been read.
     End,
     /// Another stream starts, and this one had not ended: its writer is no more.
@@ -228,7 +230,7 @@ impl<M: SharedMemory> AppStreamReader<M> {
                 }
             }
         }
-        Ok(Received::Nothing)
+        Ok(Received::Skipped)
     }
 
     fn read_data(
@@ -350,7 +352,7 @@ mod tests {
             skipped += 1;
         }
         assert!(skipped > SKIPPED);
-        assert_eq!(reader.try_read(&mut [0; 8]), Ok(Received::Nothing));
+        assert_eq!(reader.try_read(&mut [0; 8]), Ok(Received::Skipped));
         assert_eq!(writer.is_drained(), Ok(false));
     }
 }

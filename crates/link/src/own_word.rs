@@ -51,7 +51,14 @@ impl OwnWord {
         offset: u64,
         what: &'static str,
     ) -> Result<Self, LinkError> {
-        let written = memory.load_relaxed(offset)?;
+        // What the end before this one had published goes on with the word:
+        // acquire: ring-tail
+        // acquire: ring-head
+        // acquire: fixed-ring-tail
+        // acquire: fixed-ring-head
+        // acquire: latest-newest
+        // acquire: end-asleep
+        let written = memory.load_acquire(offset)?;
         if written > FARTHEST {
             return Err(LinkError::Violation {
                 what,
@@ -63,6 +70,17 @@ impl OwnWord {
             written,
             what,
         })
+    }
+
+    /// Takes the word at `offset` over with `value`, which the caller has just loaded from
+    /// there; nothing is written.
+    #[must_use]
+    pub const fn take_over(offset: u64, value: u64, what: &'static str) -> Self {
+        Self {
+            offset,
+            written: value,
+            what,
+        }
     }
 
     /// What this side wrote last.

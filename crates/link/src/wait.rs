@@ -20,10 +20,13 @@ pub struct Backoff {
     looks: u32,
     spins: u32,
     longest_sleep_micros: u32,
+    looks_per_doubling: u32,
 }
 
 const YIELDS: u32 = 16;
 const FIRST_SLEEP_MICROS: u32 = 50;
+/// Sleeps double so seldom that a short wait stays short.
+const LOOKS_PER_DOUBLING: u32 = 32;
 
 impl Backoff {
     /// A schedule that spins `spins` times and never sleeps longer than
@@ -34,6 +37,16 @@ impl Backoff {
             looks: 0,
             spins,
             longest_sleep_micros,
+            looks_per_doubling: LOOKS_PER_DOUBLING,
+        }
+    }
+
+    /// The same with sleeps that double every so many looks (at least one).
+    #[must_use]
+    pub const fn doubling_every(self, looks: u32) -> Self {
+        Self {
+            looks_per_doubling: if looks == 0 { 1 } else { looks },
+            ..self
         }
     }
 
@@ -53,8 +66,7 @@ impl Backoff {
         if look < YIELDS {
             return Pause::Yield;
         }
-        // Doubles every 32 looks, so that a short wait stays short.
-        let doublings = ((look - YIELDS) / 32).min(16);
+        let doublings = ((look - YIELDS) / self.looks_per_doubling).min(16);
         let micros = FIRST_SLEEP_MICROS << doublings;
         Pause::Sleep(micros.min(self.longest_sleep_micros))
     }

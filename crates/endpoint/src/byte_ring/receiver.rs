@@ -90,7 +90,7 @@ impl<C: Connection> ByteRingReceiver<C> {
             .and_then(judge)
             .map_err(|error| self.hold.explain(error))?;
         if found.is_none() {
-            self.bell.took(&self.hold, 0)?;
+            self.bell.took(&self.hold, 0);
         }
         Ok(found)
     }
@@ -174,7 +174,8 @@ impl<C: Connection> Peeked<'_, C> {
         let released = receiver.ring.release(self.record);
         released.map_err(|error| receiver.hold.explain(error))?;
         let taken = HEADER + self.record.length.next_multiple_of(8);
-        receiver.bell.took(&receiver.hold, taken)
+        receiver.bell.took(&receiver.hold, taken);
+        Ok(())
     }
 
     /// Copies the whole payload and releases the record.

@@ -58,7 +58,8 @@ impl<C: Connection> ByteRingSender<C> {
             hold.verify()?;
             Ok(ring.try_push(RECORD, record)?.then_some(()))
         })?;
-        hold.wake_peer(&mut self.watch)
+        hold.wake_peer(&mut self.watch);
+        Ok(())
     }
 
     /// Makes room for a record of at most `length` bytes, to be written in place; waits
@@ -156,7 +157,8 @@ impl<C: Connection> Room<'_, C> {
         })
         .and_then(|()| sender.ring.publish());
         sent.map_err(|error| sender.hold.explain(error))?;
-        sender.hold.wake_peer(&mut sender.watch)
+        sender.hold.wake_peer(&mut sender.watch);
+        Ok(())
     }
 
     /// Bytes that were reserved.

@@ -46,7 +46,7 @@ where
         let mut record = T::new_zeroed();
         let ring = &mut self.ring;
         let found = self.hold.attempt(|| ring.try_pop(record.as_mut_bytes()))?;
-        self.bell.took(&self.hold, u64::from(found))?;
+        self.bell.took(&self.hold, u64::from(found));
         Ok(found.then_some(record))
     }
 
@@ -69,7 +69,7 @@ where
             hold.verify()?;
             Ok(ring.try_pop(record.as_mut_bytes())?.then_some(()))
         })?;
-        self.bell.took(hold, 1)?;
+        self.bell.took(hold, 1);
         Ok(record)
     }
 
@@ -88,7 +88,7 @@ where
                 let count = ring.try_pop_all(records.as_mut_bytes())?;
                 Ok((count > 0).then_some(count))
             })?;
-            self.bell.took(hold, count as u64)?;
+            self.bell.took(hold, count as u64);
         }
         Ok(count)
     }
@@ -104,7 +104,7 @@ where
         let count = self
             .hold
             .attempt(|| ring.try_pop_all(records.as_mut_bytes()))?;
-        self.bell.took(&self.hold, count as u64)?;
+        self.bell.took(&self.hold, count as u64);
         Ok(count)
     }
 

@@ -45,7 +45,7 @@ where
         let ring = &mut self.ring;
         let sent = self.hold.attempt(|| ring.try_push(record.as_bytes()))?;
         if sent {
-            self.hold.wake_peer(&mut self.watch)?;
+            self.hold.wake_peer(&mut self.watch);
         }
         Ok(sent)
     }
@@ -65,7 +65,8 @@ where
             hold.verify()?;
             Ok(ring.try_push(record)?.then_some(()))
         })?;
-        hold.wake_peer(&mut self.watch)
+        hold.wake_peer(&mut self.watch);
+        Ok(())
     }
 
     /// Sends all of `records`, as many at once as there is room for; waits while the ring
@@ -81,7 +82,7 @@ where
                 let sent = ring.try_push_all(records.as_bytes())?;
                 Ok((sent > 0).then_some(sent))
             })?;
-            hold.wake_peer(&mut self.watch)?;
+            hold.wake_peer(&mut self.watch);
             records = records.get(sent..).unwrap_or_default();
         }
         Ok(())
@@ -98,7 +99,7 @@ where
             .hold
             .attempt(|| ring.try_push_all(records.as_bytes()))?;
         if sent > 0 {
-            self.hold.wake_peer(&mut self.watch)?;
+            self.hold.wake_peer(&mut self.watch);
         }
         Ok(sent)
     }

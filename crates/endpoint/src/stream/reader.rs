@@ -20,6 +20,8 @@ pub struct StreamReader<C: Connection> {
     pub(super) pair: Arc<Pair<C>>,
     stream: AppStreamReader<C::Memory>,
     bell: RoomBell,
+    /// Whether the last look found nothing, but skipped records of others.
+    skipped: bool,
     pub(super) timeout: Option<Duration>,
 }
 
@@ -39,6 +41,7 @@ impl<C: Connection> StreamReader<C> {
             pair,
             stream,
             bell: RoomBell::new(capacity),
+            skipped: false,
             timeout: None,
         }
     }
@@ -59,12 +62,12 @@ impl<C: Connection> StreamReader<C> {
 
     /// Reads without waiting; nothing where it would have to.
     fn look(&mut self, into: &mut [u8]) -> Result<Option<Outcome>, LinkFailure> {
-        let (pair, stream) = (&self.pair, &mut self.stream);
+        let (pair, stream, skipped) = (&self.pair, &mut self.stream, &mut self.skipped);
         let found = pair
             .hold
-            .wait(Some(Duration::ZERO), || step(pair, stream, into))?;
+            .wait(Some(Duration::ZERO), || step(pair, stream, skipped, into))?;
         if found.is_none() {
-            self.bell.took(&pair.hold, 0)?;
+            self.bell.took(&pair.hold, 0);
         }
         Ok(found)
     }
@@ -73,9 +76,9 @@ impl<C: Connection> StreamReader<C> {
         let outcome = match self.look(into)? {
             Some(outcome) => outcome,
             None => {
-                let (pair, stream) = (&self.pair, &mut self.stream);
+                let (pair, stream, skipped) = (&self.pair, &mut self.stream, &mut self.skipped);
                 pair.hold
-                    .wait_or_fail(self.timeout, || step(pair, stream, into))?
+                    .wait_or_fail(self.timeout, || step(pair, stream, skipped, into))?
             }
         };
         self.took(outcome)
@@ -84,7 +87,7 @@ impl<C: Connection> StreamReader<C> {
     fn took(&mut self, outcome: Outcome) -> Result<usize, LinkFailure> {
         let count = outcome?;
         if count > 0 {
-            self.bell.took(&self.pair.hold, count as u64)?;
+            self.bell.took(&self.pair.hold, count as u64);
         }
         Ok(count)
     }
@@ -94,11 +97,16 @@ impl<C: Connection> StreamReader<C> {
 fn step<C: Connection>(
     pair: &Pair<C>,
     stream: &mut AppStreamReader<C::Memory>,
+    skipped: &mut bool,
     into: &mut [u8],
 ) -> Result<Option<Outcome>, LinkError> {
     pair.hold.verify()?;
-    if let Some(outcome) = take(pair, stream, into)? {
+    if let Some(outcome) = take(pair, stream, skipped, into)? {
         return Ok(Some(outcome));
+    }
+    if *skipped {
+        // What its peer has sent may be behind them, however that has gone.
+        return Ok(None);
     }
     let Some(count) = pair.peer() else {
         return Ok(None);
@@ -107,8 +115,9 @@ fn step<C: Connection>(
         return Ok(None);
     };
     // It may have sent something between the first look and its going.
-    Ok(Some(match take(pair, stream, into)? {
+    Ok(Some(match take(pair, stream, skipped, into)? {
         Some(outcome) => outcome,
+        None if *skipped => return Ok(None),
         None => Err(LinkFailure::PeerGone(how)),
     }))
 }
@@ -117,9 +126,11 @@ fn step<C: Connection>(
 fn take<C: Connection>(
     pair: &Pair<C>,
     stream: &mut AppStreamReader<C::Memory>,
+    skipped: &mut bool,
     into: &mut [u8],
 ) -> Result<Option<Outcome>, LinkError> {
     let received = stream.try_read(into)?;
+    *skipped = received == Received::Skipped;
     if let Some(writer) = stream.writer()
         && !pair.tie(writer)
     {
@@ -129,7 +140,7 @@ fn take<C: Connection>(
         Received::Bytes(count) => Some(Ok(count)),
         Received::End => Some(Ok(0)),
         Received::Replaced => Some(Err(LinkFailure::PeerGone(Gone::Replaced))),
-        Received::Nothing => None,
+        Received::Nothing | Received::Skipped => None,
     })
 }
 
@@ -174,6 +185,11 @@ mod asynchronous {
                 return Poll::Ready(
                     count.map_err(|failure| io_error(failure, ErrorKind::ConnectionReset)),
                 );
+            }
+            if reader.skipped {
+                // Nothing in memory needs to change for the next look to find more.
+                context.waker().wake_by_ref();
+                return Poll::Pending;
             }
             let waker = context.waker().clone();
             match reader.pair.readiness.wait(Direction::Read, seen, waker) {

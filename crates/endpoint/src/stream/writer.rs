@@ -92,10 +92,10 @@ impl<C: Connection> StreamWriter<C> {
 
     /// Wakes the other side after something was written, and says how it went.
     fn tell(&mut self, outcome: Result<Outcome, LinkFailure>) -> io::Result<usize> {
-        let written = outcome.and_then(|outcome| outcome).and_then(|count| {
-            self.pair.hold.wake_peer(&mut self.watch)?;
-            Ok(count)
-        });
+        let written = outcome.and_then(|outcome| outcome);
+        if written.is_ok() {
+            self.pair.hold.wake_peer(&mut self.watch);
+        }
         written.map_err(|failure| io_error(failure, ErrorKind::BrokenPipe))
     }
 }

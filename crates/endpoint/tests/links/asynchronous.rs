@@ -74,3 +74,20 @@ fn a_stream_that_is_dropped_while_a_task_waits_lets_go_of_its_region() {
     }
     drop(guest);
 }
+
+#[test]
+fn a_task_is_woken_to_skip_what_was_for_a_reader_that_went() {
+    let (host, guest) = loopback::pair();
+    let mut sender = host.region("s").size(1 << 16).stream().expect("opens");
+    let gone = guest.region("s").stream().expect("opens");
+    for _ in 0..300 {
+        assert_eq!(std::io::Write::write(&mut sender, b"x").expect("room"), 1);
+    }
+    drop((gone, sender));
+    let mut reader = guest.region("s").stream().expect("opens");
+    let mut sender = host.region("s").stream().expect("opens");
+    std::io::Write::write_all(&mut sender, b"hello").expect("room");
+    let mut bytes = [0; 5];
+    block_on(AsyncReadExt::read_exact(&mut reader, &mut bytes)).expect("it comes");
+    assert_eq!(&bytes, b"hello");
+}

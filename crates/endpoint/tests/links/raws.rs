@@ -1,6 +1,6 @@
 //! Raw regions.
 
-use vmshm_endpoint::{End, LinkFailure, loopback};
+use vmshm_endpoint::{End, LinkFailure, OpenError, loopback};
 
 use crate::LONG;
 
@@ -63,10 +63,33 @@ fn what_was_stored_is_there_after_a_restart() {
     word.set(7).expect("writes");
     host.kill();
     assert_eq!(word.set(8), Err(LinkFailure::Ended(End::AgentDied)));
+    let refused = ours.reconnect(LONG).expect_err("a word is in use");
+    assert!(matches!(refused, OpenError::WordInUse { offset: 0 }));
+    drop(word);
     ours.reconnect(LONG).expect("opens again");
-    assert!(word.set(8).is_err(), "words of before stay over");
     assert_eq!(ours.load(0), Ok(7));
     let theirs = guest.region("words").raw().expect("opens");
     assert_eq!(theirs.load(0), Ok(7));
     ours.close();
+}
+
+#[test]
+fn a_word_that_threads_take_over_from_each_other_loses_nothing() {
+    let (host, _guest) = loopback::pair();
+    let raw = host.region("r").size(4096).raw().expect("opens");
+    let added = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let tries = (0..20_000).filter_map(|_| raw.own_word(0).ok());
+                    tries.map(|mut word| word.add(1).expect("alone")).count()
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("no panic"))
+            .sum::<usize>()
+    });
+    assert_eq!(raw.load(0), Ok(added as u64));
 }

@@ -140,3 +140,24 @@ fn halves_of_different_rings_are_given_back() {
     sender.send(&1).expect("still works");
     drop((receiver, theirs));
 }
+
+/// Whatever access is the last one: what was received is handed out, what was not comes again.
+#[test]
+fn a_record_is_received_or_still_there_when_the_memory_goes() {
+    for accesses in 1..30 {
+        let (host, guest) = loopback::pair();
+        let mut sender = host
+            .region("q")
+            .size(3 * 4096)
+            .ring::<[u8; 1024]>()
+            .expect("opens");
+        let mut receiver = guest.region("q").ring::<[u8; 1024]>().expect("opens");
+        sender.send(&[1; 1024]).expect("there is room");
+        guest.kill_after(accesses);
+        let taken = receiver.try_receive();
+        guest.kill_after(u64::MAX);
+        receiver.reconnect(LONG).expect("opens again");
+        let left = receiver.try_receive().expect("alive");
+        assert_eq!(taken.is_ok(), left.is_none(), "after {accesses} accesses");
+    }
+}

@@ -213,3 +213,26 @@ fn an_ended_session_is_told_to_both_directions() {
     });
     drop(theirs);
 }
+
+/// A reader that went left more than one look skips; what its successor is sent comes all the same,
+/// also when its sender has gone.
+#[test]
+fn what_was_for_a_reader_that_went_is_skipped_however_much() {
+    let (host, guest) = loopback::pair();
+    let mut sender = host.region("s").size(1 << 16).stream().expect("opens");
+    let gone = guest.region("s").stream().expect("opens");
+    for _ in 0..300 {
+        assert_eq!(sender.write(b"x").expect("there is room"), 1);
+    }
+    drop((gone, sender));
+    let mut reader = guest.region("s").stream().expect("opens");
+    let mut sender = host.region("s").stream().expect("opens");
+    reader.write_all(b"request").expect("there is room");
+    sender.read_exact(&mut [0; 7]).expect("it comes");
+    sender.write_all(b"hello").expect("there is room");
+    sender.finish().expect("there is room");
+    drop(sender);
+    let mut all = Vec::new();
+    reader.read_to_end(&mut all).expect("all of it");
+    assert_eq!(all, b"hello");
+}

@@ -54,7 +54,8 @@ impl<M: SharedMemory> FixedConsumer<M> {
         // acquire: fixed-ring-tail
         let tail = self.memory.load_acquire(self.layout.tail)?;
         if tail == self.tail_seen {
-            return Ok(());
+            // A consumer that waits in vain must find out why, too.
+            return self.guard.verify(&self.memory);
         }
         if tail < self.tail_seen || tail - self.head.get() > self.layout.capacity {
             return Err(wrong_tail(tail));

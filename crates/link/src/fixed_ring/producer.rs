@@ -120,6 +120,8 @@ impl<M: SharedMemory> FixedProducer<M> {
     /// Makes everything before `tail` visible.
     #[inline(always)]
     fn publish(&mut self, tail: u64) -> Result<(), LinkError> {
+        // Once more, since a copy takes its time: what follows wipes out the trace.
+        self.guard.verify(&self.memory)?;
         self.guard.step(&self.memory)?;
         // release: fixed-ring-tail
         self.tail.replace(&self.memory, tail)

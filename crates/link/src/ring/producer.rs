@@ -177,8 +177,8 @@ impl<M: SharedMemory> Producer<M> {
     /// # Errors
     /// What the peer or the memory did.
     pub fn is_drained(&mut self) -> Result<bool, LinkError> {
-        // Room for a whole capacity is there only when nothing is left.
-        self.has_room(self.layout.capacity)
+        self.look_at_head()?;
+        Ok(self.head_seen == self.tail.get())
     }
 
     /// Checks that this side's word still holds what it wrote.

@@ -160,7 +160,7 @@ fn a_batch_over_costly_memory_takes_few_calls() {
     calls(&sending);
     calls(&receiving);
     assert_eq!(producer.try_push_all(&batch), Ok(512));
-    assert_eq!(calls(&sending), 4);
+    assert_eq!(calls(&sending), 5);
     assert_eq!(consumer.try_pop_all(&mut batch), Ok(512));
     assert!(calls(&receiving) <= 7);
     assert_eq!(batch, payload(1, 24 * 512));

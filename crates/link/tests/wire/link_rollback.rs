@@ -1,11 +1,13 @@
 //! Links whose memory goes back to an earlier state: no end hands out or makes visible
 //! anything after that.
 
+use std::sync::{Arc, Mutex};
+
 use proptest::prelude::*;
 use vmshm_link::LinkError;
 use vmshm_link::fixed_ring::{FixedConsumer, FixedProducer};
 use vmshm_link::latest::{LatestReader, LatestWriter};
-use vmshm_shm::{LocalMemory, SharedMemory};
+use vmshm_shm::{Fault, LocalMemory, SharedMemory};
 
 use crate::fixed_ring_model::layout;
 use crate::latest_model::layout as latest_layout;
@@ -158,4 +160,73 @@ fn a_state_without_the_first_record_is_noticed_before_it_is_handed_out() {
     let mut consumer = FixedConsumer::resume(watched, ring).expect("right");
     let result = consumer.try_pop(&mut [0; 8]);
     assert!(is_noticed(&result), "{result:?}");
+}
+
+/// A memory that goes back to an earlier state at its next copy into it.
+#[derive(Debug, Clone)]
+struct Returning {
+    memory: Arc<LocalMemory>,
+    state: Arc<Mutex<Option<Vec<u8>>>>,
+}
+
+impl SharedMemory for Returning {
+    fn size(&self) -> u64 {
+        self.memory.size()
+    }
+    fn load_relaxed(&self, offset: u64) -> Result<u64, Fault> {
+        self.memory.load_relaxed(offset)
+    }
+    fn load_acquire(&self, offset: u64) -> Result<u64, Fault> {
+        self.memory.load_acquire(offset)
+    }
+    fn store_relaxed(&self, offset: u64, value: u64) -> Result<(), Fault> {
+        self.memory.store_relaxed(offset, value)
+    }
+    fn store_release(&self, offset: u64, value: u64) -> Result<(), Fault> {
+        self.memory.store_release(offset, value)
+    }
+    fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), Fault> {
+        self.memory.read(offset, into)
+    }
+    fn write(&self, offset: u64, from: &[u8]) -> Result<(), Fault> {
+        if let Some(state) = self.state.lock().expect("no panic").take() {
+            restore(&self.memory, &state);
+        }
+        self.memory.write(offset, from)
+    }
+}
+
+#[test]
+fn a_state_that_returns_during_a_copy_makes_nothing_visible() {
+    let (ring, size) = layout(64, 16);
+    let memory = Returning {
+        memory: Arc::new(LocalMemory::new(size)),
+        state: Arc::default(),
+    };
+    let mut producer = FixedProducer::resume(memory.clone(), ring).expect("empty");
+    let mut push = |number: u8| producer.try_push(&[number; 64]);
+    for number in 1..=3 {
+        assert_eq!(push(number), Ok(true));
+    }
+    let earlier = snapshot(&memory.memory);
+    for number in 4..=5 {
+        assert_eq!(push(number), Ok(true));
+    }
+    *memory.state.lock().expect("no panic") = Some(earlier);
+    assert!(is_rolled_back(&push(6)));
+    assert!(is_rolled_back(&push(7)));
+    assert_eq!(memory.load_relaxed(ring.tail), Ok(3));
+}
+
+#[test]
+fn a_consumer_that_waits_in_vain_after_a_rollback_finds_out() {
+    let (ring, size) = layout(8, 8);
+    let memory = LocalMemory::new(size);
+    let mut producer = FixedProducer::resume(&memory, ring).expect("empty");
+    let mut consumer = FixedConsumer::resume(&memory, ring).expect("empty");
+    while producer.try_push(&[1; 8]).expect("right") {}
+    let full = snapshot(&memory);
+    while consumer.try_pop(&mut [0; 8]).expect("right") {}
+    restore(&memory, &full);
+    assert!(is_rolled_back(&consumer.try_pop(&mut [0; 8])));
 }

@@ -209,7 +209,8 @@ fn run(capacity: u64, costly: bool, steps: &[Step]) {
             }
             Step::Drained => {
                 let drained = producer.is_drained().expect("a right peer");
-                assert!(!drained || model.is_empty());
+                // What is staged was not sent, and padding before it may be in the way.
+                assert!(!drained || model.visible.is_empty());
             }
         }
         producer.verify().expect("nobody else writes");
