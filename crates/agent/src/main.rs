@@ -13,6 +13,7 @@ mod keeper;
 mod pin;
 mod run_directory;
 mod size;
+mod waker;
 mod window;
 
 use std::error::Error;

@@ -1,9 +1,9 @@
 //! What a session has asked and what it holds. No I/O: the reader and the askers of a
 //! session share one of these under a lock.
 //!
-//! A question that nobody waits for any more stays open at the agent. Asked again, it is
-//! the same question, so that a program cannot stand in its own way; answered after all,
-//! what it brought is given back.
+//! A question that nobody waits for any more is taken back by the session. Where the agent
+//! has no ear for that, it stays open; asked again, it is the same question, so that a
+//! program cannot stand in its own way. What answers nothing any more is given back.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -92,7 +92,7 @@ impl Book {
         self.end.clone().map_or(Ok(None), Err)
     }
 
-    /// This question was never sent.
+    /// This question was never sent, or is taken back.
     pub(crate) fn forget(&mut self, tag: u64) {
         self.asked.remove(&tag);
     }
@@ -132,7 +132,8 @@ impl Book {
 
     fn put(&mut self, tag: u64, answer: Answer) {
         match self.asked.get_mut(&tag) {
-            Some(asked) if asked.wanted => asked.answer = Some(answer),
+            // What comes second answers the taking back of the question.
+            Some(asked) if asked.wanted => _ = asked.answer.get_or_insert(answer),
             _ => drop(self.asked.remove(&tag)),
         }
     }
@@ -143,9 +144,13 @@ impl Book {
         reply: RegionReply,
         file: Option<OwnedFd>,
     ) -> Option<u64> {
-        if !self.asked.get(&tag).is_some_and(|asked| asked.wanted) {
-            self.asked.remove(&tag);
-            return Some(reply.region);
+        match self.asked.get(&tag) {
+            Some(asked) if asked.wanted && asked.answer.is_none() => {}
+            Some(asked) if asked.wanted => return Some(reply.region),
+            _ => {
+                self.asked.remove(&tag);
+                return Some(reply.region);
+            }
         }
         self.forget_released();
         let tether = Arc::new(Tether::default());
@@ -293,6 +298,23 @@ mod tests {
         assert_eq!(book.arrived(tag, region(5), None), Some(5));
         assert_eq!(book.arrived(77, region(6), None), Some(6));
         assert!(book.held.is_empty() && book.asked.is_empty());
+    }
+
+    #[test]
+    fn the_first_answer_counts() {
+        let mut book = Book::default();
+        let (tag, _) = book.ask(link("a")).expect("not over");
+        let refused = Reply::Refused {
+            code: RefusalCode::NotFound,
+            explanation: Text::new("nothing waits"),
+        };
+        assert_eq!(book.arrived(tag, region(5), None), None);
+        assert_eq!(book.arrived(tag, refused, None), None);
+        assert!(matches!(book.take(tag), Ok(Some(Answer::Region { .. }))));
+        let (tag, _) = book.ask(link("a")).expect("not over");
+        assert_eq!(book.arrived(tag, Reply::Done, None), None);
+        assert_eq!(book.arrived(tag, region(5), None), Some(5));
+        assert!(matches!(book.take(tag), Ok(Some(Answer::Done))));
     }
 
     #[test]

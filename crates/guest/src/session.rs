@@ -19,7 +19,8 @@ use crate::deadline::Deadline;
 use crate::socket::{Received, Socket};
 use crate::unreachable;
 
-/// How long the agent may take to read and confirm that a region is let go of.
+/// How long the agent may take to read and confirm that a region is let go of, or that a
+/// question is taken back.
 const PARTING: Duration = Duration::from_secs(1);
 
 /// Why a question has no answer.
@@ -143,7 +144,37 @@ impl Session {
             }
             let left = until.left();
             if left.is_zero() {
-                book.abandon(tag);
+                break;
+            }
+            let waited = self.arrived.wait_timeout(book, left);
+            (book, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(book);
+        self.cancel(&request, tag)
+    }
+
+    /// Takes a question back, so that it stands in nobody's way. An answer that was on its
+    /// way already comes before the agent's word that nothing waits any more, and counts.
+    fn cancel(&self, request: &Request, tag: u64) -> Result<Answer, Unanswered> {
+        let cancelling = Datagram::new(&Request::Close { region: 0 }.to_message(tag));
+        let is_link = matches!(request, Request::Link { .. });
+        if !is_link || self.socket.try_send(&cancelling).is_err() {
+            // It stays open, and is the same question when it is asked again.
+            self.book().abandon(tag);
+            return Err(Unanswered::Late);
+        }
+        let until = Deadline::after(PARTING);
+        let mut book = self.book();
+        loop {
+            match book.take(tag).map_err(Unanswered::Over)? {
+                Some(Answer::Done) => return Err(Unanswered::Late),
+                Some(answer) => return Ok(answer),
+                None => {}
+            }
+            let left = until.left();
+            if left.is_zero() {
+                // A grant that still comes answers nothing, and is given back.
+                book.forget(tag);
                 return Err(Unanswered::Late);
             }
             let waited = self.arrived.wait_timeout(book, left);

@@ -63,7 +63,8 @@ pub enum Request {
     },
     /// Hold the region no longer.
     Close {
-        /// The region.
+        /// The region. From a program of the guest, 0 takes back the `Link` that waits under
+        /// the same tag (see [`crate::local`]).
         region: u64,
     },
     /// Remove the region from the table; its pages go when nobody holds them.

@@ -15,8 +15,12 @@
 //! A datagram is eight bytes, the message's number first, and then the payload as in a
 //! slot's rings. A program may send `Link`, `Close`, `Remove` and `Bell`; a link is its own
 //! as long as the socket is open. A region's file is sealed: it can neither grow nor
-//! shrink. An agent that leaves in good order says `Ended` for region 0, which there is
-//! none of, before it closes the socket.
+//! shrink. A program that sends a descriptor is hung up. An agent that leaves in good order
+//! says `Ended` for region 0, which there is none of, before it closes the socket.
+//!
+//! A `Close` of region 0 takes back the `Link` that waits under the same tag, and is answered
+//! under that tag, too: with `Done`, and the `Link` has no answer then; or, where nothing
+//! waits there any more, with a refusal, which comes after the answer to the `Link`.
 
 use crate::control::{MAX_MESSAGE, Message};
 use crate::error::LinkError;

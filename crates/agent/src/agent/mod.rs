@@ -22,6 +22,9 @@ mod pattern;
 mod presences;
 #[cfg(test)]
 mod program_limit_tests;
+#[cfg(test)]
+mod program_linger_tests;
+mod program_reader;
 mod program_requests;
 #[cfg(test)]
 mod program_simulation;
@@ -169,7 +172,8 @@ pub(crate) fn run(options: Options) -> Result<(), AgentError> {
     let ready = describe(&inventory, limit);
     let notes = notes(&inventory.summary, options.pin_by);
     let locals = Locals::new(Some(run_directory::listen(AGENT_SOCKET)?));
-    let programs = Programs::new(Some(program_socket::listen(Path::new(SOCKET))?), rules);
+    let listener = program_socket::listen(Path::new(SOCKET))?;
+    let programs = Programs::new(Some(listener), rules).map_err(no_waker)?;
     let mut service = Service::take_over(client, inventory, locals, programs, limit)?;
     service.announce()?;
     tell(&ready);
@@ -195,7 +199,7 @@ pub(crate) fn run(options: Options) -> Result<(), AgentError> {
 pub(crate) fn release_without_agent(force: bool) -> Result<ReleaseInfo, AgentError> {
     let _lock = lock()?;
     let (client, inventory) = launch::become_agent(Otherwise::GiveUp)?;
-    let programs = Programs::new(None, Rules::none());
+    let programs = Programs::new(None, Rules::none()).map_err(no_waker)?;
     let locals = Locals::new(None);
     let mut service = Service::take_over(client, inventory, locals, programs, 0)?;
     let deadline = Instant::now() + LISTEN;
@@ -208,6 +212,13 @@ pub(crate) fn release_without_agent(force: bool) -> Result<ReleaseInfo, AgentErr
     }
     service.leave()?;
     Ok(info)
+}
+
+fn no_waker(error: io::Error) -> AgentError {
+    AgentError::System {
+        what: "wait for programs",
+        error,
+    }
 }
 
 fn lock() -> Result<Lock, AgentError> {

@@ -41,7 +41,8 @@ fn ten_thousand_connections_leave_room_for_root_and_time_for_hosts() {
     let mut guest = guest();
     let mut service = guest.start_agent();
     let listener = program_socket::listen(&path).expect("listens");
-    service.programs = programs::Programs::new(Some(listener), guest.rules.clone());
+    service.programs =
+        programs::Programs::new(Some(listener), guest.rules.clone()).expect("descriptors");
     let mut host = Host::attach(&guest, &mut service, 0);
     // The limits of users are tried below; the socket is the same for all.
     let address = SocketAddrUnix::new(&path).expect("a path");

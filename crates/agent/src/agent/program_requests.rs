@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use vmshm_link::Version;
 use vmshm_link::control::{EndCause, RefusalCode, RegionReply, Reply, Request};
 use vmshm_link::directory::RegionKind;
-use vmshm_link::local::{self, HELLO, MAX_DATAGRAM};
+use vmshm_link::local::{self, HELLO};
 
 use super::creation::{Origin, Refusal};
 use super::links::{LinkWish, Opened, check_name};
@@ -37,27 +37,32 @@ impl Service {
     /// Serves the programs; whether anything happened. Called every round where something
     /// may have come.
     pub(super) fn poll_programs(&mut self) -> Result<bool, ServiceError> {
+        self.programs.begin_round();
         let came = self.programs.accept();
-        let mut buffer = [0; MAX_DATAGRAM + 1];
         let mut served = 0;
+        let mut is_cut_short = false;
         let count = self.programs.len();
         for turn in 0..count {
             let index = (self.programs.first + turn) % count;
             let Some(id) = self.programs.at(index).map(|program| program.id) else {
                 continue;
             };
-            for _ in 0..PER_PROGRAM {
-                let Some(length) = self.programs.receive(index, &mut buffer) else {
+            for received in 1..=PER_PROGRAM {
+                let Some(datagram) = self.programs.receive(index) else {
                     break;
                 };
                 served += 1;
-                let datagram = buffer.get(..length).unwrap_or_default();
-                self.serve_datagram(id, datagram)?;
+                is_cut_short |= received == PER_PROGRAM;
+                self.serve_datagram(id, datagram.bytes())?;
             }
             if served >= PER_TURN {
                 self.programs.first = index + 1;
+                is_cut_short = true;
                 break;
             }
+        }
+        if is_cut_short {
+            self.programs.look_again();
         }
         for region in std::mem::take(&mut self.programs.rung) {
             self.ring_host(region);
@@ -111,6 +116,14 @@ impl Service {
                     Some(Err(refusal)) => Err(refusal),
                     _ => Ok(Outcome::Nothing),
                 })
+            }
+            Some(Request::Close { region: 0 }) => {
+                if !self.cancel(id, tag) {
+                    let message = "nothing waits under this tag";
+                    return Ok(Err(Refusal::new(RefusalCode::NotFound, message)));
+                }
+                self.settle()?;
+                Ok(Ok(Outcome::Done))
             }
             Some(Request::Close { region }) => {
                 if !self.holds(id, region) || !self.close_for_program(id, region) {
@@ -181,6 +194,22 @@ impl Service {
             });
         }
         Ok(())
+    }
+
+    /// Forgets what waits under a tag; whether anything did. A region that was made for it
+    /// goes, if nobody else waits for it.
+    fn cancel(&mut self, id: ProgramId, tag: u64) -> bool {
+        let Some(program) = self.programs.get_mut(id) else {
+            return false;
+        };
+        let found = program.waiting.iter().position(|one| one.tag == tag);
+        let Some(waiting) = found.map(|index| program.waiting.remove(index)) else {
+            return false;
+        };
+        if let Some(region) = waiting.region {
+            self.close_for_program(id, region);
+        }
+        true
     }
 
     /// Grants what waits and can be had now, and lets go of what those held whose

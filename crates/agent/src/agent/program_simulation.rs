@@ -30,6 +30,15 @@ pub(super) type Received = (u64, Reply, Option<OwnedFd>);
 impl Program {
     /// Connects as a user, without a word.
     pub(super) fn connect(service: &mut Service, uid: u32) -> Self {
+        Self::connect_after(service, uid, |_| ())
+    }
+
+    /// Connects as a user who says something before the agent can hear it.
+    pub(super) fn connect_after(
+        service: &mut Service,
+        uid: u32,
+        say: impl FnOnce(&OwnedFd),
+    ) -> Self {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
@@ -39,6 +48,7 @@ impl Program {
             gid: uid,
             groups: Vec::new(),
         };
+        say(&ours);
         service.programs.add(theirs, 4000 + uid, user);
         Self {
             socket: ours,
@@ -63,8 +73,13 @@ impl Program {
     /// Sends a request; its tag.
     pub(super) fn send(&mut self, request: &Request) -> u64 {
         self.tag += 1;
-        self.send_bytes(Datagram::new(&request.to_message(self.tag)).bytes());
+        self.send_tagged(self.tag, request);
         self.tag
+    }
+
+    /// Sends a request under a tag that was there before.
+    pub(super) fn send_tagged(&self, tag: u64, request: &Request) {
+        self.send_bytes(Datagram::new(&request.to_message(tag)).bytes());
     }
 
     /// The next message, if one is there.

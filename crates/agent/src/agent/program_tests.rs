@@ -6,6 +6,8 @@ use std::path::Path;
 
 use vmshm_link::control::{EndCause, RefusalCode, Reply, Request, Role};
 use vmshm_link::directory::RegionKind;
+use vmshm_link::duplex::Side;
+use vmshm_link::ends::{Presence, PresenceState};
 use vmshm_link::fields::Text;
 use vmshm_link::local::Datagram;
 use vmshm_link::{VERSION, Version};
@@ -95,6 +97,85 @@ fn a_region_whose_program_gives_up_waiting_goes() {
     turn(&mut service);
     assert!(service.regions.find("numbers").is_none());
     assert!(guest.frees(id));
+}
+
+#[test]
+fn a_wish_that_is_taken_back_keeps_nothing_from_anybody() {
+    let cancel = Request::Close { region: 0 };
+    let mut guest = guest();
+    let mut service = guest.start_agent();
+    let mut program = Program::start(&mut service, USER);
+    // While the region is being made.
+    let tag = program.send(&ring("numbers"));
+    program.send_tagged(tag, &cancel);
+    turn(&mut service);
+    assert!(matches!(program.receive(), Some((answered, Reply::Done, None)) if answered == tag));
+    for _ in 0..20 {
+        turn(&mut service);
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    assert!(service.regions.find("numbers").is_none());
+
+    // Once it is made.
+    let tag = program.send(&ring("numbers"));
+    while service.regions.find("numbers").is_none() {
+        turn(&mut service);
+    }
+    let id = service.regions.find("numbers").expect("made").id;
+    program.send_tagged(tag, &cancel);
+    turn(&mut service);
+    assert!(matches!(program.receive(), Some((answered, Reply::Done, None)) if answered == tag));
+    assert!(service.regions.find("numbers").is_none() && !guest.holds(id));
+
+    // While a host has not proved it; another program gets the end then.
+    let mut host = Host::attach(&guest, &mut service, 0);
+    let id = region(host.link(&mut service, "numbers", RegionKind::Ring, 8)).region;
+    let tag = program.send(&ring("numbers"));
+    turn(&mut service);
+    program.send_tagged(tag, &cancel);
+    turn(&mut service);
+    assert!(matches!(program.receive(), Some((answered, Reply::Done, None)) if answered == tag));
+    host.prove(&mut service, id);
+    turn(&mut service);
+    assert!(program.receive().is_none(), "nothing is granted any more");
+    let mut other = Program::start(&mut service, 1001);
+    region(other.ask(&mut service, &ring("numbers")).0);
+
+    // What is granted is not taken back so.
+    let close = Request::Close { region: id };
+    assert_eq!(other.ask(&mut service, &close).0, Reply::Done);
+    let tag = program.send(&ring("numbers"));
+    turn(&mut service);
+    program.send_tagged(tag, &cancel);
+    turn(&mut service);
+    let granted = region(program.receive().expect("granted").1);
+    let (answered, reply, _) = program.receive().expect("an answer");
+    assert_eq!((answered, refusal(reply)), (tag, RefusalCode::NotFound));
+    assert_eq!(granted.region, id);
+    assert_eq!(program.ask(&mut service, &close).0, Reply::Done);
+}
+
+#[test]
+fn the_goodbyes_of_a_program_that_is_gone_are_heard() {
+    let mut guest = guest();
+    let mut service = guest.start_agent();
+    let mut host = Host::attach(&guest, &mut service, 0);
+    let id = region(host.link(&mut service, "numbers", RegionKind::Ring, 8)).region;
+    host.prove(&mut service, id);
+    let mut program = Program::start(&mut service, USER);
+    region(program.ask(&mut service, &ring("numbers")).0);
+    // Its last answers and bells are not read any more.
+    program.send(&Request::Close { region: 12345 });
+    turn(&mut service);
+    program.send(&Request::Close { region: 12345 });
+    program.send(&Request::Close { region: id });
+    drop(program);
+    turn(&mut service);
+    turn(&mut service);
+    assert_eq!(service.programs.len(), 0);
+    let memory = guest.map(id, 8192);
+    let presence = Presence::read(&*memory, Side::Guest).expect("readable");
+    assert_eq!(presence.state, PresenceState::Left);
 }
 
 #[test]

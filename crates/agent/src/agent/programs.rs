@@ -1,25 +1,30 @@
 //! The socket for programs of this guest (see `vmshm_link::local`): connections, limits,
 //! and sending. Whoever may connect is hostile: nothing here waits for a program, one that
 //! breaks the rules or does not read loses its connection, and a flood of them takes neither
-//! the agent's descriptors nor its time from the hosts.
+//! the agent's descriptors nor its time from the hosts. Receiving from a program's socket and
+//! closing it is for its thread (see `program_reader`).
 
 use std::collections::BTreeSet;
+use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SocketFlags};
+use rustix::net::SocketFlags;
 use tracing::debug;
 use vmshm_link::control::{EndCause, RefusalCode, Reply};
 use vmshm_link::fields::Text;
-use vmshm_link::local::{Datagram, MAX_DATAGRAM};
+use vmshm_link::local::Datagram;
 
 use super::creation::Refusal;
 use super::credentials::{self, User};
 use super::links::LinkWish;
 use super::openers::ProgramId;
+use super::program_reader::{self, Next, Reader, Received, Running};
 use super::program_socket::transmit;
 use super::rules::Rules;
+use crate::waker::Waker;
 
 /// The most connections at once.
 const LIMIT: usize = 256;
@@ -29,6 +34,11 @@ const FOR_ROOT: usize = 32;
 const PER_USER: usize = 32;
 /// How many connections are taken before the hosts get their turn.
 const ACCEPTS_PER_TURN: usize = 32;
+/// The most refused connections whose closing takes its time. Nobody is taken in meanwhile:
+/// whose connection comes next is known only once it is taken.
+const CLOSINGS: usize = 128;
+/// Looks (see `sessions::LOOKS_PER_SECOND`) for which one datagram may keep its receiver.
+const LOOKS_AT_ONE: u32 = 30;
 /// Rounds for which nobody is taken in when the system has no more descriptors.
 const ROUNDS_OF_WANT: u32 = 8;
 
@@ -56,7 +66,11 @@ pub(crate) struct Program {
     pub greeted: bool,
     /// What it waits for.
     pub waiting: Vec<Waiting>,
-    socket: OwnedFd,
+    reader: Reader,
+    /// The datagram that was being received at the last look, and for how many looks.
+    receiving: (Option<u64>, u32),
+    /// Whether it is gone already; what it said before is still served.
+    gone: bool,
     /// Whether its connection has to end.
     over: bool,
 }
@@ -66,6 +80,14 @@ pub(crate) struct Program {
 pub(crate) struct Programs {
     listener: Option<OwnedFd>,
     programs: Vec<Program>,
+    /// Users' connections that are over but not closed yet: they count.
+    ending: Vec<(User, Running)>,
+    /// Refused connections that are not closed yet.
+    closings: Vec<Running>,
+    /// A connection that there was no thread for: none is taken in until there is.
+    stranded: Vec<Arc<OwnedFd>>,
+    /// Readable while programs have said something.
+    said: Arc<Waker>,
     last_id: ProgramId,
     pub(super) rules: Rules,
     /// For so many rounds nobody is taken in.
@@ -78,27 +100,40 @@ pub(crate) struct Programs {
 
 impl Programs {
     /// Nobody is connected yet. Without a listener nobody ever will be.
-    pub(crate) fn new(listener: Option<OwnedFd>, rules: Rules) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// When the system has no descriptors left.
+    pub(crate) fn new(listener: Option<OwnedFd>, rules: Rules) -> io::Result<Self> {
+        Ok(Self {
             listener,
             programs: Vec::new(),
+            ending: Vec::new(),
+            closings: Vec::new(),
+            stranded: Vec::new(),
+            said: Arc::new(Waker::new()?),
             last_id: 0,
             rules,
             want: 0,
             first: 0,
             rung: BTreeSet::new(),
-        }
+        })
     }
 
     /// Adds what to wait for.
     pub(crate) fn add_to_poll<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
-        let listener = self.listener.iter().filter(|_| self.want == 0);
+        let listener = self.listener.iter().filter(|_| self.may_accept());
         fds.extend(listener.map(|listener| PollFd::new(listener, PollFlags::IN)));
-        fds.extend(
-            self.programs
-                .iter()
-                .map(|program| PollFd::new(&program.socket, PollFlags::IN)),
-        );
+        fds.push(PollFd::new(&self.said, PollFlags::IN));
+    }
+
+    /// Notes that the loop looks now at what programs have said.
+    pub(crate) fn begin_round(&self) {
+        self.said.clear();
+    }
+
+    /// Has the loop look again: not everything was served.
+    pub(crate) fn look_again(&self) {
+        self.said.wake();
     }
 
     /// All of them.
@@ -143,19 +178,60 @@ impl Programs {
     }
 
     /// Counts a round. Called in every one, whether anybody has connected or not.
-    pub(crate) const fn count_round(&mut self) {
+    pub(crate) fn count_round(&mut self) {
         self.want = self.want.saturating_sub(1);
+        self.forget_closed();
+    }
+
+    /// Hangs up on programs whose datagrams are not received to the end: they shall not hold
+    /// regions for as long as a descriptor lingers.
+    pub(crate) fn look_at_all(&mut self) {
+        for program in &mut self.programs {
+            let receiving = program.reader.receiving();
+            let (before, looks) = program.receiving;
+            let is_same = receiving.is_some() && receiving == before;
+            let looks = if is_same { looks + 1 } else { 0 };
+            program.receiving = (receiving, looks);
+            if looks >= LOOKS_AT_ONE {
+                debug!(
+                    program = program.id,
+                    "a datagram is not received to the end"
+                );
+                program.over = true;
+            }
+        }
+    }
+
+    fn may_accept(&self) -> bool {
+        self.want == 0 && self.closings.len() < CLOSINGS && self.stranded.is_empty()
+    }
+
+    /// Forgets the connections that are closed by now.
+    fn forget_closed(&mut self) {
+        self.ending.retain(|(_, running)| !running.has_ended());
+        self.closings.retain(|running| !running.has_ended());
+        for socket in std::mem::take(&mut self.stranded) {
+            self.close(socket);
+        }
+    }
+
+    /// Has a connection closed that nobody counts.
+    fn close(&mut self, socket: Arc<OwnedFd>) {
+        match program_reader::close(socket) {
+            Ok(running) => self.closings.push(running),
+            Err(socket) => self.stranded.push(socket),
+        }
     }
 
     /// Takes in who has connected; whether anybody has.
     pub(crate) fn accept(&mut self) -> bool {
         let mut any = false;
+        self.forget_closed();
         for _ in 0..ACCEPTS_PER_TURN {
-            let Some(listener) = self.listener.as_ref().filter(|_| self.want == 0) else {
+            let Some(listener) = self.listener.as_ref().filter(|_| self.may_accept()) else {
                 break;
             };
-            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            match rustix::net::accept_with(listener, flags) {
+            match rustix::net::accept_with(listener, SocketFlags::CLOEXEC) {
                 Ok(socket) => {
                     any = true;
                     self.admit(socket);
@@ -177,7 +253,7 @@ impl Programs {
             Ok(peer) => peer,
             Err(error) => {
                 debug!(%error, "a program of nobody is refused");
-                return;
+                return self.close(Arc::new(socket));
             }
         };
         match self.room_for(&user) {
@@ -187,29 +263,33 @@ impl Programs {
                 let refusal = Refusal::new(RefusalCode::Busy, reason).to_reply();
                 let datagram = Datagram::new(&refusal.to_message(0));
                 let _ = transmit(&socket, &datagram, None);
+                self.close(Arc::new(socket));
             }
         }
     }
 
     pub(super) fn room_for(&self, user: &User) -> Result<(), String> {
-        if self.programs.len() >= LIMIT {
+        // A connection counts until it is closed, however long that takes.
+        let users = self.programs.iter().map(|program| &program.user);
+        let users = users.chain(self.ending.iter().map(|(user, _)| user));
+        if users.clone().count() >= LIMIT {
             return Err(format!("{LIMIT} programs are connected, which is the most"));
         }
         if user.is_root() {
             return Ok(());
         }
-        let others = self.programs.iter().filter(|one| !one.user.is_root());
+        let others = users.filter(|one| !one.is_root());
         if others.clone().count() >= LIMIT - FOR_ROOT {
             return Err("too many programs are connected".to_owned());
         }
         let (uid, is_known) = (user.uid, self.rules.know(user));
-        if others.clone().filter(|one| one.user.uid == uid).count() >= PER_USER {
+        if others.clone().filter(|one| one.uid == uid).count() >= PER_USER {
             return Err(format!(
                 "user {uid} has {PER_USER} connections, which is the most"
             ));
         }
         // A user can have many numbers; those that no rule names share their places.
-        let strangers = others.filter(|one| !self.rules.know(&one.user)).count();
+        let strangers = others.filter(|one| !self.rules.know(one)).count();
         if !is_known && strangers >= PER_USER {
             return Err("too many programs are connected that no rule names".to_owned());
         }
@@ -218,6 +298,14 @@ impl Programs {
 
     /// Takes a program in.
     pub(super) fn add(&mut self, socket: OwnedFd, pid: u32, user: User) {
+        let reader = match Reader::start(socket, &self.said) {
+            Ok(reader) => reader,
+            Err(socket) => {
+                debug!("there is no thread for a program");
+                self.want = ROUNDS_OF_WANT;
+                return self.stranded.push(socket);
+            }
+        };
         self.last_id += 1;
         self.programs.push(Program {
             id: self.last_id,
@@ -225,27 +313,33 @@ impl Programs {
             user,
             greeted: false,
             waiting: Vec::new(),
-            socket,
+            reader,
+            receiving: (None, 0),
+            gone: false,
             over: false,
         });
     }
 
-    /// The next datagram of the program at `index`, as long as it fits `buffer`. Descriptors
-    /// that come along are dropped by the system.
-    pub(crate) fn receive(
-        &mut self,
-        index: usize,
-        buffer: &mut [u8; MAX_DATAGRAM + 1],
-    ) -> Option<usize> {
+    /// The next datagram of the program at `index`.
+    pub(super) fn receive(&mut self, index: usize) -> Option<Box<Received>> {
         let program = self.programs.get_mut(index).filter(|one| !one.over)?;
-        match rustix::net::recv(&program.socket, &mut buffer[..], RecvFlags::DONTWAIT) {
-            Err(Errno::AGAIN | Errno::INTR) => None,
-            // An empty datagram cannot be told from the end, and is none of the protocol.
-            Ok((0, _)) | Err(_) => {
+        match program.reader.take() {
+            Next::Datagram(received) => Some(received),
+            Next::Nothing => None,
+            Next::End => {
                 program.over = true;
                 None
             }
-            Ok((length, _)) => Some(length),
+        }
+    }
+
+    /// Waits until what programs have sent is here.
+    #[cfg(test)]
+    pub(super) fn settle(&self) {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while !self.programs.iter().all(|one| one.reader.is_settled()) {
+            assert!(std::time::Instant::now() < deadline, "a thread hangs");
+            std::thread::sleep(std::time::Duration::from_micros(50));
         }
     }
 
@@ -257,13 +351,20 @@ impl Programs {
         reply: &Reply,
         file: Option<BorrowedFd<'_>>,
     ) {
-        let Some(program) = self.get_mut(id).filter(|program| !program.over) else {
+        let takes = |program: &&mut Program| !(program.over || program.gone);
+        let Some(program) = self.get_mut(id).filter(takes) else {
             return;
         };
         let datagram = Datagram::new(&reply.to_message(tag));
-        if let Err(error) = transmit(&program.socket, &datagram, file) {
-            debug!(program = id, %error, "an answer is not taken: the connection ends");
-            program.over = true;
+        let transmit = |socket: &OwnedFd| transmit(socket, &datagram, file);
+        match program.reader.with_socket(transmit) {
+            Ok(()) => {}
+            // What it said before it went may be its goodbyes.
+            Err(Errno::PIPE | Errno::CONNRESET) => program.gone = true,
+            Err(error) => {
+                debug!(program = id, %error, "an answer is not taken: the connection ends");
+                program.over = true;
+            }
         }
     }
 
@@ -271,7 +372,8 @@ impl Programs {
     pub(crate) fn ring(&mut self, id: ProgramId, region: u64) {
         if let Some(program) = self.get_mut(id).filter(|program| !program.over) {
             let datagram = Datagram::new(&Reply::Bell { region }.to_message(0));
-            let _ = transmit(&program.socket, &datagram, None);
+            let transmit = |socket: &OwnedFd| transmit(socket, &datagram, None);
+            let _ = program.reader.with_socket(transmit);
         }
     }
 
@@ -329,15 +431,26 @@ impl Programs {
         !tags.is_empty()
     }
 
-    /// Takes out those whose connections are over.
+    /// Takes out those whose connections are over; their threads close them.
     pub(crate) fn take_over_ones(&mut self) -> Vec<ProgramId> {
-        let over: Vec<ProgramId> = self
-            .programs
-            .iter()
-            .filter(|program| program.over)
-            .map(|program| program.id)
-            .collect();
-        self.programs.retain(|program| !program.over);
+        let mut over = Vec::new();
+        for program in self.programs.extract_if(.., |program| program.over) {
+            over.push(program.id);
+            self.ending.push((program.user, program.reader.running()));
+        }
         over
+    }
+}
+
+impl Drop for Programs {
+    fn drop(&mut self) {
+        // Who waits to be taken in may have sent something, too.
+        if let Some(listener) = self.listener.take() {
+            self.close(Arc::new(listener));
+        }
+        // Without a thread the end of the process closes them, which does not linger.
+        std::mem::take(&mut self.stranded)
+            .into_iter()
+            .for_each(std::mem::forget);
     }
 }

@@ -155,6 +155,7 @@ impl Service {
             }
             if rounds_to_look == 0 {
                 sessions::look_at_all(&mut self.sessions)?;
+                self.programs.look_at_all();
                 self.reap_benches()?;
                 self.announcement.look_at_ram()?;
             }

@@ -151,7 +151,7 @@ impl Guest {
             },
         };
         let client = Client::over(ours).expect("a client");
-        let programs = Programs::new(None, self.rules.clone());
+        let programs = Programs::new(None, self.rules.clone()).expect("descriptors");
         let mut service = Service::take_over(client, inventory, Locals::new(None), programs, LIMIT)
             .expect("takes over");
         service.announce().expect("announces");
@@ -191,6 +191,7 @@ pub(super) fn turn(service: &mut Service) {
     service.poll_slots().expect("polls");
     service.poll_keeper().expect("polls");
     service.poll_locals().expect("polls");
+    service.programs.settle();
     service.poll_programs().expect("polls");
     service.serve_pipes().expect("serves");
     service.serve_waiting().expect("serves");

@@ -15,7 +15,6 @@ mod talk;
 #[cfg(test)]
 mod tests;
 mod transport;
-mod waker;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -30,12 +29,12 @@ use vmshm_link::rendezvous::bells::Bells;
 use vmshm_link::rendezvous::message::{Announce, BELLS_SINCE, Inbox, Incoming, Message};
 
 use crate::channel::timespec;
+use crate::waker::Waker;
 use crate::window::Window;
 pub(crate) use listener::Listener;
 use outgoing::{Outgoing, Rest};
 use talk::TalkError;
 use transport::{Patient, Transport};
-use waker::Waker;
 
 /// The first pause between two attempts, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(8));
@@ -130,7 +129,6 @@ impl Connector {
 
     /// Rings for a region on the host, without waiting for anything. The bell is lost where
     /// nobody is tied, or where too many regions' bells wait.
-    #[allow(dead_code, reason = "rung once programs have links")]
     pub(crate) fn ring(&self, region: u64) {
         let mut outgoing = lock(&self.shared.outgoing);
         let Some(outgoing) = &mut *outgoing else {

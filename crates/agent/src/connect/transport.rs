@@ -10,8 +10,8 @@ use rustix::io::Errno;
 use rustix::net::SendFlags;
 
 use super::line::Line;
-use super::waker::Waker;
 use crate::channel::timespec;
+use crate::waker::Waker;
 
 /// A connection's two directions.
 #[derive(Debug)]

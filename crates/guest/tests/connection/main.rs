@@ -155,28 +155,59 @@ fn files_that_could_kill_this_process_are_refused_and_given_back() {
     assert!(none.expect_err("refused").to_string().contains("no file"));
 }
 
-#[test]
-fn a_region_that_no_host_opens_says_so_and_a_late_one_is_given_back() {
-    let (_listener, caller, agent) = connected();
-    let error = agent.open(&wish("ring", SIZE, SHORT)).expect_err("late");
-    let text = error.to_string();
-    assert!(text.contains("no host program has opened `ring`"), "{text}");
-    assert!(error.hint().is_some_and(|hint| hint.contains("host")));
-    let tag = caller.asked_for("ring");
-    caller.grant(tag, 9, sealed());
-    assert_eq!(caller.request().1, Request::Close { region: 9 });
+/// The next request takes back the one that waits under `tag`.
+fn taken_back(caller: &Caller, tag: u64) {
+    assert_eq!(caller.request(), (tag, Request::Close { region: 0 }));
 }
 
 #[test]
-fn asking_again_does_not_stand_in_ones_own_way() {
+fn a_region_that_no_host_opens_says_so_and_the_question_is_taken_back() {
     let (_listener, caller, agent) = connected();
-    let ask = |timeout| agent.open(&wish("ring", SIZE, timeout));
-    assert!(ask(SHORT).is_err());
-    assert!(ask(SHORT).is_err());
-    let other = agent.open(&wish("other", SIZE, SHORT));
-    assert!(matches!(other, Err(OpenError::NoHost { .. })));
-    caller.asked_for("ring");
-    caller.asked_for("other");
+    let error = thread::scope(|scope| {
+        let late = scope.spawn(|| agent.open(&wish("ring", SIZE, SHORT)));
+        let tag = caller.asked_for("ring");
+        taken_back(&caller, tag);
+        caller.say(tag, &Reply::Done);
+        late.join().expect("no panic").expect_err("late")
+    });
+    let text = error.to_string();
+    assert!(text.contains("no host program has opened `ring`"), "{text}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("host")));
+    // It is a new question when it is asked again.
+    held(&agent, &caller);
+}
+
+#[test]
+fn a_grant_that_crosses_its_cancelling_counts() {
+    let (_listener, caller, agent) = connected();
+    let held = thread::scope(|scope| {
+        let late = scope.spawn(|| agent.open(&wish("ring", SIZE, SHORT)));
+        let tag = caller.asked_for("ring");
+        taken_back(&caller, tag);
+        caller.grant(tag, 9, sealed());
+        let nothing = Reply::Refused {
+            code: RefusalCode::NotFound,
+            explanation: Text::new("nothing waits"),
+        };
+        caller.say(tag, &nothing);
+        late.join().expect("no panic").expect("granted")
+    });
+    assert_eq!(held.tether.check(), Ok(()));
+    held.doorbell.as_ref().expect("there").ring(held.region);
+    assert_eq!(caller.request().1, Request::Bell { region: 9 });
+}
+
+#[test]
+fn an_agent_that_does_not_answer_is_not_waited_for_and_its_late_grant_given_back() {
+    let (_listener, caller, agent) = connected();
+    let ask = |name, timeout| agent.open(&wish(name, SIZE, timeout));
+    assert!(matches!(ask("ring", SHORT), Err(OpenError::NoHost { .. })));
+    assert!(ask("other", SHORT).is_err());
+    let tag = caller.asked_for("ring");
+    taken_back(&caller, tag);
+    taken_back(&caller, caller.asked_for("other"));
+    caller.grant(tag, 9, sealed());
+    assert_eq!(caller.request().1, Request::Close { region: 9 });
 }
 
 #[test]
