@@ -142,6 +142,7 @@ fn user_mode_linux_is_tied_and_rung_over_a_terminal_line() {
 }
 
 #[test]
+#[ignore = "long: boots another machine"]
 fn qemu_is_tied_and_rung_over_a_port_that_it_offers_as_a_socket() {
     if !environment::is_set_up() {
         return;

@@ -23,6 +23,7 @@ fn uml_keeps_the_pages_of_a_hole() {
 }
 
 #[test]
+#[ignore = "long: boots another machine"]
 fn qemu_keeps_the_pages_of_a_hole_by_io_uring() {
     keep_pages(Kind::QemuMemfd(1), "io_uring");
 }

@@ -66,7 +66,7 @@ fn a_user_exchanges_a_million_records_and_another_is_refused() {
         let command = as_user(uid, gid, &format!("{ring_pair} {region} --count 10"));
         let refused = guest.run(&command);
         assert_eq!(refused.status, 2, "{}", refused.text);
-        for part in ["error: ", &uid.to_string(), region, "hint: ", "agent.toml"] {
+        for part in ["error: ", &uid.to_string(), region, "hint: ", "rules.toml"] {
             assert!(refused.text.contains(part), "{part} in {}", refused.text);
         }
     }
