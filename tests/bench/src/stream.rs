@@ -20,8 +20,9 @@ const BYTES: usize = 1 << 30;
 const PIECE: usize = 64 << 20;
 /// Rounds that send all of it once.
 const PIECES: usize = BYTES / PIECE;
-/// The stream's region.
-const REGION: u64 = 1 << 20;
+/// The stream's region: its rings are larger than the second cache, so that what one processor has written comes to the
+/// other from the cache that both share. With 1 MiB it is half as fast.
+const REGION: u64 = 16 << 20;
 /// Checked bytes lie so far apart.
 const STRIDE: usize = 4096;
 
