@@ -7,13 +7,18 @@
 //! what every attach does, frees the slots of dead owners, and no more.
 
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vmshm_host::AttachOptions;
 use vmshm_host::attach::{self, Seen};
 use vmshm_ram::Vmm;
 
 use crate::arguments::Global;
+
+/// How long a process may take to die after it has closed its files.
+const DYING: Duration = Duration::from_secs(5);
+/// Time between two looks whether it has.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// The watching process; dropping it ends it.
 #[derive(Debug)]
@@ -66,10 +71,20 @@ pub(crate) fn wait_and_reap(pid: u32, global: &Global) {
         let vmm = vmm.as_ref().ok()?;
         attach::see(vmm, &options).ok()
     };
+    let parent = rustix::process::getppid();
     let seen = see();
-    // Nothing is ever written there; whatever ends it, its parent is gone.
+    // Nothing is ever written there; whatever ends it, its parent is going.
     let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-    let reap = |mut seen: Seen| seen.release_slots_of_the_dead().ok();
+    // A process closes its files a moment before it counts as dead.
+    let closed = Instant::now();
+    while rustix::process::getppid() == parent && closed.elapsed() < DYING {
+        std::thread::sleep(LOOK);
+    }
+    let reap = |mut seen: Seen| {
+        seen.release_slots_of_the_dead().ok()?;
+        std::thread::sleep(LOOK);
+        seen.release_slots_of_the_dead().ok()
+    };
     let reaped = seen.and_then(reap).or_else(|| see().and_then(reap));
     tracing::debug!(?reaped, "parent was killed");
 }
