@@ -1,7 +1,7 @@
 //! Ring and latest while programs are killed in the middle of an access and started again.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use vmshm_endpoint::loopback::{Loopback, Place};
@@ -55,10 +55,12 @@ impl<P: Place> Mortal<P> {
 fn send<P: Place>(
     mut ring: Ring<u64, Loopback<P>>,
     mut mortal: Mortal<P>,
+    receiver_deaths: &AtomicU64,
     done: &AtomicBool,
 ) -> u64 {
     let mut number = 0;
-    while mortal.deaths < KILLS || number < 5000 {
+    // Both must have died often, whichever of them the system lets run.
+    while mortal.deaths < KILLS || receiver_deaths.load(Ordering::Relaxed) < KILLS {
         // One that failed may have been sent or not: the next one is sent either way.
         number += 1;
         if let Err(failure) = ring.send(&number) {
@@ -78,11 +80,12 @@ fn a_ring_keeps_its_order_over_two_hundred_deaths_of_each_side() {
     let ours = host.region("a").size(1 << 13).ring::<u64>().expect("opens");
     let mut theirs = guest.region("a").ring::<u64>().expect("opens");
     let done = AtomicBool::new(false);
+    let deaths = AtomicU64::new(0);
     let sender = Mortal::new(host, 11, 400);
     let mut receiver = Mortal::new(guest, 23, 300);
     thread::scope(|scope| {
-        let done = &done;
-        let sent = scope.spawn(move || send(ours, sender, done));
+        let (done, deaths) = (&done, &deaths);
+        let sent = scope.spawn(move || send(ours, sender, deaths, done));
         let (mut last, mut missing) = (0, 0);
         loop {
             match theirs.receive_timeout(LONG) {
@@ -92,7 +95,10 @@ fn a_ring_keeps_its_order_over_two_hundred_deaths_of_each_side() {
                     missing += number - last - 1;
                     last = number;
                 }
-                Err(failure) => receiver.die(&failure, || theirs.reconnect(LONG)),
+                Err(failure) => {
+                    receiver.die(&failure, || theirs.reconnect(LONG));
+                    deaths.store(receiver.deaths, Ordering::Relaxed);
+                }
             }
         }
         done.store(true, Ordering::Relaxed);
