@@ -12,6 +12,9 @@ use vmshm_vm_tests::residency;
 const MIB: u64 = 1 << 20;
 /// How much of untouched memory is read.
 const READ: u64 = 16 * MIB;
+/// Where it is read, in sixteenths of RAM: guests take memory from the ends, and these are below every board's gap. But a
+/// kernel that chooses its own place at random may be at one of them.
+const PLACES: [u64; 4] = [4, 5, 6, 7];
 /// An idle guest may still touch memory of its own: then a new machine is asked. What was brought into being once is
 /// there the next time, so only a machine that nobody has looked at counts.
 const MACHINES: usize = 3;
@@ -45,21 +48,30 @@ pub fn boot(kind: Kind) -> Machine {
 fn look(machine: &Machine, vmm: &Vmm) {
     let pid = machine.pid.to_string();
     vmshm(["list", "--json"]).run().success();
-    // Guests take memory from the ends. This is below every board's gap; user-mode Linux has its own before its RAM.
-    let middle = if machine.kind.vmm() == "uml" {
-        vmm.blocks[0].file_offset() + machine.kind.ram_bytes() / 8 * 5
-    } else {
-        machine.kind.ram_bytes() / 4
-    };
-    let middle = format!("{middle:#x}");
-    let length = READ.to_string();
-    let bytes = vmshm(["read", &pid, &middle, &length]).run().success();
-    let zeros = bytes.iter().filter(|byte| **byte == 0).count() as u64;
-    assert!(zeros > READ / 2, "the memory that is read has been used");
+    assert!(
+        PLACES
+            .iter()
+            .any(|place| read_untouched(machine, vmm, *place)),
+        "all the memory that is read has been used"
+    );
     vmshm(["inspect", &pid]).run().success();
     // Nothing is found: that is exit code 1.
     let none = vmshm(["search", &pid, "no guest holds this: \u{1f980}"]).run();
     assert!(matches!(none.code, Some(0 | 1)), "{}", none.errors);
+}
+
+/// Reads at so many sixteenths of the machine's RAM; whether that memory was untouched.
+fn read_untouched(machine: &Machine, vmm: &Vmm, sixteenths: u64) -> bool {
+    // User-mode Linux has its own before its RAM.
+    let start = match machine.kind.vmm() {
+        "uml" => vmm.blocks[0].file_offset() + machine.kind.ram_bytes() / 4,
+        _ => 0,
+    };
+    let place = format!("{:#x}", start + machine.kind.ram_bytes() / 16 * sixteenths);
+    let read = ["read", &machine.pid.to_string(), &place, &READ.to_string()];
+    let bytes = vmshm(read).run().success();
+    let zeros = bytes.iter().filter(|byte| **byte == 0).count() as u64;
+    zeros > READ / 2
 }
 
 /// Waits until the guest hardly touches new memory.
