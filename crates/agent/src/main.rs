@@ -5,7 +5,6 @@
 
 mod agent;
 mod arguments;
-mod channel;
 mod commands;
 mod connect;
 mod facts;

@@ -11,7 +11,7 @@ use vmshm_link::quantity::{parse_number, parse_size};
 use vmshm_ram::Method;
 
 /// The version, with the protocol's.
-pub(crate) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (protocol 1.1)");
+pub(crate) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (protocol 1.2)");
 
 /// Share memory with running virtual machines.
 #[derive(Debug, Parser)]

@@ -125,7 +125,9 @@ impl Book {
                 let explanation = explanation.as_str().to_owned();
                 self.put(tag, Answer::Refused { code, explanation });
             }
-            Reply::Extents(_) => self.put(tag, Answer::Strange),
+            Reply::Extents(_) | Reply::Screen(_) | Reply::Modes(_) => {
+                self.put(tag, Answer::Strange);
+            }
         }
         None
     }

@@ -10,6 +10,7 @@ use crate::beacon::PAGE;
 use crate::directory::{MAX_NAME, RegionKind, is_valid_size};
 use crate::error::LinkError;
 use crate::fields::{Text, put_word, word_at};
+use crate::screens::{ModeList, ScreenReply, ScreenRequest};
 
 /// Longest message in bytes; fits half of either ring.
 pub const MAX_MESSAGE: usize = 504;
@@ -25,6 +26,10 @@ const _: () = assert!(40 + MAX_NAME <= MAX_MESSAGE);
 
 /// What a host asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "nothing is allocated here, and a request lives as long as one message"
+)]
 pub enum Request {
     /// Make a region. It stays until it is removed.
     Create {
@@ -100,6 +105,8 @@ pub enum Request {
         /// The region.
         region: u64,
     },
+    /// About screens. Since protocol 1.2.
+    Screen(ScreenRequest),
 }
 
 /// What the opener of a link does there.
@@ -159,6 +166,10 @@ pub enum Reply {
         /// The region.
         region: u64,
     },
+    /// To a request about a screen. Since protocol 1.2.
+    Screen(ScreenReply),
+    /// To the request for a screen's modes. Since protocol 1.2.
+    Modes(ModeList),
 }
 
 /// Why a region is over although its session goes on.
@@ -265,12 +276,17 @@ pub enum RefusalCode {
     /// Another opener is still proving the region's pages. Asking again helps once it is
     /// done, or gone.
     Proving,
+    /// Nothing in the guest can do this: no compositor that adds outputs, a mode that the
+    /// screen cannot have.
+    Unable,
+    /// The guest was told not to: `--no-input`, `--no-screens`.
+    Forbidden,
     /// A reason of a newer minor version.
     Other(u64),
 }
 
 impl RefusalCode {
-    const KNOWN: [(Self, u64); 10] = [
+    const KNOWN: [(Self, u64); 12] = [
         (Self::Exists, 1),
         (Self::NotFound, 2),
         (Self::OverBudget, 3),
@@ -281,6 +297,8 @@ impl RefusalCode {
         (Self::Unsupported, 8),
         (Self::Denied, 9),
         (Self::Proving, 10),
+        (Self::Unable, 11),
+        (Self::Forbidden, 12),
     ];
 
     fn to_word(self) -> u64 {
@@ -311,7 +329,7 @@ pub struct Message {
 }
 
 impl Message {
-    fn new(kind: u16, tag: u64) -> Self {
+    pub(crate) fn new(kind: u16, tag: u64) -> Self {
         let mut message = Self {
             kind,
             bytes: [0; MAX_MESSAGE],
@@ -321,16 +339,23 @@ impl Message {
         message
     }
 
-    fn word(&mut self, value: u64) {
+    pub(crate) fn word(&mut self, value: u64) {
         put_word(&mut self.bytes, self.length, value);
         self.length += 8;
     }
 
-    fn text<const N: usize>(&mut self, text: &Text<N>) {
+    pub(crate) fn text<const N: usize>(&mut self, text: &Text<N>) {
         if let Some(place) = self.bytes.get_mut(self.length..self.length + N) {
             place.copy_from_slice(text.padded());
             self.length += N;
         }
+    }
+
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+        let rest = self.bytes.get_mut(self.length..).unwrap_or_default();
+        let count = bytes.len().min(rest.len());
+        rest[..count].copy_from_slice(&bytes[..count]);
+        self.length += count;
     }
 
     /// The record's payload.
@@ -341,7 +366,7 @@ impl Message {
 }
 
 /// Reads a text field that may be cut short.
-fn text_at<const N: usize>(payload: &[u8], offset: usize) -> Text<N> {
+pub(crate) fn text_at<const N: usize>(payload: &[u8], offset: usize) -> Text<N> {
     let field = payload.get(offset..).unwrap_or_default();
     Text::from_untrusted(field.get(..N.min(field.len())).unwrap_or_default())
 }
@@ -351,6 +376,7 @@ impl Request {
     #[must_use]
     pub fn to_message(&self, tag: u64) -> Message {
         let (number, words, name) = match self {
+            Self::Screen(request) => return request.to_message(tag),
             Self::Create { kind, size, name } => (1, [kind.to_word(), *size], Some(name)),
             Self::Open { kind, size, name } => (2, [kind.to_word(), *size], Some(name)),
             Self::Extents { region, first } => (3, [*region, *first], None),
@@ -416,7 +442,12 @@ impl Request {
                 role: Role::from_word(word_at(payload, 32 + MAX_NAME)),
             },
             9 => Self::Bell { region: first },
-            _ => return (tag, None),
+            other => {
+                return (
+                    tag,
+                    ScreenRequest::from_payload(other, payload).map(Self::Screen),
+                );
+            }
         };
         (tag, Some(request))
     }
@@ -470,6 +501,8 @@ impl Reply {
                 message.word(*region);
                 message
             }
+            Self::Screen(screen) => screen.to_message(tag),
+            Self::Modes(modes) => modes.to_message(tag),
         }
     }
 
@@ -541,6 +574,8 @@ impl Reply {
                 explanation: text_at(payload, 24),
             },
             6 => Self::Bell { region: word(1) },
+            7 => Self::Screen(ScreenReply::from_payload(payload)?),
+            8 => Self::Modes(ModeList::from_payload(payload)?),
             other => {
                 return Err(LinkError::Violation {
                     what: "a reply's number",

@@ -299,6 +299,10 @@ pub enum RegionKind {
     Latest,
     /// A byte stream each way, for applications (see `ends`).
     Stream,
+    /// What a screen shows: see `frames`.
+    Frames,
+    /// The pictures of a screen; hosts only read them.
+    Pixels,
     /// A kind of a newer minor version: listed, not opened.
     Unknown(u64),
 }
@@ -314,6 +318,8 @@ impl RegionKind {
             Self::Ring => 4,
             Self::Latest => 5,
             Self::Stream => 6,
+            Self::Frames => 7,
+            Self::Pixels => 8,
             Self::Unknown(word) => word,
         }
     }
@@ -328,6 +334,8 @@ impl RegionKind {
             4 => Self::Ring,
             5 => Self::Latest,
             6 => Self::Stream,
+            7 => Self::Frames,
+            8 => Self::Pixels,
             other => Self::Unknown(other),
         }
     }
@@ -342,6 +350,8 @@ impl RegionKind {
             Self::Ring => "ring",
             Self::Latest => "latest",
             Self::Stream => "stream",
+            Self::Frames => "frames",
+            Self::Pixels => "pixels",
             Self::Unknown(_) => "unknown",
         }
     }

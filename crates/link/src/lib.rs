@@ -1,7 +1,7 @@
 //! The wire between a guest and a host: every byte that one side writes into shared
 //! memory and the other reads, and the state machines on both ends.
 //!
-//! These pages are the specification of protocol 1.1. The crate does no I/O, reads no
+//! These pages are the specification of protocol 1.2. The crate does no I/O, reads no
 //! clock, allocates nothing and has no `unsafe`: callers bring the memory
 //! ([`vmshm_shm::SharedMemory`]), the random numbers and the waiting.
 //!
@@ -76,6 +76,8 @@ pub mod ends;
 pub mod error;
 pub mod fields;
 pub mod fixed_ring;
+pub mod frames;
+pub mod input;
 pub mod latest;
 pub mod local;
 pub mod mix;
@@ -84,6 +86,7 @@ pub mod proof;
 pub mod quantity;
 pub mod rendezvous;
 pub mod ring;
+pub mod screens;
 pub mod slot;
 pub mod stream;
 pub mod version;

@@ -15,7 +15,7 @@ pub struct Version {
 }
 
 /// The version that this crate speaks.
-pub const VERSION: Version = Version { major: 1, minor: 1 };
+pub const VERSION: Version = Version { major: 1, minor: 2 };
 
 impl Version {
     /// One word: the major in the upper half.

@@ -176,6 +176,8 @@ impl Service {
             RegionKind::Pipe | RegionKind::Bench => {
                 duplex::rings(whole).map_err(|error| invalid(error.to_string()))?;
             }
+            // Only this agent's own screens have them, in sizes of their own.
+            RegionKind::Frames | RegionKind::Pixels => {}
             RegionKind::Unknown(word) => return Err(unknown_kind(word)),
         }
         let promised = self.creations.iter().map(|one| self.cost(one.size));

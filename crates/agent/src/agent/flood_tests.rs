@@ -15,7 +15,7 @@ use vmshm_link::local::{Datagram, MAX_DATAGRAM};
 use super::local_protocol::{Answer, PROTOCOL, Question, Wish};
 use super::program_simulation::Program;
 use super::simulation::{Guest, Host, link, region};
-use crate::channel::Channel;
+use vmshm_channel::Channel;
 
 /// For what takes a moment where nothing is wrong.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -277,7 +277,7 @@ fn check_wish(wish: &LinkWish) -> Result<(), Refusal> {
         RegionKind::Ring => (true, ""),
         RegionKind::Latest => (has_record, "the longest value is missing"),
         RegionKind::Raw | RegionKind::Stream => (!has_record, "this kind has no records"),
-        RegionKind::Pipe | RegionKind::Bench => {
+        RegionKind::Pipe | RegionKind::Bench | RegionKind::Frames | RegionKind::Pixels => {
             let kind = wish.kind.name();
             return Err(Refusal::new(
                 RefusalCode::WrongKind,

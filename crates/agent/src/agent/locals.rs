@@ -14,8 +14,8 @@ use super::local_protocol::{Answer, PROTOCOL, Question, ReleaseInfo, Wish};
 use super::regions::LocalId;
 use super::service::{Service, ServiceError};
 use super::sessions;
-use crate::channel::{Channel, ChannelError};
 use crate::connect::Connector;
+use vmshm_channel::{Channel, ChannelError};
 
 /// The most connections at once.
 const LIMIT: usize = 256;

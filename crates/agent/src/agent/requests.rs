@@ -70,6 +70,7 @@ impl Service {
                 }
                 Ok(Outcome::Silence)
             }
+            Request::Screen(_) => refused(RefusalCode::Unsupported, "no screens yet")?,
         };
         Ok(match outcome {
             Ok(Outcome::Answer(reply)) => Some(reply),
@@ -96,6 +97,9 @@ impl Service {
     ) -> Answered {
         if let Err(refusal) = check_name(name) {
             return Ok(Err(refusal));
+        }
+        if matches!(kind, RegionKind::Frames | RegionKind::Pixels) {
+            return refused(RefusalCode::WrongKind, "only screens have such regions");
         }
         if kind == RegionKind::Pipe || has_ends(kind) {
             let kind = kind.name();

@@ -28,12 +28,12 @@ use super::pattern::PatternError;
 use super::programs::Programs;
 use super::regions::{Description, LostEnd, Regions};
 use super::sessions::{self, Session};
-use crate::channel::{ChannelError, timespec};
 use crate::connect::{Connector, Listener};
 use crate::facts::FactsError;
 use crate::keeper::client::{Client, ClientError};
 use crate::keeper::protocol::{Reply, Request};
 use crate::window::Window;
+use vmshm_channel::{ChannelError, timespec};
 
 /// Time between two looks while nothing happens.
 const IDLE: Duration = Duration::from_micros(IDLE_POLL_MICROS);

@@ -14,7 +14,7 @@ use vmshm_shm::SharedMemory;
 
 use super::local_protocol::{Answer, PROTOCOL, Question, Wish};
 use super::simulation::{Guest, Host, LIMIT, MIB, refusal, region, turn};
-use crate::channel::Channel;
+use vmshm_channel::Channel;
 #[test]
 fn a_region_is_made_proved_used_and_removed() {
     let mut guest = Guest::new();

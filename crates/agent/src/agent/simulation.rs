@@ -21,11 +21,11 @@ use super::locals::Locals;
 use super::programs::Programs;
 use super::rules::Rules;
 use super::service::Service;
-use crate::channel::Channel;
 use crate::keeper::client::{Client, Holding, Inventory};
 use crate::keeper::protocol::{Allocation, Purpose, Reply, Request, State, Summary};
 use crate::pin::Method;
 use crate::window::Window;
+use vmshm_channel::Channel;
 
 pub(super) const MIB: u64 = 1 << 20;
 pub(super) const LIMIT: u64 = 16 * MIB;

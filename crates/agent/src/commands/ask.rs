@@ -6,8 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use crate::agent::local_protocol::{Answer, PROTOCOL, Question, Wish};
-use crate::channel::{Channel, ChannelError};
 use crate::run_directory::AGENT_SOCKET;
+use vmshm_channel::{Channel, ChannelError};
 
 /// How long the agent may take for an answer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

@@ -15,8 +15,8 @@ use vmshm_shm::{MapError, Protection};
 
 use super::ask::{self, AskError};
 use crate::agent::local_protocol::{Answer, Wish};
-use crate::channel::{Channel, ChannelError, timespec};
 use crate::window::Window;
+use vmshm_channel::{Channel, ChannelError, timespec};
 
 /// Time between two looks at the other end and at the agent.
 const LOOK: Duration = Duration::from_millis(100);

@@ -28,13 +28,13 @@ use serde::{Deserialize, Serialize};
 use vmshm_link::rendezvous::bells::Bells;
 use vmshm_link::rendezvous::message::{Announce, BELLS_SINCE, Inbox, Incoming, Message};
 
-use crate::channel::timespec;
 use crate::waker::Waker;
 use crate::window::Window;
 pub(crate) use listener::Listener;
 use outgoing::{Outgoing, Rest};
 use talk::TalkError;
 use transport::{Patient, Transport};
+use vmshm_channel::timespec;
 
 /// The first pause between two attempts, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(8));

@@ -10,8 +10,8 @@ use rustix::io::Errno;
 use rustix::net::SendFlags;
 
 use super::line::Line;
-use crate::channel::timespec;
 use crate::waker::Waker;
+use vmshm_channel::timespec;
 
 /// A connection's two directions.
 #[derive(Debug)]

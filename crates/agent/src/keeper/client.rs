@@ -8,8 +8,8 @@ use std::time::Duration;
 use rustix::event::PollFlags;
 
 use super::protocol::{Allocation, PROTOCOL, Purpose, Reply, Request, Summary};
-use crate::channel::{Channel, ChannelError};
 use crate::run_directory::KEEPER_SOCKET;
+use vmshm_channel::{Channel, ChannelError};
 
 /// How long the keeper may take for an answer; it may just be pinning a large region.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::Started;
 use super::client::{Client, ClientError, Inventory};
-use crate::channel::ChannelError;
 use crate::pin::Method;
+use vmshm_channel::ChannelError;
 
 /// For how long keepers are tried that leave at the very moment.
 const PATIENCE: Duration = Duration::from_secs(10);

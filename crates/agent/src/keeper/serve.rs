@@ -19,8 +19,8 @@ use super::announcement::{Announcement, AnnouncementError};
 use super::protocol::{PROTOCOL, Purpose, Reply, Request, Summary};
 use super::roster::{ConnectionId, Roster};
 use super::store::{Damage, Store, StoreError};
-use crate::channel::{Channel, ChannelError, timespec};
 use crate::window::Window;
+use vmshm_channel::{Channel, ChannelError, timespec};
 
 /// Time between two checks of where pages lie: a hole in a region is noticed by the
 /// next one, and one that is filled again after a second for each 256 MiB held.

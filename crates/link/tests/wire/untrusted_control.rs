@@ -10,6 +10,8 @@ use vmshm_link::control::{
 };
 use vmshm_link::directory::{MAX_NAME, RegionKind, is_valid_size};
 use vmshm_link::fields::{Text, put_word};
+use vmshm_link::frames::Mode;
+use vmshm_link::screens::MODES_PER_REPLY;
 
 use crate::material::nasty_word;
 
@@ -165,7 +167,7 @@ proptest! {
 
     #[test]
     fn any_bytes_are_judged_as_a_reply_without_harm(
-        kind in 0_u16..6,
+        kind in 0_u16..10,
         payload in any_payload(),
         right in reply(),
         forged in vec((0_usize..8, nasty_word()), 0..4),
@@ -198,6 +200,11 @@ fn check_reply(kind: u16, payload: &[u8]) -> Result<(), TestCaseError> {
             }
         }
         Reply::Done | Reply::Bell { .. } => {}
+        Reply::Screen(screen) => prop_assert!(screen.mode.is_possible()),
+        Reply::Modes(modes) => {
+            prop_assert!(modes.modes().len() <= MODES_PER_REPLY);
+            prop_assert!(modes.modes().iter().all(Mode::is_possible));
+        }
         Reply::Refused { explanation, .. } | Reply::Ended { explanation, .. } => {
             prop_assert!(
                 explanation

@@ -23,7 +23,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// The longest frame in bytes.
-pub(crate) const FRAME_LIMIT: usize = 64 << 20;
+pub const FRAME_LIMIT: usize = 64 << 20;
 /// The most bytes that wait for a peer that does not read.
 const BACKLOG_LIMIT: usize = 2 * FRAME_LIMIT;
 /// Descriptors that may arrive before their frames are whole.
@@ -33,7 +33,7 @@ const READ_SIZE: usize = 64 << 10;
 
 /// Why a channel ended, or never came to be.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ChannelError {
+pub enum ChannelError {
     /// The other side has closed it.
     #[error("the other side has closed the connection")]
     Closed,
@@ -69,7 +69,7 @@ struct Outgoing {
 
 /// One end of a connection.
 #[derive(Debug)]
-pub(crate) struct Channel {
+pub struct Channel {
     socket: UnixStream,
     incoming: Vec<u8>,
     descriptors: VecDeque<OwnedFd>,
@@ -79,7 +79,7 @@ pub(crate) struct Channel {
 
 impl Channel {
     /// Takes a connected socket.
-    pub(crate) fn new(socket: UnixStream) -> io::Result<Self> {
+    pub fn new(socket: UnixStream) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         Ok(Self {
             socket,
@@ -91,14 +91,14 @@ impl Channel {
     }
 
     /// The process at the other end, and its user.
-    pub(crate) fn peer(&self) -> io::Result<(u32, u32)> {
+    pub fn peer(&self) -> io::Result<(u32, u32)> {
         let credentials = rustix::net::sockopt::socket_peercred(&self.socket)?;
         let pid = credentials.pid.as_raw_nonzero().get();
         Ok((pid.unsigned_abs(), credentials.uid.as_raw()))
     }
 
     /// What to poll for.
-    pub(crate) fn interest(&self) -> PollFlags {
+    pub fn interest(&self) -> PollFlags {
         if self.outgoing.is_empty() {
             PollFlags::IN
         } else {
@@ -108,7 +108,7 @@ impl Channel {
 
     /// Queues a message and sends as much as the socket takes now. A peer that is gone
     /// is noticed by [`Channel::receive`], after its last messages.
-    pub(crate) fn send<T: Serialize>(
+    pub fn send<T: Serialize>(
         &mut self,
         message: &T,
         descriptor: Option<BorrowedFd<'_>>,
@@ -134,7 +134,7 @@ impl Channel {
     }
 
     /// Sends what is queued, as far as the socket takes it now.
-    pub(crate) fn flush(&mut self) -> Result<(), ChannelError> {
+    pub fn flush(&mut self) -> Result<(), ChannelError> {
         while let Some(frame) = self.outgoing.front_mut() {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
             let mut control = SendAncillaryBuffer::new(&mut space);
@@ -165,7 +165,7 @@ impl Channel {
     }
 
     /// The next message, if a whole one is there.
-    pub(crate) fn receive<T: DeserializeOwned>(
+    pub fn receive<T: DeserializeOwned>(
         &mut self,
     ) -> Result<Option<(T, Option<OwnedFd>)>, ChannelError> {
         loop {
@@ -237,7 +237,7 @@ impl Channel {
     }
 
     /// Sends all that is queued, waiting up to `patience`.
-    pub(crate) fn drain(&mut self, patience: Duration) -> Result<(), ChannelError> {
+    pub fn drain(&mut self, patience: Duration) -> Result<(), ChannelError> {
         let deadline = Instant::now() + patience;
         while !self.outgoing.is_empty() {
             self.wait(PollFlags::OUT, deadline, patience)?;
@@ -247,7 +247,7 @@ impl Channel {
     }
 
     /// Waits up to `patience` for the next message.
-    pub(crate) fn next<T: DeserializeOwned>(
+    pub fn next<T: DeserializeOwned>(
         &mut self,
         patience: Duration,
     ) -> Result<(T, Option<OwnedFd>), ChannelError> {
@@ -286,7 +286,7 @@ impl AsFd for Channel {
 }
 
 /// A duration as the system's calls take it.
-pub(crate) fn timespec(duration: Duration) -> Timespec {
+pub fn timespec(duration: Duration) -> Timespec {
     Timespec {
         tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: duration.subsec_nanos().into(),

@@ -1,0 +1,35 @@
+//! Messages between processes of one system ([`Channel`]), and the two vocabularies that cross
+//! crates: [`source`], between the agent and the process that delivers a screen, and [`sink`],
+//! between `vmshm display` and the process that shows it.
+//!
+//! Other vocabularies stay with their only speakers: the keeper's is in the agent.
+//! This crate knows no screen, no region and no VM; numbers and modes are plain numbers here.
+
+mod channel;
+pub mod sink;
+pub mod source;
+
+pub use channel::{Channel, ChannelError, FRAME_LIMIT, timespec};
+
+use serde::{Deserialize, Serialize};
+
+/// The channel of a process that was started to have one: its standard input.
+///
+/// # Errors
+/// What the system says; a standard input that is no socket shows at its first use.
+pub fn inherited() -> std::io::Result<Channel> {
+    let input = std::io::stdin();
+    let socket = std::os::fd::AsFd::as_fd(&input).try_clone_to_owned()?;
+    Channel::new(std::os::unix::net::UnixStream::from(socket))
+}
+
+/// Width, height, and frames per 1000 seconds (zero: the source's own choice).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Size {
+    /// Pixels in a row.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+    /// Frames per 1000 seconds.
+    pub refresh_millihertz: u32,
+}

@@ -1,0 +1,274 @@
+//! The way of one screen's frames into shared memory: its frames region, its pixels region,
+//! and whether anybody wants another frame.
+//!
+//! A source asks [`Outlet::demand`] before it captures. Nobody waits for a reader: a reader
+//! that has not acknowledged the newest frame only keeps the next one from being captured for
+//! *it*; others go on, and one that stands still for [`STALL`] counts for nothing.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use vmshm_link::LinkError;
+use vmshm_link::frames::{Frame, FrameWriter, PixelSlots, Place, SourceState};
+use vmshm_shm::{MapError, Mapping, Protection};
+
+/// A reader that says nothing for so long is not counted.
+pub const STALL: Duration = Duration::from_secs(1);
+
+/// Why frames cannot be delivered.
+#[derive(Debug, thiserror::Error)]
+pub enum OutletError {
+    /// Memory that the agent gave cannot be mapped.
+    #[error("cannot map a screen's memory: {0}")]
+    Map(#[from] MapError),
+    /// What lies in the frames region is not ours.
+    #[error("a screen's frames cannot be written: {0}")]
+    Link(#[from] LinkError),
+    /// The agent gave memory that is too small.
+    #[error("pictures of {needed} bytes do not fit a pixels region of {size}")]
+    TooSmall {
+        /// Its bytes.
+        size: u64,
+        /// What is needed.
+        needed: u64,
+    },
+}
+
+/// Whether a frame is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Demand {
+    /// Nobody looks.
+    Nobody,
+    /// Those who look have not taken in the newest frame yet.
+    NotYet,
+    /// Somebody is ready for the next frame.
+    Wanted {
+        /// A reader has just come: a whole picture of now, even if nothing has changed.
+        fresh: bool,
+        /// A reader wants it without the guest's pointer.
+        no_pointer: bool,
+    },
+}
+
+/// The pixels region in use.
+#[derive(Debug)]
+struct Pixels {
+    region: u64,
+    memory: Mapping,
+    slots: PixelSlots,
+    slot_bytes: u64,
+    file: OwnedFd,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Reader {
+    index: usize,
+    beat: u64,
+    moved: Instant,
+}
+
+/// One screen that is watched.
+#[derive(Debug)]
+pub struct Outlet {
+    writer: FrameWriter<Mapping>,
+    pixels: Option<Pixels>,
+    readers: Vec<Reader>,
+    /// A reader has come since the last frame.
+    fresh: bool,
+    announced: Option<Instant>,
+    acknowledged_nanos: u64,
+}
+
+impl Outlet {
+    /// Takes the frames region that the agent gave.
+    ///
+    /// # Errors
+    /// [`OutletError`].
+    pub fn open(frames: impl AsFd, size: u64) -> Result<Self, OutletError> {
+        let memory = Mapping::whole(frames, size, Protection::ReadWrite)?;
+        let writer = FrameWriter::resume(memory)?;
+        writer.set_state(SourceState::Starting)?;
+        Ok(Self {
+            writer,
+            pixels: None,
+            readers: Vec::new(),
+            fresh: true,
+            announced: None,
+            acknowledged_nanos: 0,
+        })
+    }
+
+    /// Takes a pixels region whose slots are `slot_bytes` apart. What was there before is
+    /// forgotten.
+    ///
+    /// # Errors
+    /// [`OutletError`]; the old one stays then.
+    pub fn take_pixels(
+        &mut self,
+        region: u64,
+        size: u64,
+        file: OwnedFd,
+        slot_bytes: u64,
+    ) -> Result<(), OutletError> {
+        let count = usize::try_from(size / slot_bytes.max(1)).unwrap_or(usize::MAX);
+        if count == 0 {
+            let needed = slot_bytes;
+            return Err(OutletError::TooSmall { size, needed });
+        }
+        self.pixels = Some(Pixels {
+            region,
+            memory: Mapping::whole(&file, size, Protection::ReadWrite)?,
+            slots: PixelSlots::new(count),
+            slot_bytes,
+            file,
+        });
+        self.fresh = true;
+        Ok(())
+    }
+
+    /// The pixels region's file, for a compositor that writes into it, and its bytes.
+    #[must_use]
+    pub fn pixels_file(&self) -> Option<(BorrowedFd<'_>, u64)> {
+        let pixels = self.pixels.as_ref()?;
+        let size = vmshm_shm::SharedMemory::size(&pixels.memory);
+        Some((pixels.file.as_fd(), size))
+    }
+
+    /// The pixels region's number and memory, for a source that draws there itself.
+    #[must_use]
+    pub fn pixels(&self) -> Option<(u64, &Mapping)> {
+        let pixels = self.pixels.as_ref()?;
+        Some((pixels.region, &pixels.memory))
+    }
+
+    /// What each slot holds.
+    #[must_use]
+    pub fn slots(&self) -> Option<&PixelSlots> {
+        self.pixels.as_ref().map(|pixels| &pixels.slots)
+    }
+
+    /// Which readers there are now.
+    pub fn set_readers(&mut self, indices: &[usize]) {
+        let now = Instant::now();
+        let known = |index: &usize| self.readers.iter().find(|one| one.index == *index).copied();
+        let readers = indices.iter().map(|index| {
+            known(index).ok_or(Reader {
+                index: *index,
+                beat: 0,
+                moved: now,
+            })
+        });
+        let readers: Vec<_> = readers.collect();
+        self.fresh |= readers.iter().any(|one| one.is_err());
+        self.readers = readers
+            .into_iter()
+            .map(|one| one.unwrap_or_else(|new| new))
+            .collect();
+    }
+
+    /// The readers' indices.
+    pub fn readers(&self) -> impl Iterator<Item = usize> + '_ {
+        self.readers.iter().map(|reader| reader.index)
+    }
+
+    /// Whether a frame is wanted now. Looks at the readers' lines: a few loads, no call.
+    ///
+    /// # Errors
+    /// [`OutletError::Link`].
+    pub fn demand(&mut self) -> Result<Demand, OutletError> {
+        let now = Instant::now();
+        let newest = self.writer.newest();
+        let (mut alive, mut ready, mut no_pointer) = (false, false, false);
+        for reader in &mut self.readers {
+            let line = self.writer.reader(reader.index)?;
+            if line.beat != reader.beat {
+                reader.beat = line.beat;
+                reader.moved = now;
+            }
+            if now.duration_since(reader.moved) > STALL {
+                continue;
+            }
+            alive = true;
+            ready |= line.acknowledged == newest;
+            no_pointer |= line.wants.no_pointer;
+        }
+        if ready && let Some(announced) = self.announced.take() {
+            let nanos = now.duration_since(announced).as_nanos();
+            self.acknowledged_nanos = u64::try_from(nanos).unwrap_or(u64::MAX);
+        }
+        Ok(match (alive, ready || self.fresh) {
+            (false, _) => Demand::Nobody,
+            (true, false) => Demand::NotYet,
+            (true, true) => Demand::Wanted {
+                fresh: self.fresh,
+                no_pointer,
+            },
+        })
+    }
+
+    /// Chooses and marks the slot for the next frame: the slot, and its first byte in the pixels
+    /// region. Nothing without a pixels region.
+    ///
+    /// # Errors
+    /// [`OutletError::Link`].
+    pub fn begin(&mut self) -> Result<Option<(usize, u64)>, OutletError> {
+        let Some(pixels) = &self.pixels else {
+            return Ok(None);
+        };
+        let readers: Vec<usize> = self.readers.iter().map(|one| one.index).collect();
+        let slot = self.writer.begin(&pixels.slots, readers.into_iter())?;
+        Ok(Some((slot, slot as u64 * pixels.slot_bytes)))
+    }
+
+    /// Announces the frame whose pixels are in the slot that was begun; all but its serial and
+    /// `acknowledged_nanos` is the caller's. `progress` rows are there (see [`Outlet::progress`]).
+    ///
+    /// # Errors
+    /// [`OutletError`]; nothing was announced then.
+    pub fn publish(&mut self, frame: &Frame, progress: u32) -> Result<u64, OutletError> {
+        let Some(pixels) = &mut self.pixels else {
+            return Err(OutletError::TooSmall {
+                size: 0,
+                needed: frame.place.length(),
+            });
+        };
+        let frame = Frame {
+            place: Place {
+                region: pixels.region,
+                ..frame.place
+            },
+            acknowledged_nanos: self.acknowledged_nanos,
+            ..*frame
+        };
+        frame
+            .place
+            .check(vmshm_shm::SharedMemory::size(&pixels.memory))?;
+        let serial = self.writer.publish(&mut pixels.slots, &frame, progress)?;
+        self.writer.set_state(SourceState::Live)?;
+        self.fresh = false;
+        self.announced = Some(Instant::now());
+        self.acknowledged_nanos = 0;
+        Ok(serial)
+    }
+
+    /// Says how many rows of the newest frame are there.
+    ///
+    /// # Errors
+    /// [`OutletError::Link`].
+    pub fn progress(&self, rows: u32) -> Result<(), OutletError> {
+        Ok(self.writer.progress(rows)?)
+    }
+
+    /// The next frame is wanted at once and whole: the mode has changed.
+    pub fn refresh(&mut self) {
+        self.fresh = true;
+    }
+
+    /// Says what the source is doing.
+    ///
+    /// # Errors
+    /// [`OutletError::Link`].
+    pub fn set_state(&self, state: SourceState) -> Result<(), OutletError> {
+        Ok(self.writer.set_state(state)?)
+    }
+}
