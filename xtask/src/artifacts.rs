@@ -1,4 +1,5 @@
-//! Builds the programs of the project and puts them into `target/dist`: `vmshm`, and `vmshm-agent` as a static binary.
+//! Builds the programs of the project and puts them into `target/dist`: `vmshm`, `vmshm-monitor`, and `vmshm-agent` as a
+//! static binary.
 //!
 //! A file in `target/dist` is replaced in one step, so that a VM that starts meanwhile finds the old or the new one.
 
@@ -19,11 +20,17 @@ pub fn build() -> Result<()> {
     build_agent()
 }
 
-/// Builds the host's command `vmshm`.
+/// Builds the host's command `vmshm`, and `vmshm-monitor`, which it starts.
 fn build_command() -> Result<()> {
-    let _step = Step::start("building vmshm");
-    command::visible(cargo().args(["build", "--quiet", "--release", "--package", "vmshm"]))?;
-    place(&cargo_output().join("release/vmshm"))
+    let _step = Step::start("building vmshm and vmshm-monitor");
+    let packages = ["--package", "vmshm", "--package", "vmshm-monitor"];
+    command::visible(
+        cargo()
+            .args(["build", "--quiet", "--release"])
+            .args(packages),
+    )?;
+    place(&cargo_output().join("release/vmshm"))?;
+    place(&cargo_output().join("release/vmshm-monitor"))
 }
 
 /// Builds the guest's daemon, which must not need any library of the guest.

@@ -14,13 +14,18 @@ use crate::progress::Step;
 use crate::{archive, checkout, command, install};
 
 /// What the tree holds besides a minimal system.
-const PACKAGES: &str = "sway,foot,grim,wlr-randr,xvfb,xterm,fonts-dejavu-core,kmod,procps,passwd";
+const PACKAGES: &str =
+    "sway,foot,grim,wlr-randr,wev,wayvnc,xvfb,xterm,fonts-dejavu-core,kmod,procps,passwd";
+/// Where a tree says which packages it was made of: one of other packages is made anew.
+const STAMP: &str = "etc/vmshm-tree";
 
 /// The tree's directory, made if it is missing.
 pub fn tree() -> Result<PathBuf> {
     let home = checkout::vm_cache()?;
     let tree = home.join("debian13");
-    if tree.is_dir() {
+    let is_there =
+        || std::fs::read_to_string(tree.join(STAMP)).is_ok_and(|packages| packages == PACKAGES);
+    if is_there() {
         return Ok(tree);
     }
     let mmdebstrap = install::program("mmdebstrap", "mmdebstrap")?;
@@ -28,7 +33,7 @@ pub fn tree() -> Result<PathBuf> {
         install::program("newuidmap", "uidmap")?;
     }
     let _lock = Lock::take("fetch")?;
-    if tree.is_dir() {
+    if is_there() {
         return Ok(tree);
     }
     let _step = Step::start("making the Debian 13 tree (this takes a minute)");
@@ -42,6 +47,11 @@ pub fn tree() -> Result<PathBuf> {
     )?;
     let made = scratch.path().join("tree");
     make(&mmdebstrap, &made).context("cannot make the Debian 13 tree")?;
+    std::fs::write(made.join(STAMP), PACKAGES)?;
+    if tree.is_dir() {
+        // Guests that still run on it keep what they have open.
+        std::fs::rename(&tree, scratch.path().join("old"))?;
+    }
     std::fs::rename(&made, &tree).with_context(|| format!("cannot make {}", tree.display()))?;
     Ok(tree)
 }

@@ -36,8 +36,13 @@ pub fn program_of(program: &str, packages: &[&str]) -> Result<PathBuf> {
 
 /// Installs `package` for the sake of what is missing, which is no program.
 pub fn package(missing: &str, package: &str) -> Result<()> {
+    packages(missing, &[package])
+}
+
+/// Installs packages for the sake of what is missing.
+pub fn packages(missing: &str, packages: &[&str]) -> Result<()> {
     let _lock = Lock::take("install")?;
-    install(missing, &[package])
+    install(missing, packages)
 }
 
 /// Installs packages, with fresh package lists if the host's are empty or stale.

@@ -12,6 +12,7 @@ mod checkout;
 mod command;
 mod debian13;
 mod demo;
+mod headless_windows;
 mod install;
 mod kernels;
 mod lock;
@@ -42,7 +43,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Build target/dist/vmshm and the static target/dist/vmshm-agent
+    /// Build target/dist/vmshm, target/dist/vmshm-monitor and the static target/dist/vmshm-agent
     Build,
     /// Boot a VM, find it from outside, share memory with it, and show the figures
     Demo {

@@ -11,7 +11,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::bench::{self, BenchOptions};
 use crate::vm::options::Vmm;
-use crate::{artifacts, checkout, command, install, tidy, vm, volatility};
+use crate::{
+    artifacts, checkout, command, debian13, headless_windows, install, tidy, vm, volatility,
+};
 
 /// The package whose tests boot VMs.
 const VM_TESTS: &str = "vmshm-vm-tests";
@@ -204,6 +206,10 @@ fn fetch() -> Result<()> {
             "strace cannot be had, and the test that counts system calls is skipped: {error:#}"
         );
     }
+    if let Err(error) = headless_windows::fetch() {
+        println!("windows cannot be shown, and their tests are skipped: {error:#}");
+    }
+    debian13::tree()?;
     let uml = vm::fetch(Vmm::Uml);
     vm::fetch(Vmm::Qemu)?;
     if let Err(error) = install::program_of("bochs-bin", &BOCHS) {

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use crate::command_line::find;
 use crate::environment::{report, skip};
 
 /// What stands in front of each address that the boot sector writes.
@@ -40,10 +41,7 @@ pub struct Bochs {
 /// When it does not start.
 #[must_use]
 pub fn boot(mebibytes: u64) -> Option<Bochs> {
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    let program = std::env::split_paths(&paths)
-        .map(|directory| directory.join("bochs-bin"))
-        .find(|path| path.is_file());
+    let program = find("bochs-bin");
     let has_display = fs::read_dir("/usr/lib")
         .into_iter()
         .flatten()

@@ -41,6 +41,12 @@ pub enum Kind {
     UmlOf(u64),
     /// QEMU as a cell of the matrix, with its monitor open.
     Qemu(Cell),
+    /// User-mode Linux on the tree that has a desktop.
+    UmlDesktop,
+    /// QEMU with a shared memfd, on the tree that has a desktop.
+    QemuDesktop,
+    /// QEMU with plain `-m`, on the tree that has a desktop.
+    QemuPrivateDesktop,
     /// QEMU with plain `-m`, and so much RAM that most of it lies above 4 GiB for the guest.
     QemuHigh,
 }
@@ -50,7 +56,7 @@ impl Kind {
     #[must_use]
     pub const fn vmm(self) -> &'static str {
         match self {
-            Self::Uml | Self::UmlOf(_) => "uml",
+            Self::Uml | Self::UmlOf(_) | Self::UmlDesktop => "uml",
             _ => "qemu",
         }
     }
@@ -65,6 +71,9 @@ impl Kind {
             Self::QemuHugetlb => 448 << 20,
             Self::UmlOf(mebibytes) => mebibytes << 20,
             Self::Qemu(cell) => cell.ram_bytes(),
+            Self::UmlDesktop => 768 << 20,
+            Self::QemuDesktop => 896 << 20,
+            Self::QemuPrivateDesktop => 1152 << 20,
             Self::QemuHigh => 5 << 30,
         }
     }
@@ -73,10 +82,19 @@ impl Kind {
     #[must_use]
     pub const fn is_shared(self) -> bool {
         match self {
-            Self::QemuPrivate(_) | Self::QemuHigh => false,
+            Self::QemuPrivate(_) | Self::QemuHigh | Self::QemuPrivateDesktop => false,
             Self::Qemu(cell) => cell.is_shared(),
             _ => true,
         }
+    }
+
+    /// Whether its guest has the programs of a desktop.
+    #[must_use]
+    pub const fn has_desktop(self) -> bool {
+        matches!(
+            self,
+            Self::UmlDesktop | Self::QemuDesktop | Self::QemuPrivateDesktop
+        )
     }
 
     fn label(self) -> String {
@@ -87,6 +105,9 @@ impl Kind {
             Self::QemuHugetlb => "hugetlb".to_owned(),
             Self::UmlOf(mebibytes) => format!("uml-{mebibytes}m"),
             Self::Qemu(cell) => cell.label(),
+            Self::UmlDesktop => "uml-desktop".to_owned(),
+            Self::QemuDesktop => "desktop".to_owned(),
+            Self::QemuPrivateDesktop => "private-desktop".to_owned(),
             Self::QemuHigh => "high".to_owned(),
         }
     }
@@ -97,8 +118,11 @@ impl Kind {
             options.extend([name.to_owned(), value.to_owned()]);
         };
         option("--ram", &self.ram_bytes().to_string());
+        if self.has_desktop() {
+            option("--system", "debian13");
+        }
         let (backing, processors) = match self {
-            Self::Uml | Self::UmlOf(_) => return options,
+            Self::Uml | Self::UmlOf(_) | Self::UmlDesktop => return options,
             Self::Qemu(cell) => {
                 for (name, value) in cell.options() {
                     option(name, value);
@@ -108,6 +132,8 @@ impl Kind {
             Self::QemuPrivate(processors) => ("private", processors),
             Self::QemuMemfd(processors) => ("memfd", processors),
             Self::QemuHugetlb => ("hugetlb", 1),
+            Self::QemuDesktop => ("memfd", 2),
+            Self::QemuPrivateDesktop => ("private", 2),
             Self::QemuHigh => ("private", 1),
         };
         option("--backing", backing);

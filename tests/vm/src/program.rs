@@ -56,6 +56,13 @@ impl Program {
         self
     }
 
+    /// A variable of its environment.
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
     /// What it reads from its standard input; nothing without this.
     #[must_use]
     pub fn input(mut self, bytes: Vec<u8>) -> Self {

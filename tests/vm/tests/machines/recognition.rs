@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
+use vmshm_vm_tests::command_line::find;
 use vmshm_vm_tests::environment::{self, is_root, own_program, skip};
 use vmshm_vm_tests::fleet;
 use vmshm_vm_tests::machine::Kind;
@@ -63,9 +64,7 @@ fn qemu_is_found_under_another_file_name_and_one_that_pretends_is_not() {
     if !environment::is_set_up() {
         return;
     }
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    let qemu = std::env::split_paths(&paths).map(|path| path.join("qemu-system-x86_64"));
-    let Some(qemu) = qemu.into_iter().find(|path| path.is_file()) else {
+    let Some(qemu) = find("qemu-system-x86_64") else {
         skip("QEMU is not installed");
         return;
     };

@@ -1,0 +1,1 @@
+//! Modes change while somebody looks: every frame that is shown stays right, and nothing is left mapped.
