@@ -22,7 +22,7 @@ use crate::progress::Step;
 use crate::vm::channels::{Console, Event};
 use crate::vm::options::{System, VmOptions, Vmm};
 use crate::vm::running::{Interrupted, RunningVm};
-use crate::{artifacts, checkout, command, demo, vm};
+use crate::{artifacts, checkout, command, demo, testing, vm};
 
 /// The end of `--help`.
 pub const AFTER_HELP: &str = "\
@@ -59,6 +59,29 @@ pub fn run(options: &BenchOptions) -> Result<()> {
             .open(file)
             .with_context(|| format!("cannot write {}", file.display()))?;
     }
+    let (displays, links): (Vec<_>, Vec<_>) = chosen.into_iter().partition(|row| row.is_display);
+    let mut measured = Vec::new();
+    if !links.is_empty() {
+        measured.extend(measure_links(&links, options.quick)?);
+    }
+    if !displays.is_empty() {
+        measured.extend(measure_displays(&displays, options.quick)?);
+    }
+    let judged = measured
+        .into_iter()
+        .map(judge::judge)
+        .collect::<Result<Vec<_>>>()?;
+    print!("{}", rows::table(&judged));
+    if let Some(file) = &options.json {
+        let text = serde_json::to_string_pretty(&judged)?;
+        std::fs::write(file, format!("{text}\n"))
+            .with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// Measures what programs at both ends of a link reach, and the peers beside them.
+fn measure_links(chosen: &[&rows::Kind], quick: bool) -> Result<Vec<judge::Measurement>> {
     let program = build()?;
     let console = Arc::new(Mutex::new(Vec::new()));
     let space = tempfile::TempDir::new_in(output_directory())?;
@@ -73,7 +96,7 @@ pub fn run(options: &BenchOptions) -> Result<()> {
         .transpose()?;
     let mut measuring = Command::new(program);
     measuring.args(chosen.iter().map(|row| row.name));
-    if options.quick {
+    if quick {
         measuring.args(["--quick", "--rounds", "30", "--seconds", "8"]);
     }
     measuring.args(["--most-waiting", &judge::MOST_WAITING.to_string()]);
@@ -86,20 +109,29 @@ pub fn run(options: &BenchOptions) -> Result<()> {
         let said = console.lock().unwrap_or_else(PoisonError::into_inner);
         eprint!("{}", String::from_utf8_lossy(&said));
     }
-    let measured: Vec<judge::Measurement> =
-        serde_json::from_slice(&measured?).context("the measuring program's JSON")?;
-    drop(machine);
-    let judged = measured
-        .into_iter()
-        .map(judge::judge)
-        .collect::<Result<Vec<_>>>()?;
-    print!("{}", rows::table(&judged));
-    if let Some(file) = &options.json {
-        let text = serde_json::to_string_pretty(&judged)?;
-        std::fs::write(file, format!("{text}\n"))
-            .with_context(|| format!("cannot write {}", file.display()))?;
+    serde_json::from_slice(&measured?).context("the measuring program's JSON")
+}
+
+/// Measures screens. The program boots guests with a desktop, as the tests do, and ends them.
+fn measure_displays(chosen: &[&rows::Kind], quick: bool) -> Result<Vec<judge::Measurement>> {
+    artifacts::build()?;
+    let step = Step::start("building display-bench");
+    let package = ["--package", "vmshm-vm-tests", "--bin", "display-bench"];
+    let mut cargo = artifacts::cargo();
+    cargo.args(["build", "--quiet", "--release"]).args(package);
+    command::visible(&mut cargo)?;
+    drop(step);
+    crate::debian13::tree()?;
+    let mut measuring = Command::new(artifacts::cargo_output().join("release/display-bench"));
+    measuring.args(chosen.iter().map(|row| row.name));
+    if quick {
+        measuring.arg("--quick");
     }
-    Ok(())
+    for (name, value) in testing::environment()? {
+        measuring.env(name, value);
+    }
+    let measured = output(&mut measuring, None)?;
+    serde_json::from_slice(&measured).context("display-bench's JSON")
 }
 
 /// Checks the measuring program itself; its tests need no VM.

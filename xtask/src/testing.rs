@@ -218,6 +218,15 @@ fn fetch() -> Result<()> {
     uml
 }
 
+/// What the tests' programs are told: where the built programs are, and what boots VMs.
+pub fn environment() -> Result<[(&'static str, std::path::PathBuf); 2]> {
+    let xtask = std::env::current_exe().context("xtask does not know its own path")?;
+    Ok([
+        ("VMSHM_DIST", checkout::root().join("target/dist")),
+        ("VMSHM_XTASK", xtask),
+    ])
+}
+
 /// Runs the tests that boot VMs, one after the other, on the programs just built.
 fn vm_tests(all: bool, counts: &mut Counts) -> Result<()> {
     let mut command = artifacts::cargo();
@@ -233,11 +242,9 @@ fn vm_tests(all: bool, counts: &mut Counts) -> Result<()> {
     if all {
         command.arg("--include-ignored");
     }
-    command.env("VMSHM_DIST", checkout::root().join("target/dist"));
-    command.env(
-        "VMSHM_XTASK",
-        std::env::current_exe().context("xtask does not know its own path")?,
-    );
+    for (name, value) in environment()? {
+        command.env(name, value);
+    }
     if let Some(python) = volatility::present() {
         command.env("VMSHM_VOLATILITY", python);
     }

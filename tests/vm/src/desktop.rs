@@ -117,6 +117,16 @@ impl<'m> Desktop<'m> {
         answer.text
     }
 
+    /// Starts a client of the desktop and leaves it running.
+    #[must_use]
+    pub fn client(&self, command: &str) -> Job<'m> {
+        let display = format!(
+            "WAYLAND_DISPLAY=$(basename {}/wayland-? ) {command}",
+            self.runtime
+        );
+        self.machine.guest.start(&self.as_user(&display))
+    }
+
     /// Gives sway a command.
     ///
     /// # Panics

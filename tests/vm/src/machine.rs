@@ -43,7 +43,7 @@ pub enum Kind {
     Qemu(Cell),
     /// User-mode Linux on the tree that has a desktop.
     UmlDesktop,
-    /// QEMU with a shared memfd, on the tree that has a desktop.
+    /// QEMU with a shared memfd, on the tree that has a desktop, and with its monitor open.
     QemuDesktop,
     /// QEMU with plain `-m`, on the tree that has a desktop.
     QemuPrivateDesktop,
@@ -154,10 +154,12 @@ impl Kind {
         ]
         .map(str::to_owned)
         .to_vec();
-        if let Self::Qemu(cell) = self {
+        if matches!(self, Self::Qemu(_) | Self::QemuDesktop) {
             let socket = qmp::socket(name);
             arguments.push("-qmp".to_owned());
             arguments.push(format!("unix:{},server=on,wait=off", socket.display()));
+        }
+        if let Self::Qemu(cell) = self {
             arguments.extend(cell.arguments());
         }
         arguments

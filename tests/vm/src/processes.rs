@@ -1,6 +1,7 @@
 //! The host's processes, as the kernel shows them.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 
@@ -37,6 +38,27 @@ pub fn peak_in(status: &str) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     kibibytes.expect("the status tells the peak") << 10
+}
+
+/// The processor time that a process has taken; nothing if it is gone.
+#[must_use]
+pub fn processor_time(pid: u32) -> Duration {
+    times(&format!("/proc/{pid}/stat"), 11)
+}
+
+/// The processor time of this process's children that have ended and been waited for, and of theirs.
+#[must_use]
+pub fn time_of_children() -> Duration {
+    times("/proc/self/stat", 13)
+}
+
+/// The sum of two numbers of ticks, counted behind the process's name (proc_pid_stat(5)).
+fn times(path: &str, first: usize) -> Duration {
+    let stat = std::fs::read_to_string(path).unwrap_or_default();
+    let fields = stat.rsplit(')').next().unwrap_or_default();
+    let ticks = fields.split_whitespace().skip(first).take(2);
+    let ticks: u64 = ticks.filter_map(|field| field.parse::<u64>().ok()).sum();
+    Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
 }
 
 /// The children of `pid`, their children, and so on.

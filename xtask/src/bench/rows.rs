@@ -10,8 +10,10 @@ use super::judge::{AT_LEAST, MOST_WAITING, Row};
 pub struct Kind {
     /// Its name.
     pub name: &'static str,
-    /// Whether a VM must run for it.
+    /// Whether the VM of the links must run for it.
     pub needs_vm: bool,
+    /// Whether it is about screens: then a program of its own measures it, and boots its VMs itself.
+    pub is_display: bool,
     /// What was promised.
     goals: &'static [Goal],
 }
@@ -32,6 +34,7 @@ enum What {
     ToFloor,
     SlowestToFloor,
     Ours,
+    BeyondFloor,
 }
 
 const fn at_most(what: What, limit: f64) -> Goal {
@@ -51,10 +54,11 @@ const fn at_least(what: What, limit: f64) -> Goal {
 }
 
 /// All rows, in the order in which they are measured and shown.
-const ROWS: [Kind; 6] = [
+const ROWS: [Kind; 11] = [
     Kind {
         name: "one-way-64B",
         needs_vm: true,
+        is_display: false,
         goals: &[
             at_most(What::ToFloor, 1.15),
             at_most(What::SlowestToFloor, 2.0),
@@ -63,33 +67,58 @@ const ROWS: [Kind; 6] = [
     Kind {
         name: "one-way-64B-host",
         needs_vm: false,
+        is_display: false,
         goals: &[at_most(What::ToPeer, 0.5)],
     },
     Kind {
         name: "ring-u64",
         needs_vm: false,
+        is_display: false,
         goals: &[at_least(What::ToPeer, 1.0)],
     },
     Kind {
         name: "ring-u64-batch",
         needs_vm: false,
+        is_display: false,
         goals: &[at_least(What::ToPeer, 0.95)],
     },
     Kind {
         name: "stream-1GiB",
         needs_vm: false,
+        is_display: false,
         goals: &[at_least(What::ToPeer, 0.95)],
     },
     Kind {
         name: "idle",
         needs_vm: true,
+        is_display: false,
         goals: &[at_most(What::Ours, 1.0)],
     },
+    display("display-latency", &[at_most(What::BeyondFloor, 100.0)]),
+    display("display-torn", &[at_most(What::Ours, 0.0)]),
+    display("display-bytes", &[at_most(What::Ours, 1.1)]),
+    display("display-still", &[at_most(What::Ours, 1.0)]),
+    display("display-vnc", &[at_most(What::ToPeer, 0.2)]),
 ];
+
+const fn display(name: &'static str, goals: &'static [Goal]) -> Kind {
+    Kind {
+        name,
+        needs_vm: false,
+        is_display: true,
+        goals,
+    }
+}
+
+/// The name that stands for all rows about screens.
+const DISPLAY: &str = "display";
 
 /// The names for `--help`.
 pub fn names_help() -> String {
-    format!("The rows to measure: {} [default: all]", names())
+    format!(
+        "The rows to measure: {}; `{DISPLAY}` for all of them that begin so [default: all]",
+        names()
+    )
 }
 
 fn names() -> String {
@@ -99,17 +128,18 @@ fn names() -> String {
 /// The rows of these names, each once; all without a name.
 pub fn choose(names_wanted: &[String]) -> Result<Vec<&'static Kind>> {
     for wanted in names_wanted {
-        if !ROWS.iter().any(|row| row.name == wanted) {
+        if wanted != DISPLAY && !ROWS.iter().any(|row| row.name == wanted) {
             bail!(
                 "there is no row '{wanted}' to measure\nhint: the rows are: {}",
                 names()
             );
         }
     }
-    Ok(ROWS
-        .iter()
-        .filter(|row| names_wanted.is_empty() || names_wanted.iter().any(|name| name == row.name))
-        .collect())
+    let is_wanted = |row: &&Kind| {
+        let by = |name: &String| name == row.name || (row.is_display && name == DISPLAY);
+        names_wanted.is_empty() || names_wanted.iter().any(by)
+    };
+    Ok(ROWS.iter().filter(is_wanted).collect())
 }
 
 /// The table, with the goals, and below it the rule by which rounds were discarded.
@@ -204,6 +234,7 @@ fn judge(goal: &Goal, row: &Row) -> (String, String) {
         What::ToFloor => ("ours ÷ floor", row.ratio_to_floor),
         What::SlowestToFloor => ("p99.9 ÷ floor's p99.9", row.p999_ratio_to_floor),
         What::Ours => ("ours", Some(row.ours)),
+        What::BeyondFloor => ("ours - floor", row.floor.map(|floor| row.ours - floor)),
     };
     let sign = if goal.at_most { '≤' } else { '≥' };
     let Some(reached) = reached else {
@@ -278,6 +309,8 @@ mod tests {
             .collect();
         assert_eq!(chosen, ["ring-u64", "idle"]);
         assert_eq!(choose(&[]).expect("all").len(), ROWS.len());
+        let displays = choose(&["display".to_owned()]).expect("known");
+        assert!(displays.len() > 1 && displays.iter().all(|row| row.is_display));
     }
 
     #[test]
