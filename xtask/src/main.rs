@@ -54,6 +54,12 @@ enum Task {
     /// Measure vmshm beside the bare cache lines, memcpy, iceoryx2 and rtrb, in one run
     #[command(after_help = bench::AFTER_HELP)]
     Bench(bench::BenchOptions),
+    /// Take the README's picture anew: a window on the host with a guest's desktop in it
+    Picture {
+        /// Where to write it
+        #[arg(default_value = "docs/window.png")]
+        file: std::path::PathBuf,
+    },
     /// Boot a VM on the host's own file system (or a Debian 13 tree), read-only below a tmpfs overlay
     #[command(after_help = VM_HELP)]
     Vm(Box<VmOptions>),
@@ -130,6 +136,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Tidy => {}
         Task::Demo { vmm } => demo::run(vmm)?,
         Task::Bench(options) => bench::run(&options)?,
+        Task::Picture { file } => headless_windows::picture(&file)?,
         Task::Vm(options) => return vm_task(&options),
         Task::StartVmm { command_line } => vm::hidden::start_vmm(&command_line)?,
         Task::AnswerTcp { address } => demo::tcp::answer(&address)?,
