@@ -17,6 +17,7 @@ mod rollback;
 mod slot_deaths;
 mod stream_model;
 mod stress;
+mod test_card;
 mod unreachable;
 mod untrusted_control;
 mod untrusted_messages;
