@@ -163,6 +163,12 @@ impl Outlet {
         }
     }
 
+    /// Bytes of each slot of the pixels region; zero without one.
+    #[must_use]
+    pub fn slot_bytes(&self) -> u64 {
+        self.pixels.as_ref().map_or(0, |pixels| pixels.slot_bytes)
+    }
+
     /// The number that the next frame will have.
     #[must_use]
     pub const fn next_serial(&self) -> u64 {
