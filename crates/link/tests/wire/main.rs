@@ -3,6 +3,7 @@
 #![cfg(not(loom))]
 
 mod fixed_ring_model;
+mod frames_model;
 mod hostile_fixed_ring;
 mod hostile_ring;
 mod hostile_session;
