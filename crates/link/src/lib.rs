@@ -89,6 +89,7 @@ pub mod ring;
 pub mod screens;
 pub mod slot;
 pub mod stream;
+pub mod test_card;
 pub mod version;
 pub mod wait;
 

@@ -57,6 +57,7 @@ impl OwnWord {
         // acquire: fixed-ring-tail
         // acquire: fixed-ring-head
         // acquire: latest-newest
+        // acquire: frames-newest
         // acquire: end-asleep
         let written = memory.load_acquire(offset)?;
         if written > FARTHEST {
@@ -116,6 +117,8 @@ impl OwnWord {
         // release: end-state
         // release: end-asleep
         // release: latest-newest
+        // release: frames-newest
+        // release: frames-ack
         memory.store_release(self.offset, value)?;
         self.written = value;
         Ok(())

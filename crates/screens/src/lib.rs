@@ -9,9 +9,11 @@
 pub mod framebuffer;
 pub mod outlet;
 pub mod test_card;
+pub mod watched;
 pub mod wlroots;
 
 pub use outlet::Outlet;
+pub use watched::Watched;
 
 use std::time::Duration;
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use vmshm_link::LinkError;
 use vmshm_link::frames::{Frame, FrameWriter, PixelSlots, Place, SourceState};
-use vmshm_shm::{MapError, Mapping, Protection};
+use vmshm_shm::{MapError, Mapping, PAGE_SIZE, Protection};
 
 /// A reader that says nothing for so long is not counted.
 pub const STALL: Duration = Duration::from_secs(1);
@@ -50,6 +50,13 @@ pub enum Demand {
     },
 }
 
+/// What a picture of this many bytes takes in a pixels region: whole pages, so that no page has
+/// parts of two pictures.
+#[must_use]
+pub const fn slot_bytes(picture: u64) -> u64 {
+    picture.saturating_add(PAGE_SIZE - 1) / PAGE_SIZE * PAGE_SIZE
+}
+
 /// The pixels region in use.
 #[derive(Debug)]
 struct Pixels {
@@ -65,6 +72,8 @@ struct Reader {
     index: usize,
     beat: u64,
     moved: Instant,
+    /// What its line's mark of opening was at the last look.
+    opened: Option<u64>,
 }
 
 /// One screen that is watched.
@@ -85,7 +94,8 @@ impl Outlet {
     /// # Errors
     /// [`OutletError`].
     pub fn open(frames: impl AsFd, size: u64) -> Result<Self, OutletError> {
-        let memory = Mapping::whole(frames, size, Protection::ReadWrite)?;
+        let mut memory = Mapping::whole(frames, size, Protection::ReadWrite)?;
+        memory.populate()?;
         let writer = FrameWriter::resume(memory)?;
         writer.set_state(SourceState::Starting)?;
         Ok(Self {
@@ -141,6 +151,30 @@ impl Outlet {
         Some((pixels.region, &pixels.memory))
     }
 
+    /// Makes the pages of pictures present now, for a source that draws there itself: each
+    /// first touch costs far more later.
+    ///
+    /// # Errors
+    /// [`OutletError::Map`].
+    pub fn populate_pixels(&mut self) -> Result<(), OutletError> {
+        match &mut self.pixels {
+            Some(pixels) => Ok(pixels.memory.populate()?),
+            None => Ok(()),
+        }
+    }
+
+    /// Bytes of each slot of the pixels region; zero without one.
+    #[must_use]
+    pub fn slot_bytes(&self) -> u64 {
+        self.pixels.as_ref().map_or(0, |pixels| pixels.slot_bytes)
+    }
+
+    /// The number that the next frame will have.
+    #[must_use]
+    pub const fn next_serial(&self) -> u64 {
+        self.writer.newest() + 1
+    }
+
     /// What each slot holds.
     #[must_use]
     pub fn slots(&self) -> Option<&PixelSlots> {
@@ -156,6 +190,7 @@ impl Outlet {
                 index: *index,
                 beat: 0,
                 moved: now,
+                opened: None,
             })
         });
         let readers: Vec<_> = readers.collect();
@@ -185,6 +220,9 @@ impl Outlet {
                 reader.beat = line.beat;
                 reader.moved = now;
             }
+            // Whoever opens its line while nothing changes gets a frame that is newer than that,
+            // and as it wants it.
+            self.fresh |= reader.opened.replace(line.opened) != Some(line.opened);
             if now.duration_since(reader.moved) > STALL {
                 continue;
             }
@@ -212,11 +250,11 @@ impl Outlet {
     /// # Errors
     /// [`OutletError::Link`].
     pub fn begin(&mut self) -> Result<Option<(usize, u64)>, OutletError> {
-        let Some(pixels) = &self.pixels else {
+        let Some(pixels) = &mut self.pixels else {
             return Ok(None);
         };
-        let readers: Vec<usize> = self.readers.iter().map(|one| one.index).collect();
-        let slot = self.writer.begin(&pixels.slots, readers.into_iter())?;
+        let readers = self.readers.iter().map(|one| one.index);
+        let slot = self.writer.begin(&mut pixels.slots, readers)?;
         Ok(Some((slot, slot as u64 * pixels.slot_bytes)))
     }
 
@@ -259,9 +297,13 @@ impl Outlet {
         Ok(self.writer.progress(rows)?)
     }
 
-    /// The next frame is wanted at once and whole: the mode has changed.
+    /// The next frame is wanted at once and whole: the mode has changed. No slot holds a picture
+    /// to go on from.
     pub fn refresh(&mut self) {
         self.fresh = true;
+        if let Some(pixels) = &mut self.pixels {
+            pixels.slots.forget();
+        }
     }
 
     /// Says what the source is doing.

@@ -42,7 +42,8 @@ impl Damage {
     /// The sum of the rectangles' pixels.
     #[must_use]
     pub fn area(&self) -> u64 {
-        self.rectangles().iter().map(Rectangle::area).sum()
+        let areas = self.rectangles().iter().map(Rectangle::area);
+        areas.fold(0, u64::saturating_add)
     }
 
     /// Adds a rectangle. One that does not fit any more is joined with the one that grows

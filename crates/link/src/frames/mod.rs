@@ -16,10 +16,13 @@
 //! *Writing.* The source marks a pixel slot with the serial that it is going to write there,
 //! writes the picture (or lets a compositor do it), writes the record, and announces the
 //! serial. It may announce before all rows are there: the record's *progress* says how many
-//! are.
+//! are. Beginning the next frame says that all rows of this one are there. A source that goes on
+//! where another one has died voids all slots first (mark zero), since it cannot know what is in
+//! them; so does one that lays the slots out anew in the same region. The first frame of a source,
+//! and one of another size than the frame before it, has changed as a whole.
 //!
-//! *Reading.* A reader loads the newest serial, copies the record, copies pixels, and then
-//! looks whether the slot is still marked with that serial. If it is not, the copy may be
+//! *Reading.* A reader loads the newest serial, copies the record, looks at the slot's mark,
+//! copies pixels, and then looks whether the slot is still marked with that serial. If it is not, the copy may be
 //! torn, and the reader takes the newest frame again. Readers write only their own line:
 //! which frame they have taken in, which one they are copying (the writer avoids that slot
 //! while it has another), and a beat.
@@ -28,7 +31,13 @@
 //! *Time.* Only durations cross: how long the source took, and how long after announcing a
 //! frame it saw the first reader's acknowledgement.
 //!
-//! Pairs: `frames-newest`, `frames-record`, `frames-slot`, `frames-progress`, `frames-ack`.
+//! *Before all that.* A region of zeros is one whose source has not come yet: no frame, and
+//! starting.
+//!
+//! Pairs: `frames-layout`, `frames-newest`, `frames-record`, `frames-progress`, `frames-ack`,
+//! `frames-opened`. Beside them the source orders a slot's mark before the pixels and a record's
+//! odd stamp before its words, and a reader its copies before the second look at either: stores
+//! among stores and loads among loads.
 
 mod damage;
 mod geometry;
@@ -71,6 +80,7 @@ const ACK_AT: u64 = 0;
 const COPYING_AT: u64 = 8;
 const BEAT_AT: u64 = 16;
 const WANTS_AT: u64 = 24;
+const OPENED_AT: u64 = 32;
 
 const _: () = assert!(READERS as u64 * READER_LINE <= PAGE);
 const _: () = assert!(RECORDS_AT + RECORDS * RECORD <= FRAMES_SIZE);

@@ -1,5 +1,6 @@
 //! A host's end: which frame is the newest, what has changed since the last one that was
-//! taken in, and whether a copy of it is whole.
+//! taken in, and whether a copy of it is whole. It refuses whatever no source writes, and waits
+//! for none.
 
 use vmshm_shm::SharedMemory;
 
@@ -7,11 +8,11 @@ use super::record::Frame;
 use super::writer::Wants;
 use super::{
     ACK_AT, BEAT_AT, COPYING_AT, Damage, FRAMES_SIZE, LAYOUT, LAYOUT_AT, MAGIC, MAGIC_AT,
-    MAX_PIXEL_SLOTS, NEWEST_AT, READERS, RECORDS, STATE_AT, SourceState, WANTS_AT, reader_at,
-    slot_at,
+    MAX_PIXEL_SLOTS, NEWEST_AT, OPENED_AT, READERS, RECORDS, STATE_AT, SourceState, WANTS_AT,
+    reader_at, slot_at,
 };
 use crate::error::LinkError;
-use crate::own_word::OwnWord;
+use crate::own_word::{FARTHEST, OwnWord};
 
 /// How often a record that is being overwritten is looked for again in one look.
 const TRIES: usize = 8;
@@ -42,6 +43,8 @@ pub struct Look {
 pub struct FrameReader<M> {
     memory: M,
     line: u64,
+    /// A source has laid the region out.
+    laid_out: bool,
     taken: u64,
     taken_size: (u32, u32),
     acknowledged: OwnWord,
@@ -50,6 +53,8 @@ pub struct FrameReader<M> {
 
 impl<M: SharedMemory> FrameReader<M> {
     /// Reads as reader number `reader`: the index of this process's session slot.
+    ///
+    /// A region whose source has not come yet, all zeros, is one without frames.
     ///
     /// # Errors
     /// [`LinkError`] when the memory is no frames region, or too small.
@@ -61,36 +66,46 @@ impl<M: SharedMemory> FrameReader<M> {
         if reader >= READERS {
             return Err(violation("a reader's index", reader as u64));
         }
-        // acquire: frames-newest
-        let magic = memory.load_acquire(MAGIC_AT)?;
-        if magic != MAGIC {
-            return Err(violation("the first word of a screen's frames", magic));
-        }
-        let layout = memory.load_relaxed(LAYOUT_AT)?;
-        if layout != LAYOUT {
-            return Err(violation("the layout of a screen's frames", layout));
-        }
+        let laid_out = is_laid_out(&memory)?;
         let line = reader_at(reader);
         memory.store_relaxed(line + COPYING_AT, 0)?;
         memory.store_relaxed(line + WANTS_AT, wants.to_word())?;
-        Ok(Self {
+        let reader = Self {
             line,
+            laid_out,
             taken: 0,
             taken_size: (0, 0),
             acknowledged: OwnWord::start(&memory, line + ACK_AT, 0, "acknowledged frame")?,
             beat: OwnWord::start(&memory, line + BEAT_AT, 1, "reader's beat")?,
             memory,
-        })
+        };
+        let opened = reader.memory.load_relaxed(line + OPENED_AT)?;
+        // release: frames-opened
+        let memory = &reader.memory;
+        memory.store_release(line + OPENED_AT, opened.wrapping_add(1))?;
+        Ok(reader)
     }
 
     /// What the source says now: two loads.
     ///
     /// # Errors
     /// [`LinkError::Fault`]; [`LinkError::RolledBack`] when the newest frame is older than one
-    /// that was taken in.
+    /// that was taken in; [`LinkError::Violation`] for a number that no frame has.
     pub fn state(&self) -> Result<ReaderState, LinkError> {
+        if !self.laid_out && !is_laid_out(&self.memory)? {
+            return Ok(ReaderState {
+                newest: 0,
+                source: SourceState::Starting,
+            });
+        }
         // acquire: frames-newest
         let newest = self.memory.load_acquire(NEWEST_AT)?;
+        if newest > FARTHEST {
+            return Err(LinkError::Violation {
+                what: "the newest frame",
+                value: newest,
+            });
+        }
         if newest < self.taken {
             return Err(LinkError::RolledBack {
                 what: "newest frame",
@@ -111,8 +126,9 @@ impl<M: SharedMemory> FrameReader<M> {
         self.beat.set(&self.memory, next)
     }
 
-    /// The newest frame, if it is newer than the one taken in last. Marks it as being copied
-    /// until [`acknowledge`](Self::acknowledge) or [`let_go`](Self::let_go).
+    /// The newest frame, if it is newer than the one taken in last, and its slot has not been
+    /// begun again. Marks it as being copied until [`acknowledge`](Self::acknowledge) or
+    /// [`let_go`](Self::let_go).
     ///
     /// Whether its [`place`](Frame::place) lies in the region that it names, is for the caller
     /// to [`check`](super::Place::check).
@@ -120,13 +136,22 @@ impl<M: SharedMemory> FrameReader<M> {
     /// # Errors
     /// [`LinkError::Violation`] for a record that no source writes; as [`state`](Self::state).
     pub fn look(&mut self) -> Result<Option<Look>, LinkError> {
+        let mut tried = 0;
         for _ in 0..TRIES {
             let newest = self.state()?.newest;
             if newest == self.taken {
                 return Ok(None);
             }
+            if newest == tried {
+                break;
+            }
+            tried = newest;
+            self.laid_out = true;
             self.memory.store_relaxed(self.line + COPYING_AT, newest)?;
-            if let Some(frame) = Frame::read(newest, &self.memory)? {
+            let frame = Frame::read(newest, &self.memory)?;
+            if let Some(frame) = frame
+                && self.is_whole(&frame)?
+            {
                 let damage = self.damage_since_taken(&frame)?;
                 return Ok(Some(Look {
                     frame,
@@ -136,7 +161,8 @@ impl<M: SharedMemory> FrameReader<M> {
             }
             core::hint::spin_loop();
         }
-        // The writer is faster than we look; so it will be seen the next time.
+        // The writer is faster than we look, or the newest frame's slot was begun again or voided:
+        // the next one will be seen.
         self.let_go()?;
         Ok(None)
     }
@@ -159,7 +185,8 @@ impl<M: SharedMemory> FrameReader<M> {
         Ok(Some(damage))
     }
 
-    /// How many rows of a frame are there; its height when all are.
+    /// How many rows of a frame are there; its height when all are. A source that has died
+    /// finishes nothing: waiting for more has to end.
     ///
     /// # Errors
     /// [`LinkError::Fault`].
@@ -176,7 +203,7 @@ impl<M: SharedMemory> FrameReader<M> {
         if frame.is_live_scanout {
             return Ok(true);
         }
-        // The copies come before this look: `frames-slot`.
+        // The copies come before this look.
         self.memory.order_loads();
         let slot = frame.place.slot.min(MAX_PIXEL_SLOTS - 1);
         Ok(self.memory.load_relaxed(slot_at(slot))? == frame.serial)
@@ -191,13 +218,8 @@ impl<M: SharedMemory> FrameReader<M> {
         self.taken = frame.serial;
         self.taken_size = (frame.place.width, frame.place.height);
         self.memory.store_relaxed(self.line + COPYING_AT, 0)?;
-        self.acknowledged.verify(&self.memory)?;
         // release: frames-ack
-        self.memory
-            .store_release(self.line + ACK_AT, frame.serial)?;
-        self.acknowledged =
-            OwnWord::take_over(self.line + ACK_AT, frame.serial, "acknowledged frame");
-        Ok(())
+        self.acknowledged.publish(&self.memory, frame.serial)
     }
 
     /// Says that no frame is being copied; the last one taken in stays so.
@@ -211,5 +233,19 @@ impl<M: SharedMemory> FrameReader<M> {
     /// The next damage is all of the picture: what was taken in is lost.
     pub fn forget(&mut self) {
         self.taken_size = (0, 0);
+    }
+}
+
+/// Whether a source has laid the region out; nothing but zeros may lie there before that.
+fn is_laid_out<M: SharedMemory>(memory: &M) -> Result<bool, LinkError> {
+    let violation = |what, value| Err(LinkError::Violation { what, value });
+    // acquire: frames-layout
+    match memory.load_acquire(MAGIC_AT)? {
+        0 => Ok(false),
+        MAGIC => match memory.load_relaxed(LAYOUT_AT)? {
+            LAYOUT => Ok(true),
+            other => violation("the layout of a screen's frames", other),
+        },
+        other => violation("the first word of a screen's frames", other),
     }
 }

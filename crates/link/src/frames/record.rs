@@ -55,7 +55,8 @@ impl Place {
     /// Bytes from the picture's first to behind its last.
     #[must_use]
     pub const fn length(&self) -> u64 {
-        self.stride as u64 * (self.height as u64).saturating_sub(1) + self.width as u64 * 4
+        let rows = self.stride as u64 * (self.height as u64).saturating_sub(1);
+        rows.saturating_add(self.width as u64 * 4)
     }
 
     /// Whether it lies in a region of `size` bytes and is a picture at all.
@@ -172,14 +173,20 @@ impl Frame {
         Ok(memory.store_release(record_at(serial) + PROGRESS as u64, u64::from(rows))?)
     }
 
-    /// How many rows are there, at most `height`.
+    /// How many rows are there, at most `height`. A writer that has gone on to the next frame of
+    /// this record had all rows of this one, or has voided its slot.
     pub(super) fn progress<M: SharedMemory>(
         serial: u64,
         memory: &M,
         height: u32,
     ) -> Result<u32, LinkError> {
+        let at = record_at(serial);
         // acquire: frames-progress
-        let rows = memory.load_acquire(record_at(serial) + PROGRESS as u64)?;
+        let rows = memory.load_acquire(at + PROGRESS as u64)?;
+        memory.order_loads();
+        if memory.load_relaxed(at + STAMP_AT)? != 2 * serial {
+            return Ok(height);
+        }
         Ok(u32::try_from(rows).unwrap_or(u32::MAX).min(height))
     }
 

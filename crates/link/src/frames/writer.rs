@@ -1,11 +1,14 @@
-//! The source's end: choosing a pixel slot, announcing frames, looking at readers.
+//! The source's end: choosing a pixel slot, announcing frames, looking at readers. It refuses a
+//! region in which something else lies, and waits for no reader.
 
 use vmshm_shm::SharedMemory;
 
+use super::geometry::PixelFormat;
 use super::record::{Frame, Place};
 use super::{
     ACK_AT, BEAT_AT, COPYING_AT, Damage, FRAMES_SIZE, LAYOUT, LAYOUT_AT, MAGIC, MAGIC_AT,
-    MAX_PIXEL_SLOTS, NEWEST_AT, READERS, STATE_AT, SourceState, WANTS_AT, reader_at, slot_at,
+    MAX_PIXEL_SLOTS, NEWEST_AT, OPENED_AT, READERS, STATE_AT, SourceState, WANTS_AT, reader_at,
+    slot_at,
 };
 use crate::error::LinkError;
 use crate::own_word::OwnWord;
@@ -40,6 +43,8 @@ pub struct ReaderLine {
     pub beat: u64,
     /// What it asks for.
     pub wants: Wants,
+    /// Changes whenever a reader opens this line.
+    pub opened: u64,
 }
 
 /// The pixels region that frames are written into now, and what each slot holds.
@@ -49,8 +54,12 @@ pub struct PixelSlots {
     count: usize,
     /// The frame in each.
     serials: [u64; MAX_PIXEL_SLOTS],
-    /// What has changed on the screen since then.
+    /// What has changed on the screen since then; nothing: it holds no picture to go on from.
     stale: [Option<Damage>; MAX_PIXEL_SLOTS],
+    /// Where a frame was begun and not announced yet.
+    begun: Option<usize>,
+    /// The newest picture's size, stride and layout.
+    shape: Option<(u32, u32, u32, PixelFormat)>,
 }
 
 impl PixelSlots {
@@ -61,6 +70,8 @@ impl PixelSlots {
             count: count.clamp(1, MAX_PIXEL_SLOTS),
             serials: [0; MAX_PIXEL_SLOTS],
             stale: [None; MAX_PIXEL_SLOTS],
+            begun: None,
+            shape: None,
         }
     }
 
@@ -76,14 +87,42 @@ impl PixelSlots {
         self.stale.get(slot).copied().flatten()
     }
 
-    /// Notes that `slot` holds frame `serial`, which changed `damage`.
-    fn wrote(&mut self, slot: usize, serial: u64, damage: &Damage) {
-        for stale in self.stale.iter_mut().flatten() {
-            stale.add_all(damage);
+    /// No slot holds a picture to go on from: the next ones have another size, or are of
+    /// something else.
+    pub fn forget(&mut self) {
+        self.stale = [None; MAX_PIXEL_SLOTS];
+    }
+
+    /// Notes that pixels of `slot` are going to be written. A slot that was begun before and
+    /// given up may hold parts of a picture that was never announced.
+    fn begin(&mut self, slot: usize) {
+        if let Some(stale) = self
+            .begun
+            .replace(slot)
+            .and_then(|given_up| self.stale.get_mut(given_up))
+        {
+            *stale = None;
         }
-        if let Some(own) = self.serials.get_mut(slot) {
-            *own = serial;
-            self.stale[slot] = Some(Damage::none());
+    }
+
+    /// Notes that the slot holds this frame.
+    fn wrote(&mut self, frame: &Frame) {
+        let place = &frame.place;
+        let shape = Some((place.width, place.height, place.stride, place.format));
+        if self.shape != shape {
+            self.forget();
+            self.shape = shape;
+        }
+        if self.begun.is_some_and(|begun| begun != place.slot) {
+            self.begin(place.slot);
+        }
+        self.begun = None;
+        for stale in self.stale.iter_mut().flatten() {
+            stale.add_all(&frame.damage);
+        }
+        if let Some(own) = self.serials.get_mut(place.slot) {
+            *own = frame.serial;
+            self.stale[place.slot] = Some(Damage::none());
         }
     }
 }
@@ -93,14 +132,20 @@ impl PixelSlots {
 pub struct FrameWriter<M> {
     memory: M,
     newest: OwnWord,
-    begun: Option<u64>,
+    /// The slot that is marked for the next frame.
+    begun: Option<usize>,
+    /// The size of this source's newest frame.
+    size: Option<(u32, u32)>,
 }
 
 impl<M: SharedMemory> FrameWriter<M> {
-    /// Lays a new region out, or goes on where the source before this one stopped.
+    /// Lays a new region (of zeros) out, or goes on where the source before this one stopped:
+    /// serials go on, and no reader takes the pixels of what it had announced or begun for whole
+    /// any more.
     ///
     /// # Errors
-    /// [`LinkError`] when the memory is too small or holds something else.
+    /// [`LinkError`] when the memory is too small or holds something else; nothing was written
+    /// then.
     pub fn resume(memory: M) -> Result<Self, LinkError> {
         if memory.size() < FRAMES_SIZE {
             return Err(LinkError::TooSmall {
@@ -109,15 +154,40 @@ impl<M: SharedMemory> FrameWriter<M> {
                 needed: FRAMES_SIZE,
             });
         }
-        memory.store_relaxed(LAYOUT_AT, LAYOUT)?;
-        // release: frames-newest
-        memory.store_release(MAGIC_AT, MAGIC)?;
+        let magic = memory.load_relaxed(MAGIC_AT)?;
+        if magic != 0 && magic != MAGIC {
+            return Err(LinkError::Violation {
+                what: "the first word of a screen's frames",
+                value: magic,
+            });
+        }
         let newest = OwnWord::resume(&memory, NEWEST_AT, "newest frame")?;
-        Ok(Self {
+        let mut writer = Self {
             memory,
             newest,
             begun: None,
-        })
+            size: None,
+        };
+        writer.void_slots()?;
+        writer.memory.store_relaxed(LAYOUT_AT, LAYOUT)?;
+        // release: frames-layout
+        writer.memory.store_release(MAGIC_AT, MAGIC)?;
+        Ok(writer)
+    }
+
+    /// No frame until now is whole any more for readers: before slots are laid out anew in the
+    /// same region, or when the pixels are gone. Pixels may be written anywhere afterwards.
+    ///
+    /// # Errors
+    /// [`LinkError::Fault`].
+    pub fn void_slots(&mut self) -> Result<(), LinkError> {
+        for slot in 0..MAX_PIXEL_SLOTS {
+            self.memory.store_relaxed(slot_at(slot), 0)?;
+        }
+        // As in `begin_in`.
+        self.memory.order_stores();
+        self.begun = None;
+        Ok(())
     }
 
     /// The serial of the newest frame; zero: none yet.
@@ -146,7 +216,11 @@ impl<M: SharedMemory> FrameWriter<M> {
             });
         }
         let at = reader_at(reader);
+        // What a reader wants stands there before it says that it has opened its line.
+        // acquire: frames-opened
+        let opened = self.memory.load_acquire(at + OPENED_AT)?;
         Ok(ReaderLine {
+            opened,
             // acquire: frames-ack
             acknowledged: self.memory.load_acquire(at + ACK_AT)?,
             copying: self.memory.load_relaxed(at + COPYING_AT)?,
@@ -157,13 +231,16 @@ impl<M: SharedMemory> FrameWriter<M> {
 
     /// Chooses the slot for the next frame: never the newest frame's where there is another, and
     /// one that none of `readers` says to be copying if there is one. Marks it, so that whoever
-    /// copies from it knows. From now on pixels may be written there.
+    /// copies from it knows. From now on pixels may be written there: where
+    /// [`PixelSlots::stale`] says so and where this frame differs from the newest one.
+    ///
+    /// A frame that was begun and not announced is given up by this.
     ///
     /// # Errors
     /// [`LinkError::Fault`].
     pub fn begin(
         &mut self,
-        slots: &PixelSlots,
+        slots: &mut PixelSlots,
         readers: impl Iterator<Item = usize>,
     ) -> Result<usize, LinkError> {
         let mut copied = [false; MAX_PIXEL_SLOTS];
@@ -180,10 +257,12 @@ impl<M: SharedMemory> FrameWriter<M> {
         };
         let slot = (0..slots.count).min_by_key(rank).unwrap_or(0);
         self.begin_in(slot)?;
+        slots.begin(slot);
         Ok(slot)
     }
 
-    /// Marks `slot` for the next frame.
+    /// Marks `slot` for the next frame, for whoever does not choose: a device that draws where it
+    /// draws.
     ///
     /// # Errors
     /// [`LinkError`].
@@ -197,14 +276,16 @@ impl<M: SharedMemory> FrameWriter<M> {
         self.newest.verify(&self.memory)?;
         let serial = self.newest.get() + 1;
         self.memory.store_relaxed(slot_at(slot), serial)?;
-        // Whoever sees a pixel of the new picture sees the new mark, too: `frames-slot`.
+        // Whoever sees a pixel of the new picture sees the new mark, too.
         self.memory.order_stores();
-        self.begun = Some(serial);
+        self.begun = Some(slot);
         Ok(())
     }
 
     /// Announces the frame that was begun; `frame.serial` is set by this call and returned.
-    /// Only `progress` rows need to be there; see [`FrameWriter::progress`].
+    /// Only `progress` rows need to be there; see [`FrameWriter::progress`]. Damage beyond the
+    /// picture is cut off; the first frame of this source and one of another size than the last
+    /// is damaged as a whole.
     ///
     /// # Errors
     /// [`LinkError`]; nothing was announced then.
@@ -216,19 +297,31 @@ impl<M: SharedMemory> FrameWriter<M> {
     ) -> Result<u64, LinkError> {
         let serial = self.newest.get() + 1;
         let slot = frame.place.slot;
-        if self.begun != Some(serial) {
+        if self.begun != Some(slot) {
             self.begin_in(slot)?;
         }
-        let frame = Frame { serial, ..*frame };
+        let (width, height) = (frame.place.width, frame.place.height);
+        let damage = if self.size == Some((width, height)) {
+            frame.damage.clipped(width, height)
+        } else {
+            Damage::whole(width, height)
+        };
+        let frame = Frame {
+            serial,
+            damage,
+            ..*frame
+        };
         frame.write(&self.memory, progress)?;
         // release: frames-newest
         self.newest.publish(&self.memory, serial)?;
         self.begun = None;
-        slots.wrote(slot, serial, &frame.damage);
+        self.size = Some((width, height));
+        slots.wrote(&frame);
         Ok(serial)
     }
 
-    /// Says how many rows of the newest frame are there.
+    /// Says how many rows of the newest frame are there. Whoever cannot finish it must
+    /// [void it](FrameWriter::void_slots) before beginning another.
     ///
     /// # Errors
     /// [`LinkError::Fault`].

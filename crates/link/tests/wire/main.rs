@@ -3,6 +3,7 @@
 #![cfg(not(loom))]
 
 mod fixed_ring_model;
+mod frames_model;
 mod hostile_fixed_ring;
 mod hostile_ring;
 mod hostile_session;
@@ -17,6 +18,7 @@ mod rollback;
 mod slot_deaths;
 mod stream_model;
 mod stress;
+mod test_card;
 mod unreachable;
 mod untrusted_control;
 mod untrusted_messages;

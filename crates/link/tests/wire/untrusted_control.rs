@@ -11,9 +11,10 @@ use vmshm_link::control::{
 use vmshm_link::directory::{MAX_NAME, RegionKind, is_valid_size};
 use vmshm_link::fields::{Text, put_word};
 use vmshm_link::frames::Mode;
-use vmshm_link::screens::MODES_PER_REPLY;
+use vmshm_link::screens::{EVENTS_PER_REQUEST, KEYMAP_PART, MODES_PER_REPLY, ScreenRequest};
 
 use crate::material::nasty_word;
+use crate::material::screens::{mode_list, screen_reply, screen_request};
 
 fn text<const N: usize>() -> impl Strategy<Value = Text<N>> {
     ".{0,300}".prop_map(|text| Text::new(&text))
@@ -53,6 +54,7 @@ fn request() -> impl Strategy<Value = Request> {
                 role
             }),
         word().prop_map(|region| Request::Bell { region }),
+        screen_request().prop_map(Request::Screen),
     ]
 }
 
@@ -83,7 +85,7 @@ fn reply() -> impl Strategy<Value = Reply> {
                 placement,
             })
         });
-    let code = (1_u64..12).prop_filter_map("a code that has a name", |word| {
+    let code = (1_u64..15).prop_filter_map("a code that has a name", |word| {
         let known = [
             RefusalCode::Exists,
             RefusalCode::NotFound,
@@ -95,6 +97,8 @@ fn reply() -> impl Strategy<Value = Reply> {
             RefusalCode::Unsupported,
             RefusalCode::Denied,
             RefusalCode::Proving,
+            RefusalCode::Unable,
+            RefusalCode::Forbidden,
         ];
         let index = usize::try_from(word - 1).ok()?;
         Some(*known.get(index).unwrap_or(&RefusalCode::Other(word)))
@@ -114,6 +118,8 @@ fn reply() -> impl Strategy<Value = Reply> {
             }
         }),
         word().prop_map(|region| Reply::Bell { region }),
+        screen_reply().prop_map(Reply::Screen),
+        mode_list().prop_map(Reply::Modes),
     ]
 }
 
@@ -153,21 +159,24 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_judged_as_a_request_without_harm(kind in 0_u16..10, payload in any_payload()) {
-        let (tag, request) = Request::from_payload(kind, &payload);
-        prop_assert_eq!(request.is_none(), !(1..=9).contains(&kind));
-        if let Some(request) = request {
-            let message = request.to_message(tag);
-            prop_assert_eq!(
-                Request::from_payload(message.kind, message.payload()),
-                (tag, Some(request))
-            );
+    fn any_bytes_are_judged_as_a_request_without_harm(
+        kind in 0_u16..30,
+        payload in any_payload(),
+        right in request(),
+        forged in vec((0_usize..12, nasty_word()), 0..4),
+    ) {
+        check_request(kind, &payload)?;
+        let message = right.to_message(1);
+        let mut payload = message.payload().to_vec();
+        for (index, word) in forged {
+            put_word(&mut payload, 8 * index, word);
         }
+        check_request(message.kind, &payload)?;
     }
 
     #[test]
     fn any_bytes_are_judged_as_a_reply_without_harm(
-        kind in 0_u16..10,
+        kind in 0_u16..12,
         payload in any_payload(),
         right in reply(),
         forged in vec((0_usize..8, nasty_word()), 0..4),
@@ -180,6 +189,39 @@ proptest! {
         }
         check_reply(message.kind, &payload)?;
     }
+}
+
+/// Numbers of requests whose content may be impossible: `Add`, `SetMode`, `Keymap`.
+const DEMANDING: [u16; 3] = [17, 20, 23];
+
+/// Known numbers are read unless their content is impossible, and said again in the same words.
+fn check_request(kind: u16, payload: &[u8]) -> Result<(), TestCaseError> {
+    let (tag, request) = Request::from_payload(kind, payload);
+    let is_known = (1..=9).contains(&kind) || (16..=24).contains(&kind);
+    let Some(request) = request else {
+        prop_assert!(!is_known || DEMANDING.contains(&kind));
+        return Ok(());
+    };
+    prop_assert!(is_known);
+    match &request {
+        Request::Screen(ScreenRequest::Add { mode } | ScreenRequest::SetMode { mode, .. }) => {
+            prop_assert!(mode.is_possible())
+        }
+        Request::Screen(ScreenRequest::Input { events, .. }) => {
+            prop_assert!(events.as_slice().len() <= EVENTS_PER_REQUEST);
+        }
+        Request::Screen(ScreenRequest::Keymap { part, .. }) => {
+            prop_assert!(part.as_bytes().len() <= KEYMAP_PART);
+        }
+        _ => {}
+    }
+    let message = request.to_message(tag);
+    prop_assert!(message.payload().len() <= MAX_MESSAGE);
+    prop_assert_eq!(
+        Request::from_payload(message.kind, message.payload()),
+        (tag, Some(request))
+    );
+    Ok(())
 }
 
 /// What is accepted keeps its promises, and is said again in the same words.

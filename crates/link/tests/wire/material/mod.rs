@@ -1,6 +1,7 @@
-//! What the tests share: places for rings, snapshots of memory, and made-up bytes.
+//! What the tests share: messages about screens, places for rings, snapshots of memory, and made-up bytes.
 
 pub mod memories;
+pub mod screens;
 
 use std::sync::Arc;
 
