@@ -10,6 +10,7 @@ const PLACES: [&str; 17] = [
     "crates/ram/src/mapping/",
     "crates/ram/src/os/",
     "crates/graft/",
+    "crates/screens/src/framebuffer/device.rs",
     "crates/agent/src/pin.rs",
     "crates/agent/src/pin/",
     "crates/agent/src/pinning.rs",
