@@ -9,6 +9,7 @@
 pub mod framebuffer;
 pub mod outlet;
 pub mod test_card;
+pub mod uinput;
 pub mod watched;
 pub mod wlroots;
 

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use vmshm_link::LinkError;
-use vmshm_link::frames::{Frame, FrameWriter, PixelSlots, Place, SourceState};
+use vmshm_link::frames::{Frame, FrameWriter, MAX_PIXEL_SLOTS, PixelSlots, Place, SourceState};
 use vmshm_shm::{MapError, Mapping, PAGE_SIZE, Protection};
 
 /// A reader that says nothing for so long is not counted.
@@ -61,10 +61,11 @@ pub const fn slot_bytes(picture: u64) -> u64 {
 #[derive(Debug)]
 struct Pixels {
     region: u64,
-    memory: Mapping,
+    size: u64,
     slots: PixelSlots,
     slot_bytes: u64,
-    file: OwnedFd,
+    /// Nothing for a device's own memory, which its driver and the guest write.
+    pinned: Option<(Mapping, OwnedFd)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -125,30 +126,45 @@ impl Outlet {
             let needed = slot_bytes;
             return Err(OutletError::TooSmall { size, needed });
         }
+        let memory = Mapping::whole(&file, size, Protection::ReadWrite)?;
         self.pixels = Some(Pixels {
             region,
-            memory: Mapping::whole(&file, size, Protection::ReadWrite)?,
+            size,
             slots: PixelSlots::new(count),
             slot_bytes,
-            file,
+            pinned: Some((memory, file)),
         });
         self.fresh = true;
         Ok(())
+    }
+
+    /// Takes a pixels region that is a device's own memory: this process writes nothing there,
+    /// and says itself where pictures lie, with [`begin_in`](Self::begin_in).
+    pub fn take_device_pixels(&mut self, region: u64, size: u64) {
+        self.pixels = Some(Pixels {
+            region,
+            size,
+            slots: PixelSlots::new(MAX_PIXEL_SLOTS),
+            slot_bytes: 0,
+            pinned: None,
+        });
+        self.fresh = true;
     }
 
     /// The pixels region's file, for a compositor that writes into it, and its bytes.
     #[must_use]
     pub fn pixels_file(&self) -> Option<(BorrowedFd<'_>, u64)> {
         let pixels = self.pixels.as_ref()?;
-        let size = vmshm_shm::SharedMemory::size(&pixels.memory);
-        Some((pixels.file.as_fd(), size))
+        let (_, file) = pixels.pinned.as_ref()?;
+        Some((file.as_fd(), pixels.size))
     }
 
     /// The pixels region's number and memory, for a source that draws there itself.
     #[must_use]
     pub fn pixels(&self) -> Option<(u64, &Mapping)> {
         let pixels = self.pixels.as_ref()?;
-        Some((pixels.region, &pixels.memory))
+        let (memory, _) = pixels.pinned.as_ref()?;
+        Some((pixels.region, memory))
     }
 
     /// Makes the pages of pictures present now, for a source that draws there itself: each
@@ -157,8 +173,12 @@ impl Outlet {
     /// # Errors
     /// [`OutletError::Map`].
     pub fn populate_pixels(&mut self) -> Result<(), OutletError> {
-        match &mut self.pixels {
-            Some(pixels) => Ok(pixels.memory.populate()?),
+        match self
+            .pixels
+            .as_mut()
+            .and_then(|pixels| pixels.pinned.as_mut())
+        {
+            Some((memory, _)) => Ok(memory.populate()?),
             None => Ok(()),
         }
     }
@@ -258,6 +278,15 @@ impl Outlet {
         Ok(Some((slot, slot as u64 * pixels.slot_bytes)))
     }
 
+    /// Marks a slot of a device's memory: the guest is going to draw there, or has drawn the
+    /// next frame there.
+    ///
+    /// # Errors
+    /// [`OutletError::Link`].
+    pub fn begin_in(&mut self, slot: usize) -> Result<(), OutletError> {
+        Ok(self.writer.begin_in(slot)?)
+    }
+
     /// Announces the frame whose pixels are in the slot that was begun; all but its serial and
     /// `acknowledged_nanos` is the caller's. `progress` rows are there (see [`Outlet::progress`]).
     ///
@@ -278,9 +307,7 @@ impl Outlet {
             acknowledged_nanos: self.acknowledged_nanos,
             ..*frame
         };
-        frame
-            .place
-            .check(vmshm_shm::SharedMemory::size(&pixels.memory))?;
+        frame.place.check(pixels.size)?;
         let serial = self.writer.publish(&mut pixels.slots, &frame, progress)?;
         self.writer.set_state(SourceState::Live)?;
         self.fresh = false;

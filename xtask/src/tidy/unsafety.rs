@@ -15,7 +15,7 @@ const PLACES: [&str; 17] = [
     "crates/agent/src/pinning.rs",
     "crates/agent/src/pinning/",
     "crates/screens/src/devices/",
-    "crates/screens/src/fbdev/",
+    "crates/screens/src/framebuffer/device.rs",
     "crates/screens/src/wlroots/",
     "crates/monitor/src/mapping.rs",
     "crates/monitor/src/mapping/",

@@ -68,6 +68,8 @@ pub enum PixelFormat {
     Xrgb8888,
     /// Bytes B, G, R, alpha; alpha premultiplied.
     Argb8888,
+    /// Bytes R, G, B, unused: what Linux's `vfb` driver calls 32 bits.
+    Xbgr8888,
 }
 
 impl PixelFormat {
@@ -77,6 +79,7 @@ impl PixelFormat {
         match self {
             Self::Xrgb8888 => u32::from_le_bytes(*b"XR24"),
             Self::Argb8888 => u32::from_le_bytes(*b"AR24"),
+            Self::Xbgr8888 => u32::from_le_bytes(*b"XB24"),
         }
     }
 
@@ -88,6 +91,7 @@ impl PixelFormat {
         match &code.to_le_bytes() {
             b"XR24" => Ok(Self::Xrgb8888),
             b"AR24" => Ok(Self::Argb8888),
+            b"XB24" => Ok(Self::Xbgr8888),
             _ => Err(LinkError::Violation {
                 what: "a frame's pixel format (fourcc)",
                 value: code as u64,
