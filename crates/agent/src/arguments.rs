@@ -48,6 +48,12 @@ pub(crate) enum Command {
         /// it only root's may)
         #[arg(long, value_name = "FILE")]
         rules: Option<PathBuf>,
+        /// Show hosts no screens of this guest
+        #[arg(long)]
+        no_screens: bool,
+        /// Take no mouse and keyboard input from hosts at screens
+        #[arg(long)]
+        no_input: bool,
         /// Diagnostic: pin by this way only, although another would be chosen
         #[arg(long, value_name = "METHOD")]
         pin_by: Option<Method>,
@@ -78,6 +84,9 @@ pub(crate) enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// Deliver screens over standard input: `run` starts this
+    #[command(hide = true)]
+    Source,
     /// Hold the memory: `run` starts this where none runs
     #[command(hide = true)]
     Keeper {
@@ -110,6 +119,16 @@ mod tests {
         let connect = ["vmshm-agent", "run", "--connect"];
         let with = |to| Arguments::try_parse_from(connect.iter().chain([&to]));
         assert!(with("tcp:10.0.2.2:7001").is_ok() && with("10.0.2.2:7001").is_err());
+        let parsed = Arguments::try_parse_from(["vmshm-agent", "run", "--no-input"]);
+        let Command::Run {
+            no_screens,
+            no_input,
+            ..
+        } = parsed.expect("succeeds").command
+        else {
+            panic!("run")
+        };
+        assert!(no_input && !no_screens);
         assert!(Arguments::try_parse_from(["vmshm-agent", "translate", "1", "0x7f00"]).is_ok());
         assert!(Arguments::try_parse_from(["vmshm-agent", "run", "--pin-by", "io_uring"]).is_ok());
     }

@@ -47,6 +47,8 @@ enum Failure {
     Pipe(#[from] PipeError),
     #[error(transparent)]
     Release(#[from] ReleaseError),
+    #[error(transparent)]
+    Source(#[from] vmshm_channel::ChannelError),
     #[error("cannot print: {0}")]
     Print(#[from] io::Error),
 }
@@ -61,6 +63,9 @@ impl Failure {
             Self::Translate(error) => error.hint(),
             Self::Pipe(error) => error.hint(),
             Self::Release(error) => error.hint(),
+            Self::Source(_) => {
+                Some("`vmshm-agent run` starts sources of screens itself".to_owned())
+            }
             Self::Print(_) => None,
         }
     }
@@ -92,8 +97,10 @@ fn carry_out(command: Command) -> Result<(), Failure> {
         Command::Pipe { .. } => "pipe",
         Command::Release { .. } => "release",
         Command::Keeper { .. } => "keeper",
+        Command::Source => "source",
     };
-    if !rustix::process::geteuid().is_root() {
+    // A source has the rights of the desktop's user.
+    if !matches!(command, Command::Source) && !rustix::process::geteuid().is_root() {
         return Err(Failure::NotRoot(name));
     }
     match command {
@@ -102,12 +109,17 @@ fn carry_out(command: Command) -> Result<(), Failure> {
             connect,
             rules,
             pin_by,
+            no_screens,
+            no_input,
         } => Ok(agent::run(agent::Options {
             max_pinned,
             connect,
             pin_by,
             rules,
+            screens: !no_screens,
+            input: !no_input,
         })?),
+        Command::Source => source(),
         Command::Keeper { pin_by } => Ok(keeper::run(pin_by)?),
         Command::Status { json } => print(&commands::status::run(json)?),
         Command::Translate { pid, address } => {
@@ -115,6 +127,14 @@ fn carry_out(command: Command) -> Result<(), Failure> {
         }
         Command::Pipe { name } => Ok(commands::pipe::run(&name)?),
         Command::Release { force } => print(&commands::release::run(force)?),
+    }
+}
+
+/// What the agent was told of the failure is its to tell.
+fn source() -> Result<(), Failure> {
+    match vmshm_screens::serve(vmshm_channel::inherited()?) {
+        Err(vmshm_screens::SourceError::Channel(error)) => Err(error.into()),
+        Ok(()) | Err(vmshm_screens::SourceError::Failed { .. }) => Ok(()),
     }
 }
 

@@ -75,6 +75,8 @@ pub struct Channel {
     descriptors: VecDeque<OwnedFd>,
     outgoing: VecDeque<Outgoing>,
     backlog: usize,
+    /// The longest frame that is taken, and the most bytes that wait.
+    limits: (usize, usize),
 }
 
 impl Channel {
@@ -87,7 +89,19 @@ impl Channel {
             descriptors: VecDeque::new(),
             outgoing: VecDeque::new(),
             backlog: 0,
+            limits: (FRAME_LIMIT, BACKLOG_LIMIT),
         })
+    }
+
+    /// Takes no longer frames from now on, and keeps no more bytes waiting, where the peer
+    /// is not trusted with so much of our memory.
+    pub fn set_limit(&mut self, bytes: usize) {
+        self.limits = (bytes.min(FRAME_LIMIT), bytes.min(BACKLOG_LIMIT));
+    }
+
+    /// How many bytes wait for the peer to read.
+    pub const fn backlog(&self) -> usize {
+        self.backlog
     }
 
     /// The process at the other end, and its user.
@@ -121,7 +135,7 @@ impl Channel {
         let header = short.ok_or(ChannelError::TooLong(length))?;
         bytes[..4].copy_from_slice(&header.to_le_bytes());
         bytes[4..HEADER].copy_from_slice(&u32::from(descriptor.is_some()).to_le_bytes());
-        if self.backlog + bytes.len() > BACKLOG_LIMIT {
+        if self.backlog + bytes.len() > self.limits.1 {
             return Err(ChannelError::Stuck);
         }
         self.backlog += bytes.len();
@@ -194,7 +208,7 @@ impl Channel {
         let length = u32::from_le_bytes([*l0, *l1, *l2, *l3]);
         let length = usize::try_from(length)
             .ok()
-            .filter(|length| *length <= FRAME_LIMIT)
+            .filter(|length| *length <= self.limits.0)
             .ok_or_else(|| malformed("too long"))?;
         let descriptors = u32::from_le_bytes([*d0, *d1, *d2, *d3]);
         let Some(text) = rest.get(..length) else {
@@ -377,6 +391,27 @@ mod tests {
                 Err(ChannelError::Malformed(_))
             ));
         }
+    }
+
+    #[test]
+    fn a_peer_that_is_not_trusted_with_much_gets_less() {
+        let (mut one, mut other) = pair();
+        other.set_limit(100_000);
+        one.send(&"x".repeat(99_000), None).expect("succeeds");
+        assert!(other.next::<String>(PATIENCE).is_ok());
+        one.send(&"x".repeat(101_000), None).expect("succeeds");
+        let refused = other.next::<String>(PATIENCE);
+        assert!(matches!(refused, Err(ChannelError::Malformed(_))));
+        other.set_limit(300_000);
+        let long = "x".repeat(200_000);
+        while other.backlog() < 90_000 {
+            other.send(&long, None).expect("succeeds");
+        }
+        let mut stuck = false;
+        for _ in 0..2 {
+            stuck |= matches!(other.send(&long, None), Err(ChannelError::Stuck));
+        }
+        assert!(stuck && other.backlog() <= 300_000);
     }
 
     #[test]

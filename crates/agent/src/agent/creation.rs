@@ -17,6 +17,7 @@ use super::openers::{Opener, Openers, ProgramId};
 use super::pattern;
 use super::presences::Presences;
 use super::regions::{Description, Holder, LocalId, Region};
+use super::screens::ScreenMemory;
 use super::service::{Service, ServiceError};
 use crate::facts;
 use crate::keeper::protocol::{Allocation, Request};
@@ -37,6 +38,8 @@ pub(crate) struct Creation {
     /// For a link, and for raw memory that is opened like one: the record in bytes and
     /// what who asked will do there.
     pub link: Option<(u64, Role)>,
+    /// The device whose own memory it is.
+    pub device: Option<String>,
     /// Who asked.
     pub origin: Origin,
 }
@@ -60,6 +63,8 @@ pub(crate) enum Origin {
         /// The request.
         tag: u64,
     },
+    /// A screen.
+    Screen(ScreenMemory),
 }
 
 impl Origin {
@@ -68,7 +73,7 @@ impl Origin {
         match self {
             Self::Host { holder, .. } => Some(Opener::Host(holder)),
             Self::Program { program, .. } => Some(Opener::Program(program)),
-            Self::Local(_) => None,
+            Self::Local(_) | Self::Screen(_) => None,
         }
     }
 }
@@ -123,6 +128,39 @@ impl Service {
             kind,
             size,
             link: None,
+            device: None,
+            origin,
+        })?;
+        Ok(Ok(()))
+    }
+
+    /// Starts making the memory of a screen's pictures, of pinned pages or of a device's own,
+    /// which cost nothing.
+    pub(super) fn create_pixels(
+        &mut self,
+        name: &str,
+        size: u64,
+        device: Option<String>,
+        origin: Origin,
+    ) -> Result<Result<(), Refusal>, ServiceError> {
+        let kind = RegionKind::Pixels;
+        let checked = match &device {
+            Some(_) => self.check_size(size).and_then(|size| {
+                self.check_room(0)?;
+                Ok(size)
+            }),
+            None => self.check_creation(kind, size, 0, origin),
+        };
+        let size = match checked {
+            Ok(size) => size,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        self.enqueue(Creation {
+            name: name.to_owned(),
+            kind,
+            size,
+            link: None,
+            device,
             origin,
         })?;
         Ok(Ok(()))
@@ -143,6 +181,7 @@ impl Service {
             kind: wish.kind,
             size,
             link: Some((wish.record, wish.role)),
+            device: None,
             origin,
         })?;
         Ok(Ok(()))
@@ -165,10 +204,7 @@ impl Service {
         origin: Origin,
     ) -> Result<u64, Refusal> {
         let invalid = |message: String| Refusal::new(RefusalCode::Invalid, message);
-        let whole = size
-            .checked_next_multiple_of(PAGE_SIZE)
-            .filter(|whole| (PAGE_SIZE..=SIZE_LIMIT).contains(whole))
-            .ok_or_else(|| invalid(format!("a region cannot be {size} bytes long")))?;
+        let whole = self.check_size(size)?;
         match kind {
             RegionKind::Raw | RegionKind::Ring | RegionKind::Latest | RegionKind::Stream => {
                 check_layout(kind, whole, record)?;
@@ -180,7 +216,8 @@ impl Service {
             RegionKind::Frames | RegionKind::Pixels => {}
             RegionKind::Unknown(word) => return Err(unknown_kind(word)),
         }
-        let promised = self.creations.iter().map(|one| self.cost(one.size));
+        let pinned = self.creations.iter().filter(|one| one.device.is_none());
+        let promised = pinned.map(|one| self.cost(one.size));
         let budget = self.budget();
         let pinned = promised.fold(budget.pinned, u64::saturating_add);
         let cost = self.cost(whole);
@@ -197,15 +234,30 @@ impl Service {
         }
         let kept_back = match origin {
             Origin::Program { program, .. } => self.places_kept_from(program),
-            Origin::Host { .. } | Origin::Local(_) => 0,
+            Origin::Host { .. } | Origin::Local(_) | Origin::Screen(_) => 0,
         };
+        self.check_room(kept_back)?;
+        Ok(whole)
+    }
+
+    #[allow(clippy::unused_self, reason = "one of several checks")]
+    fn check_size(&self, size: u64) -> Result<u64, Refusal> {
+        size.checked_next_multiple_of(PAGE_SIZE)
+            .filter(|whole| (PAGE_SIZE..=SIZE_LIMIT).contains(whole))
+            .ok_or_else(|| {
+                let message = format!("a region cannot be {size} bytes long");
+                Refusal::new(RefusalCode::Invalid, message)
+            })
+    }
+
+    fn check_room(&self, kept_back: usize) -> Result<(), Refusal> {
         if !self.regions.has_room(self.creations.len() + kept_back) {
             return Err(Refusal::new(
                 RefusalCode::OverBudget,
                 "the guest's table of regions is full",
             ));
         }
-        Ok(whole)
+        Ok(())
     }
 
     fn cost(&self, size: u64) -> u64 {
@@ -214,10 +266,12 @@ impl Service {
 
     fn ask_keeper(&mut self) -> Result<(), ServiceError> {
         if let Some(next) = self.creations.front() {
-            self.client.send(&Request::Allocate {
-                name: next.name.clone(),
-                size: next.size,
-            })?;
+            let (name, size) = (next.name.clone(), next.size);
+            let request = match next.device.clone() {
+                None => Request::Allocate { name, size },
+                Some(path) => Request::AllocateDevice { name, path, size },
+            };
+            self.client.send(&request)?;
         }
         Ok(())
     }
@@ -238,6 +292,7 @@ impl Service {
                 self.sessions[holder.slot].holder() == holder && self.sessions[holder.slot].waits
             }
             Origin::Local(local) => self.locals.is_there(local),
+            Origin::Screen(memory) => self.wants_screen_memory(memory)?,
             Origin::Program { program, tag } => {
                 let waiting = self.programs.waiting(program, tag, &creation.name);
                 waiting.is_some_and(|waiting| {
@@ -250,6 +305,7 @@ impl Service {
             return Ok(self.client.send(&Request::Free { id })?);
         }
         let key = facts::random_word()?;
+        let origin = creation.origin;
         let mut region = Region {
             id,
             size: creation.size,
@@ -281,6 +337,10 @@ impl Service {
             }
             Origin::Local(local) => region.guest_end = Some(local),
             Origin::Program { .. } => {}
+            Origin::Screen(memory) => {
+                region.description.ready = memory.needs_no_proof();
+                region.description.holders.extend(memory.holder());
+            }
         }
         if let (Some(opener), Some((_, role))) = (creation.origin.opener(), creation.link) {
             take(&mut region, opener, role);
@@ -292,10 +352,16 @@ impl Service {
             "a region is made"
         );
         let reply = Self::describe(&region);
+        let is_ready = region.description.ready;
         self.regions.insert(region);
         self.files.insert(id, file);
-        self.set_pattern(id, true)?;
+        if !is_ready {
+            self.set_pattern(id, true)?;
+        }
         self.settle()?;
+        if let Origin::Screen(memory) = origin {
+            self.take_screen_memory(memory, id);
+        }
         if let Origin::Host { holder, tag } = creation.origin {
             let session = &mut self.sessions[holder.slot];
             if let Err(error) = session.reply(reply.to_message(tag)) {
@@ -326,6 +392,9 @@ impl Service {
                 }
             }
             Origin::Local(local) => self.locals.refuse(local, message, hint),
+            Origin::Screen(memory) => {
+                self.refuse_screen_memory(memory, &cannot_pin(message, hint))?;
+            }
             Origin::Program { program, tag } => {
                 let refusal = cannot_pin(message, hint);
                 self.programs.refuse(program, tag, &creation.name, &refusal);

@@ -7,7 +7,7 @@ use vmshm_link::control::Role;
 use crate::connect::ConnectionInfo;
 
 /// Raised with every change of these messages.
-pub(crate) const PROTOCOL: u32 = 3;
+pub(crate) const PROTOCOL: u32 = 4;
 
 /// A question.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +28,8 @@ pub(crate) enum Wish {
     Connection,
     /// Tell the connected programs.
     Programs,
+    /// Tell how screens stand.
+    Screens,
     /// Free what nobody uses any more; with force, also what silent hosts hold.
     Release {
         /// Whether silent hosts lose what they hold.
@@ -51,6 +53,8 @@ pub(crate) enum Answer {
     Connection(Option<ConnectionInfo>),
     /// To `Programs`.
     Programs(Vec<ProgramInfo>),
+    /// To `Screens`.
+    Screens(ScreensInfo),
     /// To `Release`.
     Released(ReleaseInfo),
     /// To `Pipe`, with the region's file, once a host has proved the pages.
@@ -117,6 +121,32 @@ impl From<Role> for RoleName {
             Role::Watch => Self::Watch,
         }
     }
+}
+
+/// How screens stand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ScreensInfo {
+    /// Whether hosts get any.
+    pub offered: bool,
+    /// Whether hosts may give input.
+    pub input: bool,
+    /// How many are watched.
+    pub watched: usize,
+    /// What delivers them, as far as somebody has asked.
+    pub sources: Vec<SourceInfo>,
+}
+
+/// A source of screens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SourceInfo {
+    /// What it is.
+    pub title: String,
+    /// Its process, while it has one.
+    pub pid: Option<u32>,
+    /// The names of its screens.
+    pub screens: Vec<String>,
+    /// What failed last.
+    pub trouble: Option<String>,
 }
 
 /// What came of a release.

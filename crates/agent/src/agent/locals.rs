@@ -175,6 +175,10 @@ impl Service {
                 let answer = Answer::Programs(self.program_infos());
                 self.locals.send(id, &answer, None);
             }
+            Wish::Screens => {
+                let answer = Answer::Screens(self.screens.info());
+                self.locals.send(id, &answer, None);
+            }
             Wish::Release { force } => {
                 let answer = Answer::Released(self.release(force)?);
                 self.locals.send(id, &answer, None);

@@ -37,6 +37,7 @@ mod requests;
 mod rules;
 #[cfg(test)]
 mod rules_tests;
+mod screens;
 mod service;
 #[cfg(test)]
 mod service_tests;
@@ -68,6 +69,7 @@ use locals::Locals;
 use program_socket::ListenError;
 use programs::Programs;
 use rules::{Rules, RulesError};
+use screens::{Offer, Screens};
 use service::{Service, ServiceError};
 
 /// How long an agent that was killed a moment ago may keep its lock.
@@ -86,6 +88,10 @@ pub(crate) struct Options {
     pub pin_by: Option<Method>,
     /// The file of rules for programs, where it is not the default one.
     pub rules: Option<PathBuf>,
+    /// Whether hosts see screens.
+    pub screens: bool,
+    /// Whether hosts may give input at screens.
+    pub input: bool,
 }
 
 /// Why the agent did not start, or ended.
@@ -174,7 +180,12 @@ pub(crate) fn run(options: Options) -> Result<(), AgentError> {
     let locals = Locals::new(Some(run_directory::listen(AGENT_SOCKET)?));
     let listener = program_socket::listen(Path::new(SOCKET))?;
     let programs = Programs::new(Some(listener), rules).map_err(no_waker)?;
-    let mut service = Service::take_over(client, inventory, locals, programs, limit)?;
+    let screens = Screens::of_this_guest(Offer {
+        screens: options.screens,
+        input: options.input,
+    })
+    .map_err(no_waker)?;
+    let mut service = Service::take_over(client, inventory, locals, programs, screens, limit)?;
     service.announce()?;
     tell(&ready);
     notes.iter().for_each(|note| tell(note));
@@ -201,7 +212,8 @@ pub(crate) fn release_without_agent(force: bool) -> Result<ReleaseInfo, AgentErr
     let (client, inventory) = launch::become_agent(Otherwise::GiveUp)?;
     let programs = Programs::new(None, Rules::none()).map_err(no_waker)?;
     let locals = Locals::new(None);
-    let mut service = Service::take_over(client, inventory, locals, programs, 0)?;
+    let screens = Screens::of_this_guest(Offer::NONE).map_err(no_waker)?;
+    let mut service = Service::take_over(client, inventory, locals, programs, screens, 0)?;
     let deadline = Instant::now() + LISTEN;
     let mut info = service.release(false)?;
     while !(info.live == 0 && info.silent.is_empty()) && Instant::now() < deadline {

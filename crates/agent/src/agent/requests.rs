@@ -19,10 +19,10 @@ use super::service::{Service, ServiceError};
     clippy::large_enum_variant,
     reason = "lives for one request on the stack"
 )]
-enum Outcome {
+pub(super) enum Outcome {
     /// It is answered.
     Answer(Reply),
-    /// Its answer comes when the keeper has made a region.
+    /// Its answer comes when the keeper has made a region, or a screen's source has answered.
     Waits,
     /// It is looked at again.
     Later,
@@ -30,7 +30,7 @@ enum Outcome {
     Silence,
 }
 
-type Answered = Result<Result<Outcome, Refusal>, ServiceError>;
+pub(super) type Answered = Result<Result<Outcome, Refusal>, ServiceError>;
 
 impl Service {
     /// Answers a request, or remembers that it waits.
@@ -70,7 +70,7 @@ impl Service {
                 }
                 Ok(Outcome::Silence)
             }
-            Request::Screen(_) => refused(RefusalCode::Unsupported, "no screens yet")?,
+            Request::Screen(request) => self.screen_request(holder, tag, request)?,
         };
         Ok(match outcome {
             Ok(Outcome::Answer(reply)) => Some(reply),
@@ -129,6 +129,12 @@ impl Service {
         }
         if self.is_being_made(name) {
             return Ok(Ok(Outcome::Later));
+        }
+        if matches!(kind, RegionKind::Frames | RegionKind::Pixels) {
+            return refused(
+                RefusalCode::WrongKind,
+                "a screen's memory is had by watching the screen",
+            );
         }
         let Some(region) = self.regions.find(name) else {
             if kind != RegionKind::Pipe {
@@ -219,6 +225,7 @@ impl Service {
                     region.description.placement = placement;
                 }
                 self.arrive_all(id);
+                self.settle_screens()?;
             }
         }
         answered(Reply::Done)
@@ -235,6 +242,7 @@ impl Service {
         if still == Some(true) {
             return answered(Reply::Done);
         }
+        self.stop_watching(holder, id);
         self.depart_with_session(holder.slot, Some(id), true);
         let lost: Vec<_> = self.regions.let_go(id, holder.slot).into_iter().collect();
         self.tell_lost(&lost)?;
@@ -252,6 +260,13 @@ impl Service {
                     format!("there is no region `{name}`"),
                 )
             })?;
+        let kind = self.regions.get(id).map(Region::kind);
+        if matches!(kind, Some(RegionKind::Frames | RegionKind::Pixels)) {
+            return Err(Refusal::new(
+                RefusalCode::WrongKind,
+                format!("`{name}` goes when nobody watches the screen any more"),
+            ));
+        }
         self.end_region(id, EndCause::Removed, "a host removed it");
         Ok(Outcome::Answer(Reply::Done))
     }
@@ -298,10 +313,10 @@ impl Service {
     }
 }
 
-fn answered(reply: Reply) -> Answered {
+pub(super) fn answered(reply: Reply) -> Answered {
     Ok(Ok(Outcome::Answer(reply)))
 }
 
-fn refused(code: RefusalCode, message: impl Into<String>) -> Answered {
+pub(super) fn refused(code: RefusalCode, message: impl Into<String>) -> Answered {
     Ok(Err(Refusal::new(code, message)))
 }

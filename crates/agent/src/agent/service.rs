@@ -27,6 +27,7 @@ use super::locals::Locals;
 use super::pattern::PatternError;
 use super::programs::Programs;
 use super::regions::{Description, LostEnd, Regions};
+use super::screens::Screens;
 use super::sessions::{self, Session};
 use crate::connect::{Connector, Listener};
 use crate::facts::FactsError;
@@ -110,6 +111,7 @@ pub(crate) struct Service {
     pub(super) creations: VecDeque<Creation>,
     pub(super) locals: Locals,
     pub(super) programs: Programs,
+    pub(super) screens: Screens,
     /// The beacon's memory and the directory's, without which nothing goes on.
     pub(super) foundations: BTreeSet<u64>,
     /// Whether memory is taken in huge pages.
@@ -144,11 +146,13 @@ impl Service {
                 active |= self.poll_keeper()?;
                 active |= self.poll_locals()?;
                 active |= self.poll_programs()?;
+                active |= self.poll_screens()?;
                 active |= self.poll_bells();
             }
             self.serve_pipes()?;
             if active || woken {
                 self.serve_waiting()?;
+                self.settle_screens()?;
             }
             if active {
                 busy_rounds = ROUNDS_PER_LOOK;
@@ -156,6 +160,7 @@ impl Service {
             if rounds_to_look == 0 {
                 sessions::look_at_all(&mut self.sessions)?;
                 self.programs.look_at_all();
+                self.look_at_screens()?;
                 self.reap_benches()?;
                 self.announcement.look_at_ram()?;
             }
@@ -236,6 +241,7 @@ impl Service {
         if heeds_programs {
             self.programs.add_to_poll(&mut fds);
         }
+        self.screens.add_to_poll(&mut fds, heeds_programs);
         fds.extend(
             self.connector
                 .iter()

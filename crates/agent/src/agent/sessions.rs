@@ -32,7 +32,8 @@ pub(crate) struct Session {
     outgoing: Option<Message>,
     /// A request that cannot be answered yet.
     deferred: Option<(u64, Request)>,
-    /// Whether a region is being made for it.
+    /// Whether its last request is answered later: when a region is made, or a screen's
+    /// source has answered.
     pub(crate) waits: bool,
     broken: Option<LinkError>,
     last_pulse: u64,
@@ -150,6 +151,16 @@ impl Session {
         self.quiet_looks > SILENT
     }
 
+    /// For how many seconds its host has not been heard.
+    pub(crate) fn silent_seconds(&self) -> u32 {
+        self.quiet_looks / LOOKS_PER_SECOND
+    }
+
+    /// Whether its host broke the protocol.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.is_some()
+    }
+
     /// Whether somebody has it.
     pub(crate) fn is_in_use(&self) -> bool {
         self.state() != SlotState::Free
@@ -159,7 +170,7 @@ impl Session {
     fn info(&self) -> SessionInfo {
         SessionInfo {
             slot: self.index,
-            silent_seconds: self.quiet_looks / LOOKS_PER_SECOND,
+            silent_seconds: self.silent_seconds(),
             broken: self.broken.map(|error| error.to_string()),
         }
     }

@@ -20,6 +20,7 @@ use vmshm_shm::{PAGE_SIZE, Protection};
 use super::locals::Locals;
 use super::programs::Programs;
 use super::rules::Rules;
+use super::screens::{Findings, Offer, Processes, Screens};
 use super::service::Service;
 use crate::keeper::client::{Client, Holding, Inventory};
 use crate::keeper::protocol::{Allocation, Purpose, Reply, Request, State, Summary};
@@ -73,7 +74,14 @@ fn keep(socket: UnixStream, files: &Files) {
                     )
                     .expect("sent");
             }
-            Request::Allocate { name, size } => {
+            Request::AllocateDevice { path, .. } if path != "/dev/fb0" => {
+                let reply = Reply::Refused {
+                    message: format!("{path} has no pages of its own"),
+                    hint: None,
+                };
+                channel.send(&reply, None).expect("sent");
+            }
+            Request::Allocate { name, size } | Request::AllocateDevice { name, size, .. } => {
                 let id = files.keys().last().map_or(1, |last| last + 1);
                 let (allocation, file) = memory(id, Purpose::Region, &name, size);
                 let reply = Reply::Allocation(allocation.clone());
@@ -97,6 +105,8 @@ pub(super) struct Guest {
     generation: u64,
     /// The rules for programs.
     pub(super) rules: Rules,
+    /// The screens of the next agent; nothing: none.
+    pub(super) screens: Option<Screens>,
     keeper: Option<JoinHandle<()>>,
 }
 
@@ -112,6 +122,7 @@ impl Guest {
             files: Arc::new(Mutex::new(files)),
             generation: 0,
             rules: Rules::none(),
+            screens: None,
             keeper: None,
         }
     }
@@ -152,7 +163,12 @@ impl Guest {
         };
         let client = Client::over(ours).expect("a client");
         let programs = Programs::new(None, self.rules.clone()).expect("descriptors");
-        let mut service = Service::take_over(client, inventory, Locals::new(None), programs, LIMIT)
+        let screens = match self.screens.take() {
+            Some(screens) => screens,
+            None => Screens::new(Offer::NONE, Processes, Findings::default).expect("descriptors"),
+        };
+        let locals = Locals::new(None);
+        let mut service = Service::take_over(client, inventory, locals, programs, screens, LIMIT)
             .expect("takes over");
         service.announce().expect("announces");
         service
@@ -194,7 +210,9 @@ pub(super) fn turn(service: &mut Service) {
     service.programs.settle();
     service.poll_programs().expect("polls");
     service.serve_pipes().expect("serves");
+    service.poll_screens().expect("polls");
     service.serve_waiting().expect("serves");
+    service.settle_screens().expect("settles");
 }
 
 /// A host process.

@@ -3,8 +3,8 @@
 //!
 //! Sessions with the earlier agent are over, but their hosts may still write: what
 //! they held stays until they let go. Regions that were on the list stay on it, unless
-//! no host has proved them yet; pipes do not, since their guest ends have lost their
-//! agent.
+//! no host has proved them yet; pipes and screens do not, since their guest ends have lost
+//! their agent.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -18,6 +18,7 @@ use super::openers::Openers;
 use super::presences::Presences;
 use super::programs::Programs;
 use super::regions::{Description, Holder, Region, Regions};
+use super::screens::Screens;
 use super::service::{Service, ServiceError};
 use super::sessions;
 use crate::keeper::client::{Client, Holding, Inventory};
@@ -31,6 +32,7 @@ impl Service {
         inventory: Inventory,
         locals: Locals,
         programs: Programs,
+        mut screens: Screens,
         limit: u64,
     ) -> Result<Self, ServiceError> {
         let announcement = Announcement::take_over(&inventory)?;
@@ -64,7 +66,9 @@ impl Service {
             described.insert(id, region.description.clone());
             regions.insert(region);
         }
+        screens.number_from(summary.generation);
         let mut service = Self {
+            screens,
             client,
             announcement,
             sessions,
@@ -104,9 +108,13 @@ fn restore(allocation: Allocation, orphans: &BTreeSet<Holder>) -> Option<Region>
     let text = allocation.description.as_deref()?;
     let mut description: Description = serde_json::from_str(text).ok()?;
     description.holders = &description.holders & orphans;
-    let is_pipe = RegionKind::from_word(description.kind) == RegionKind::Pipe;
+    // The guest's ends of pipes and the sources of screens have gone with their agent.
+    let is_over = matches!(
+        RegionKind::from_word(description.kind),
+        RegionKind::Pipe | RegionKind::Frames | RegionKind::Pixels
+    );
     // A pattern may be half written or half cleared: such a region serves nobody.
-    description.listed &= description.ready && !is_pipe;
+    description.listed &= description.ready && !is_over;
     description.host_end = description
         .host_end
         .filter(|holder| description.holders.contains(holder));
@@ -193,9 +201,11 @@ mod tests {
     }
 
     #[test]
-    fn pipes_are_over_and_undescribed_memory_is_nobodys() {
-        let region = restore(allocation(RegionKind::Pipe), &BTreeSet::new()).expect("succeeds");
-        assert!(region.is_garbage());
+    fn pipes_and_screens_are_over_and_undescribed_memory_is_nobodys() {
+        for kind in [RegionKind::Pipe, RegionKind::Frames, RegionKind::Pixels] {
+            let region = restore(allocation(kind), &BTreeSet::new()).expect("succeeds");
+            assert!(region.is_garbage());
+        }
         let mut unknown = allocation(RegionKind::Raw);
         unknown.description = None;
         assert!(restore(unknown, &BTreeSet::new()).is_none());

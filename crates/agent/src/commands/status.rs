@@ -12,7 +12,9 @@ use vmshm_link::{Extent, LinkError, VERSION};
 use vmshm_shm::{MapError, Protection};
 
 use super::ask::{self, AskError};
-use crate::agent::local_protocol::{Answer, HeldInfo, ProgramInfo, RoleName, SessionInfo, Wish};
+use crate::agent::local_protocol::{
+    Answer, HeldInfo, ProgramInfo, RoleName, ScreensInfo, SessionInfo, Wish,
+};
 use crate::agent::regions::Description;
 use crate::connect::{ConnectionInfo, ConnectionState};
 use crate::facts::{self, FactsError};
@@ -84,6 +86,8 @@ struct Status {
     sessions: Vec<SessionStatus>,
     /// Programs of this guest that are connected; nothing where no agent listens.
     programs: Option<Vec<ProgramInfo>>,
+    /// Screens and what delivers them; nothing where no agent listens.
+    screens: Option<ScreensInfo>,
     /// The connection out of the guest; nothing where none was asked for.
     connection: Option<ConnectionInfo>,
     notes: Vec<String>,
@@ -152,7 +156,16 @@ pub(crate) fn run(json: bool) -> Result<String, StatusError> {
         None | Some(Err(AskError::NotRunning)) => None,
         Some(Err(error)) => return Err(error.into()),
     };
-    let status = collect(&inventory, heard, connection, programs)?;
+    let screens = match heard.as_ref().map(|_| ask::ask(Wish::Screens)) {
+        Some(Ok(Answer::Screens(screens))) => Some(screens),
+        Some(Ok(_)) => return Err(AskError::Unexpected.into()),
+        None | Some(Err(AskError::NotRunning)) => None,
+        Some(Err(error)) => return Err(error.into()),
+    };
+    let status = Status {
+        screens,
+        ..collect(&inventory, heard, connection, programs)?
+    };
     if json {
         Ok(serde_json::to_string_pretty(&status)?)
     } else {
@@ -194,6 +207,7 @@ fn collect(
         regions,
         sessions: sessions(&map, heard.as_deref())?,
         programs,
+        screens: None,
         connection,
         notes: summary.notes.clone(),
     })
@@ -346,6 +360,9 @@ fn describe(text: &mut String, status: &Status) -> std::fmt::Result {
         writeln!(text)?;
     }
     describe_programs(text, status.programs.as_deref().unwrap_or_default())?;
+    if let Some(screens) = &status.screens {
+        describe_screens(text, screens)?;
+    }
     if let Some(ConnectionInfo { to, state, reason }) = &status.connection {
         write!(text, "connection  to {to}: ")?;
         match (state, reason) {
@@ -358,6 +375,32 @@ fn describe(text: &mut String, status: &Status) -> std::fmt::Result {
         .notes
         .iter()
         .try_for_each(|note| writeln!(text, "note: {note}"))
+}
+
+fn describe_screens(text: &mut String, screens: &ScreensInfo) -> std::fmt::Result {
+    if !screens.offered {
+        return writeln!(text, "screens     not offered (--no-screens)");
+    }
+    let input = if screens.input {
+        ""
+    } else {
+        ", no input taken (--no-input)"
+    };
+    writeln!(text, "screens     {} watched{input}", screens.watched)?;
+    for source in &screens.sources {
+        write!(text, "  {}", source.title)?;
+        if let Some(pid) = source.pid {
+            write!(text, ", process {pid}")?;
+        }
+        if !source.screens.is_empty() {
+            write!(text, ": {}", source.screens.join(", "))?;
+        }
+        if let Some(trouble) = &source.trouble {
+            write!(text, "; {trouble}")?;
+        }
+        writeln!(text)?;
+    }
+    Ok(())
 }
 
 fn describe_programs(text: &mut String, programs: &[ProgramInfo]) -> std::fmt::Result {

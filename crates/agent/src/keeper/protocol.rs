@@ -9,7 +9,7 @@ use vmshm_link::{Extent, GuestPhysical};
 use crate::pin::Method;
 
 /// Raised with every change of these messages.
-pub(crate) const PROTOCOL: u32 = 2;
+pub(crate) const PROTOCOL: u32 = 3;
 
 /// Longest name of an allocation in bytes.
 pub(crate) const NAME_LIMIT: usize = 64;
@@ -31,6 +31,16 @@ pub(crate) enum Request {
     Allocate {
         /// What its file is called.
         name: String,
+        /// Bytes.
+        size: u64,
+    },
+    /// Hold the memory of a framebuffer device, which the guest draws into and which does not
+    /// move. Answered by `Allocation` or `Refused`.
+    AllocateDevice {
+        /// What it is called.
+        name: String,
+        /// The device: `/dev/fb0`.
+        path: String,
         /// Bytes.
         size: u64,
     },

@@ -243,6 +243,10 @@ impl Keeper {
                 self.say_state()
             }
             Request::Allocate { name, size } => self.allocate(id, &name, size),
+            Request::AllocateDevice { name, path, size } => {
+                let held = self.store.allocate_device(&name, &path, size);
+                self.allocated(id, held)
+            }
             Request::Describe { id, description } => {
                 fatal(self.store.set_description(id, description))
             }
@@ -353,7 +357,16 @@ impl Keeper {
                 let _ = announcement.say(KeeperState::AgentDead);
             }
         };
-        match store.allocate(Purpose::Region, name, size, &mut progress) {
+        let held = store.allocate(Purpose::Region, name, size, &mut progress);
+        self.allocated(id, held)
+    }
+
+    fn allocated(
+        &mut self,
+        id: ConnectionId,
+        held: Result<u64, StoreError>,
+    ) -> Result<(), ChannelError> {
+        match held {
             Ok(number) => self.send_allocation(id, number),
             Err(error) => self.reply(
                 id,

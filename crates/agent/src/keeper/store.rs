@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use super::protocol::{Allocation, DESCRIPTION_LIMIT, NAME_LIMIT, Purpose};
 use crate::pin::pagemap::Pagemap;
-use crate::pin::{AllocateError, Pinned, Pinner};
+use crate::pin::{AllocateError, DeviceError, Pinned, Pinner};
 
 /// Pages that one check looks at: 128 MiB, which takes one millisecond under user-mode
 /// Linux and four under an emulator.
@@ -22,6 +22,9 @@ pub(crate) enum StoreError {
     /// The memory could not be had.
     #[error(transparent)]
     Allocate(#[from] AllocateError),
+    /// A device's memory could not be had.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// No memory of this number that the agent may change.
     #[error("the keeper holds no region's memory number {0}")]
     Unknown(u64),
@@ -41,7 +44,7 @@ impl StoreError {
             Self::Fragmented(_) => {
                 Some("run `sysctl vm.compact_memory=1` in the guest, or ask for less")
             }
-            Self::Unknown(_) | Self::TooLong => None,
+            Self::Device(_) | Self::Unknown(_) | Self::TooLong => None,
         }
     }
 }
@@ -110,6 +113,23 @@ impl Store {
             Purpose::Beacon => self.pinner.allocate_beacon(progress)?,
             Purpose::Directory | Purpose::Region => self.pinner.allocate(name, size, progress)?,
         };
+        self.keep(purpose, name, pinned)
+    }
+
+    /// Keeps the memory of a framebuffer device.
+    pub(crate) fn allocate_device(
+        &mut self,
+        name: &str,
+        path: &str,
+        size: u64,
+    ) -> Result<u64, StoreError> {
+        if name.len() > NAME_LIMIT {
+            return Err(StoreError::TooLong);
+        }
+        self.keep(Purpose::Region, name, Pinned::device(path, size)?)
+    }
+
+    fn keep(&mut self, purpose: Purpose, name: &str, pinned: Pinned) -> Result<u64, StoreError> {
         if pinned.extents().len() > EXTENT_LIMIT {
             return Err(StoreError::Fragmented(pinned.extents().len()));
         }

@@ -41,7 +41,7 @@ pub(super) fn search(
             pinned.give_back_the_rest();
             return Ok(pinned);
         } else {
-            pinned.into_file()
+            pinned.into_file()?
         };
     }
     keep_only(&file, &[0]);

@@ -6,6 +6,7 @@
 //! only place of the agent with raw calls.
 
 mod beacon_page;
+mod device;
 mod extents;
 mod huge_pages;
 mod memory_file;
@@ -22,6 +23,7 @@ use std::fmt;
 use vmshm_shm::PAGE_SIZE;
 
 pub(crate) use beacon_page::is_aligned;
+pub(crate) use device::DeviceError;
 pub(crate) use pinned::{PinFault, Pinned};
 pub(crate) use prefault::prefault;
 

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use vmshm_link::Extent;
 use vmshm_shm::PAGE_SIZE;
 
+use super::device::{Device, DeviceError};
 use super::extents::{BadFrame, ExtentList};
 use super::memory_file::MemoryFile;
 use super::pagemap::{Page, Pagemap};
@@ -24,13 +25,41 @@ use super::umem::UmemError;
 /// How much is touched between two calls of the progress hook.
 const SLICE: u64 = 8 << 20;
 
+/// What is mapped.
+#[derive(Debug)]
+enum Backing {
+    /// A file of our own.
+    Memory(MemoryFile),
+    /// A device, whose pages the kernel keeps.
+    Device(Device),
+}
+
+impl Backing {
+    /// The unit in which its pages come.
+    fn unit(&self) -> u64 {
+        match self {
+            Self::Memory(file) => file.pages().unit(),
+            Self::Device(_) => PAGE_SIZE,
+        }
+    }
+}
+
+impl AsFd for Backing {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Memory(file) => file.as_fd(),
+            Self::Device(device) => device.as_fd(),
+        }
+    }
+}
+
 /// Memory that stays where it is.
 #[derive(Debug)]
 pub(crate) struct Pinned {
     // Dropped in this order: unpin, unmap, give back.
     pins: Vec<Pin>,
     reservation: Reservation,
-    file: MemoryFile,
+    file: Backing,
     offset: u64,
     length: u64,
     extents: ExtentList,
@@ -132,11 +161,38 @@ impl Pinned {
         Ok(Self {
             pins,
             reservation,
-            file,
+            file: Backing::Memory(file),
             offset,
             length,
             extents,
         })
+    }
+
+    /// Holds the first bytes of a framebuffer device's memory; nothing is pinned.
+    pub(crate) fn device(path: &str, size: u64) -> Result<Self, DeviceError> {
+        let device = Device::open(path)?;
+        let length = size.next_multiple_of(PAGE_SIZE);
+        let path = path.to_owned();
+        let reservation = match Reservation::new(&device, 0, length) {
+            Ok(reservation) => reservation,
+            Err(error) => return Err(DeviceError::Map { path, size, error }),
+        };
+        // A driver may map pages only when they are touched; others are mapped already.
+        let _ = reservation.populate(0, length);
+        let located = Pagemap::of_self()
+            .map_err(PinFault::from)
+            .and_then(|pagemap| locate(&pagemap, &reservation, length / PAGE_SIZE));
+        match located {
+            Ok(extents) => Ok(Self {
+                pins: Vec::new(),
+                reservation,
+                file: Backing::Device(device),
+                offset: 0,
+                length,
+                extents,
+            }),
+            Err(_) => Err(DeviceError::NoFrames { path }),
+        }
     }
 
     /// Where the memory starts in its file.
@@ -151,7 +207,10 @@ impl Pinned {
 
     /// How many bytes of guest RAM this takes away.
     pub(crate) fn cost(&self) -> u64 {
-        self.reservation.length()
+        match &self.file {
+            Backing::Memory(_) => self.reservation.length(),
+            Backing::Device(_) => 0,
+        }
     }
 
     /// Where its pages lie, in order.
@@ -166,23 +225,35 @@ impl Pinned {
 
     /// How many bytes of the memory its file lacks: someone who holds the file has
     /// punched holes into it. Only for a memory that is the whole file; a hole that has
-    /// been filled again shows in [`Pinned::verify`] alone.
+    /// been filled again shows in [`Pinned::verify`] alone. A device has none.
     pub(crate) fn missing(&self) -> io::Result<u64> {
-        Ok(self.cost().saturating_sub(self.file.allocated()?))
+        match &self.file {
+            Backing::Memory(file) => Ok(self.cost().saturating_sub(file.allocated()?)),
+            Backing::Device(_) => Ok(0),
+        }
     }
 
     /// Gives back every page of the file outside this memory.
     pub(super) fn give_back_the_rest(&self) {
+        let Backing::Memory(file) = &self.file else {
+            return;
+        };
         let end = self.offset + self.length;
         // A page that stays because the kernel refuses is a waste, not a fault.
-        let _ = self.file.punch(0, self.offset);
-        let _ = self.file.punch(end, self.file.length() - end);
+        let _ = file.punch(0, self.offset);
+        let _ = file.punch(end, file.length() - end);
     }
 
-    /// Unpins and unmaps; the file stays.
-    pub(super) fn into_file(self) -> MemoryFile {
+    /// Unpins and unmaps; the file stays. A device has none.
+    pub(super) fn into_file(self) -> Result<MemoryFile, PinFault> {
         drop(self.pins);
-        self.file
+        match self.file {
+            Backing::Memory(file) => Ok(file),
+            Backing::Device(_) => Err(PinFault::System {
+                what: "cannot use a device as a memory file",
+                error: Errno::INVAL,
+            }),
+        }
     }
 
     /// Unpins the memory and gives it back, as far as nobody else holds the file.
@@ -195,6 +266,9 @@ impl Pinned {
         } = self;
         drop(pins);
         drop(reservation);
+        let Backing::Memory(file) = file else {
+            return;
+        };
         let mut at = 0;
         while at < file.length() {
             // A holder may still have it mapped; what he reads then is fresh zeros.
@@ -239,7 +313,7 @@ impl Pinned {
     /// The kernel may have dropped a mapping of a page that is still in its place.
     fn look_again(&self, pagemap: &Pagemap, index: u64, was: u64) -> io::Result<Result<(), Moved>> {
         let offset = index * PAGE_SIZE;
-        let unit = self.file.pages().unit();
+        let unit = self.file.unit();
         let page = match self.reservation.populate(offset - offset % unit, unit) {
             Ok(()) => pagemap.page(self.reservation.address() + offset)?,
             Err(_) => Page::Absent,

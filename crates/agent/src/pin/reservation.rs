@@ -1,4 +1,4 @@
-//! A range of our own addresses at which a memory file is mapped, so that the kernel
+//! A range of our own addresses at which a file is mapped, so that the kernel
 //! can be asked to populate, lock, pin and locate its pages. Nothing is ever read or
 //! written through it.
 
@@ -9,13 +9,12 @@
 
 use core::ffi::c_void;
 use core::ptr::{self, NonNull};
+use std::os::fd::AsFd;
 
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 
-use super::memory_file::MemoryFile;
-
-/// Part of a memory file, mapped; unmapped on drop.
+/// Part of a file, mapped; unmapped on drop.
 #[derive(Debug)]
 pub(crate) struct Reservation {
     base: NonNull<c_void>,
@@ -27,7 +26,7 @@ unsafe impl Send for Reservation {}
 
 impl Reservation {
     /// Maps `length` bytes of `file` from `offset` on; nothing is populated yet.
-    pub(crate) fn new(file: &MemoryFile, offset: u64, length: u64) -> Result<Self, Errno> {
+    pub(crate) fn new(file: impl AsFd, offset: u64, length: u64) -> Result<Self, Errno> {
         let length = usize::try_from(length).map_err(|_| Errno::NOMEM)?;
         // SAFETY: a fresh mapping at an address that the system chooses.
         let base = unsafe {
