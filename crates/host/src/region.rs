@@ -189,9 +189,9 @@ impl Ground {
     /// [`RequestError::Pages`] where that is not known of all of them.
     pub(crate) fn pieces(&self, extents: &[Extent]) -> Result<Vec<BlockPiece>, RequestError> {
         let pieces = self.layout.pieces(extents);
-        Ok(merge_pieces(&pieces.map_err(|error| {
-            RequestError::Pages(error.to_string())
-        })?))
+        Ok(merge_pieces(
+            &pieces.map_err(|error| RequestError::Pages(error.to_string()))?,
+        ))
     }
 
     fn fetch_extents(

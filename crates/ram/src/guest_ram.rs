@@ -366,11 +366,7 @@ impl GuestRam {
     /// in several files, a file that may not be written, or huge pages that would have to
     /// be mapped beyond the pieces.
     #[must_use]
-    pub fn file_runs(
-        &self,
-        pieces: &[BlockPiece],
-        protection: Protection,
-    ) -> Option<FileRuns<'_>> {
+    pub fn file_runs(&self, pieces: &[BlockPiece], protection: Protection) -> Option<FileRuns<'_>> {
         if self.copying {
             return None;
         }

@@ -28,9 +28,8 @@ pub(super) fn copy_part<S: SharedMemory, T: SharedMemory>(
     } else {
         1
     };
-    let start = |place: &Place, y: u64| {
-        place.offset + y * u64::from(place.stride) + u64::from(part.x) * 4
-    };
+    let start =
+        |place: &Place, y: u64| place.offset + y * u64::from(place.stride) + u64::from(part.x) * 4;
     let (mut y, end) = (
         u64::from(part.y),
         u64::from(part.y) + u64::from(part.height),

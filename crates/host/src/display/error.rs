@@ -114,10 +114,9 @@ impl DisplayError {
             Self::BadFrames(_) => "use the same release of vmshm on both sides",
             Self::NoPicture { .. } => "--timeout SECONDS waits longer",
             Self::MonitorSilent(_) => "is the host's display very busy, or gone?",
-            Self::Gone { .. }
-            | Self::MonitorGone
-            | Self::Channel(_)
-            | Self::System { .. } => return None,
+            Self::Gone { .. } | Self::MonitorGone | Self::Channel(_) | Self::System { .. } => {
+                return None;
+            }
         };
         Some(text.to_owned())
     }

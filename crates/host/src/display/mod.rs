@@ -277,8 +277,7 @@ impl Display {
                 self.keymap = keymap;
                 self.events.push(Event::Ready { confinement });
                 if let Stage::Opening(_) = &self.stage
-                    && let Stage::Opening(session) =
-                        std::mem::replace(&mut self.stage, Stage::Over)
+                    && let Stage::Opening(session) = std::mem::replace(&mut self.stage, Stage::Over)
                 {
                     self.stage = self.seek(Some(*session), true)?;
                 }
@@ -340,8 +339,7 @@ impl Display {
             }
             other => {
                 self.stage = other;
-                self.channel
-                    .send(&ToMonitor::NoPixels { region }, None)?;
+                self.channel.send(&ToMonitor::NoPixels { region }, None)?;
             }
         }
         Ok(())
@@ -380,11 +378,7 @@ impl Display {
         }
     }
 
-    fn found(
-        &mut self,
-        watched: Watched,
-        vmm: Option<Box<Vmm>>,
-    ) -> Result<Stage, DisplayError> {
+    fn found(&mut self, watched: Watched, vmm: Option<Box<Vmm>>) -> Result<Stage, DisplayError> {
         if let Some(vmm) = &vmm {
             self.target = self.target.moved_to(vmm);
         }

@@ -41,7 +41,10 @@ impl Outgoing {
             }
             (
                 Some(InputEvent::PointerBy { x, y }),
-                InputEvent::PointerBy { x: more_x, y: more_y },
+                InputEvent::PointerBy {
+                    x: more_x,
+                    y: more_y,
+                },
             ) => {
                 *x = x.saturating_add(more_x);
                 *y = y.saturating_add(more_y);
@@ -148,7 +151,11 @@ mod tests {
         let mut outgoing = Outgoing::default();
         for index in 0..MOST {
             let code = u32::try_from(index).expect("small");
-            outgoing.push(if index % 2 == 0 { to(code) } else { key(code, true) });
+            outgoing.push(if index % 2 == 0 {
+                to(code)
+            } else {
+                key(code, true)
+            });
         }
         outgoing.push(key(1, false));
         assert_eq!(outgoing.events.len(), MOST / 2 + 1);

@@ -282,9 +282,7 @@ impl<F: SharedMemory, P: SharedMemory> Relay<F, P> {
             bytes_touched: frame.bytes_touched.saturating_add(copied.1),
             ..*frame
         };
-        let own_serial = self
-            .writer
-            .publish(&mut self.slots, &own, from.height)?;
+        let own_serial = self.writer.publish(&mut self.slots, &own, from.height)?;
         if self.state != SourceState::Live {
             self.state = SourceState::Live;
             self.writer.set_state(SourceState::Live)?;

@@ -292,7 +292,9 @@ impl Watched {
 
     /// From now on frames are copied: what the monitor has is void.
     fn turn_to_relay(&mut self, only_new: bool) -> Result<(), RelayError> {
-        let wants = Wants { no_pointer: only_new };
+        let wants = Wants {
+            no_pointer: only_new,
+        };
         let reader = FrameReader::new(Arc::clone(&self.frames.memory), self.reader, wants)?;
         self.way = Way::Relayed(Box::new(Relay::new(reader, only_new)?));
         Ok(())
@@ -392,7 +394,9 @@ impl Watched {
             tracing::debug!(%error, "the screen could not be left");
         }
         for held in std::mem::take(&mut self.held) {
-            let close = Request::Close { region: held.region };
+            let close = Request::Close {
+                region: held.region,
+            };
             let _ = ask_and_forget(&mut self.session, &close);
         }
         self.session
