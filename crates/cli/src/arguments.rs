@@ -19,7 +19,7 @@ pub(crate) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (protocol 
     name = "vmshm",
     version = VERSION,
     about = "Share memory with running virtual machines",
-    after_help = "Examples:\n  vmshm list                          the VMs of this host\n  vmshm pipe web/backup < disk.img    bytes into `vmshm-agent pipe backup` in VM web\n  vmshm region create web/shared --size 64M\n  vmshm read web 0x100000 256         guest RAM by guest-physical address\n  vmshm doctor                        what can be reached, what cannot, and why\n\nVM is a process number, a name, or vmm:name (as `vmshm list` shows them);\nwhere a command only reads, also dump:FILE.\nExit codes: 0 done, 1 a search found nothing, 2 error."
+    after_help = "Examples:\n  vmshm list                          the VMs of this host\n  vmshm pipe web/backup < disk.img    bytes into `vmshm-agent pipe backup` in VM web\n  vmshm region create web/shared --size 64M\n  vmshm read web 0x100000 256         guest RAM by guest-physical address\n  vmshm display web --add 1920x1080   a second monitor for the guest's desktop\n  vmshm doctor                        what can be reached, what cannot, and why\n\nVM is a process number, a name, or vmm:name (as `vmshm list` shows them);\nwhere a command only reads, also dump:FILE.\nExit codes: 0 done, 1 a search found nothing, 2 error."
 )]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -40,7 +40,7 @@ pub(crate) struct Global {
     /// Do not scan guest RAM for the beacon: look where --beacon says, else where a running `vmshm listen` has learned it to be
     #[arg(long, global = true)]
     pub(crate) no_scan: bool,
-    /// How long to wait for the guest [default: 5; for `wait`, `list --watch` and a running pipe: no limit]
+    /// How long to wait for the guest [default: 5; for a `--screenshot`: 30; for `wait`, `list --watch`, a running pipe and a display: no limit]
     #[arg(long, global = true, value_name = "SECONDS", value_parser = parse_seconds)]
     pub(crate) timeout: Option<Duration>,
     /// Say nothing on stderr but errors
@@ -152,6 +152,9 @@ pub(crate) enum Command {
         after_help = "Either end may come first and makes the pipe; the end of the input half-closes it;\nthe command ends when both directions have ended.\n\nExample:\n  tar c . | vmshm pipe web/files      (in the guest: vmshm-agent pipe files | tar x)"
     )]
     Pipe(Pipe),
+    /// Show a screen of the guest in a window, or write a picture of it
+    #[command(after_help = crate::commands::display_arguments::AFTER_HELP)]
+    Display(crate::commands::display_arguments::Display),
     /// Measure latency and copy rate, each beside its floor
     #[command(after_help = "Example:\n  vmshm bench web --json")]
     Bench(Bench),
@@ -382,7 +385,7 @@ fn parse_target(text: &str) -> Result<RegionTarget, String> {
     }
 }
 
-fn parse_seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_seconds(text: &str) -> Result<Duration, String> {
     text.parse()
         .ok()
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use vmshm_host::attach::AttachError;
+use vmshm_host::display::DisplayError;
 use vmshm_host::listen::ListenError;
 use vmshm_host::machines::SelectError;
 use vmshm_host::physical::PhysicalError;
@@ -84,6 +85,7 @@ macro_rules! failure_with_hint {
 
 failure_with_hint!(
     AttachError,
+    DisplayError,
     DumpWriteError,
     FindError,
     ListenError,

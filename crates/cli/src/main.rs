@@ -44,6 +44,7 @@ fn main() -> ExitCode {
         Command::Write(write) => commands::memory::write(write, global),
         Command::Dump(dump) => commands::dump::run(dump, global),
         Command::Pipe(pipe) => commands::pipe::run(pipe, global),
+        Command::Display(display) => commands::display::run(display, global),
         Command::Bench(bench) => commands::bench::run(bench, global),
         Command::Doctor(doctor) => commands::doctor::run(doctor, global),
         Command::Listen(listen) => commands::listen::run(listen, global),

@@ -4,6 +4,7 @@
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -52,7 +53,6 @@ impl OutputFile {
 
     /// Standard output, without the buffer that looks for ends of lines.
     pub(crate) fn standard() -> io::Result<Self> {
-        use std::os::fd::AsFd;
         let descriptor = io::stdout().as_fd().try_clone_to_owned()?;
         Ok(Self::Stream(descriptor.into()))
     }
@@ -62,6 +62,14 @@ impl OutputFile {
         match self {
             Self::Whole(whole) => whole.partial.write_all(bytes),
             Self::Stream(file) => file.write_all(bytes),
+        }
+    }
+
+    /// Its descriptor, for another process that writes the bytes.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Whole(whole) => whole.file().as_fd(),
+            Self::Stream(file) => file.as_fd(),
         }
     }
 

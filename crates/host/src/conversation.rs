@@ -49,6 +49,16 @@ impl Conversation {
         Ok(Some(Question(tag)))
     }
 
+    /// Says something that is never answered; whether the ring had room for it.
+    pub(crate) fn tell(
+        slot: &mut HostSlot<Arc<View>>,
+        request: &Request,
+    ) -> Result<bool, LinkError> {
+        // No question ever has this tag.
+        let message = request.to_message(0);
+        slot.requests.try_push(message.kind, message.payload())
+    }
+
     /// Takes in what the agent has answered.
     pub(crate) fn take_in(&mut self, slot: &mut HostSlot<Arc<View>>) -> Result<(), LinkError> {
         let mut buffer = [0; MAX_MESSAGE];

@@ -14,6 +14,7 @@ pub mod bench;
 mod conversation;
 mod deadline;
 pub mod diagnosis;
+pub mod display;
 pub mod doorbell;
 pub mod ending;
 pub mod findings;

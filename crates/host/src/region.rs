@@ -143,8 +143,7 @@ impl Ground {
     ) -> Result<Region, RequestError> {
         let pages = |error: &dyn std::error::Error| RequestError::Pages(error.to_string());
         let extents = self.fetch_extents(granted, timeout, ask)?;
-        let pieces = self.layout.pieces(&extents).map_err(|e| pages(&e))?;
-        let pieces = merge_pieces(&pieces);
+        let pieces = self.pieces(&extents)?;
         let placement = placement(&pieces);
         let view = self.ram.view(&pieces, protection);
         let memory = Arc::new(view.map_err(|e| pages(&e))?);
@@ -168,6 +167,31 @@ impl Ground {
             memory,
             extents,
         })
+    }
+
+    /// Where a granted region lies that is only read, and therefore never proved.
+    ///
+    /// # Errors
+    /// As [`lay_out`](Self::lay_out).
+    pub(crate) fn locate(
+        &self,
+        granted: &RegionReply,
+        timeout: Duration,
+        ask: Ask<'_>,
+    ) -> Result<Vec<BlockPiece>, RequestError> {
+        let extents = self.fetch_extents(granted, timeout, ask)?;
+        self.pieces(&extents)
+    }
+
+    /// Where extents lie in the VMM's RAM blocks.
+    ///
+    /// # Errors
+    /// [`RequestError::Pages`] where that is not known of all of them.
+    pub(crate) fn pieces(&self, extents: &[Extent]) -> Result<Vec<BlockPiece>, RequestError> {
+        let pieces = self.layout.pieces(extents);
+        Ok(merge_pieces(
+            &pieces.map_err(|error| RequestError::Pages(error.to_string()))?,
+        ))
     }
 
     fn fetch_extents(

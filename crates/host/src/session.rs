@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use vmshm_link::LinkError;
 use vmshm_link::beacon::Beacon;
 use vmshm_link::control::{MAX_EXPLANATION, RefusalCode, Reply, Request};
-use vmshm_link::directory::{Budget, MAX_NAME, RegionEntry, is_valid_name};
+use vmshm_link::directory::{Budget, MAX_NAME, RegionEntry, SLOTS, is_valid_name, slot_offset};
 use vmshm_link::fields::Text;
 use vmshm_link::slot::{HostSlot, Tenure};
 use vmshm_link::wait::Backoff;
@@ -141,6 +141,18 @@ impl Session {
         &self.directory.layout
     }
 
+    /// The VMM's process.
+    #[must_use]
+    pub const fn pid(&self) -> u32 {
+        self.watch.pid()
+    }
+
+    /// The index of its slot among the guest's.
+    pub(crate) fn slot_index(&self) -> Option<usize> {
+        let base = self.slot.as_ref()?.base();
+        (0..SLOTS).find(|index| slot_offset(*index) == base)
+    }
+
     /// The guest's beacon.
     #[must_use]
     pub const fn beacon(&self) -> &Beacon {
@@ -269,6 +281,15 @@ impl Session {
     pub(crate) fn ask(&mut self, request: &Request) -> Result<Option<Question>, SessionEnd> {
         let slot = self.slot.as_mut().ok_or(SessionEnd::AgentLeft)?;
         Ok(self.conversation.ask(slot, request)?)
+    }
+
+    /// Says something that is never answered; whether there was room for it.
+    ///
+    /// # Errors
+    /// [`SessionEnd`].
+    pub(crate) fn tell(&mut self, request: &Request) -> Result<bool, SessionEnd> {
+        let slot = self.slot.as_mut().ok_or(SessionEnd::AgentLeft)?;
+        Ok(Conversation::tell(slot, request)?)
     }
 
     /// The answer to a question, if it has come. A refusal is an answer.

@@ -5,6 +5,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use rustix::fd::{AsFd, BorrowedFd};
 use vmshm_shm::Protection;
 
 use crate::access::{Access, Method, Obstacle};
@@ -19,6 +20,8 @@ use crate::vmm::Vmm;
 
 /// Words are copied whole where they are aligned to their size.
 const WORD: u64 = 8;
+/// The largest pages in which mappings place pieces side by side.
+const HUGE_PAGE: u64 = 2 << 20;
 
 /// One read of a batch.
 #[derive(Debug)]
@@ -27,6 +30,16 @@ pub struct RamRead<'a> {
     pub at: BlockOffset,
     /// Where to.
     pub into: &'a mut [u8],
+}
+
+/// Where pieces of RAM lie in a file: what another process needs for mapping them side by
+/// side.
+#[derive(Debug)]
+pub struct FileRuns<'a> {
+    /// The file. Its descriptor reaches all that lies in it, not only these pieces.
+    pub file: BorrowedFd<'a>,
+    /// Offset and length in it of each run of whole pages, in the pieces' order.
+    pub runs: Vec<(u64, u64)>,
 }
 
 /// The opened RAM of one VM. Blocks with a file are read through that whatever the
@@ -345,6 +358,43 @@ impl GuestRam {
         View::mapped(&located, protection).map_err(|cause| OpenError::Map {
             pieces: merged.len(),
             cause,
+        })
+    }
+
+    /// Where pieces lie in the one file that holds them all, for a process that shall map
+    /// them with this protection. Nothing where that cannot be: RAM that is copied, pieces
+    /// in several files, a file that may not be written, or huge pages that would have to
+    /// be mapped beyond the pieces.
+    #[must_use]
+    pub fn file_runs(&self, pieces: &[BlockPiece], protection: Protection) -> Option<FileRuns<'_>> {
+        if self.copying {
+            return None;
+        }
+        let merged = merge_pieces(pieces);
+        let opened = |piece: &BlockPiece| {
+            let length = usize::try_from(piece.length).ok()?;
+            let open = self.checked(piece.at, length).ok()?;
+            Some((open, open.file.as_deref()?))
+        };
+        let (_, first) = opened(merged.first()?)?;
+        let unit = first.page_size();
+        let is_mappable = unit <= HUGE_PAGE
+            && (protection == Protection::Read || first.writable)
+            && merged.iter().all(|piece| piece.length > 0);
+        let same = first.identity();
+        let run = |piece: &BlockPiece| {
+            let (open, file) = opened(piece)?;
+            let identity = file.identity();
+            let offset = open.block.file_offset().checked_add(piece.at.offset)?;
+            let fits = (identity.device, identity.inode) == (same.device, same.inode)
+                && offset.is_multiple_of(unit)
+                && piece.length.is_multiple_of(unit);
+            fits.then_some((offset, piece.length))
+        };
+        let runs: Option<Vec<_>> = merged.iter().map(run).collect();
+        Some(FileRuns {
+            file: first.as_fd(),
+            runs: runs.filter(|_| is_mappable)?,
         })
     }
 

@@ -38,7 +38,7 @@ pub use address::{BlockOffset, BlockPiece, VmmVirtual, merge_pieces};
 pub use block::{Backing, RamBlock};
 pub use dump::{DumpError, DumpFormat, DumpOutput, DumpPlan, DumpWriteError, StoredDump};
 pub use guest_os::{GuestOs, guest_os, guest_os_in};
-pub use guest_ram::{GuestRam, RamRead};
+pub use guest_ram::{FileRuns, GuestRam, RamRead};
 pub use layout::{Layout, LayoutError, LayoutRange, Location, Source};
 pub use layout_proof::Point;
 pub use mapping::{FileIdentity, MemoryMapping};

@@ -1,6 +1,10 @@
 //! One module for each command.
 
 pub(crate) mod bench;
+pub(crate) mod display;
+pub(crate) mod display_arguments;
+mod display_monitor;
+mod display_words;
 pub(crate) mod doctor;
 pub(crate) mod dump;
 pub(crate) mod generate;

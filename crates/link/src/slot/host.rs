@@ -189,6 +189,12 @@ impl<M: SharedMemory + Clone> HostSlot<M> {
         self.session
     }
 
+    /// Where the slot starts in the directory.
+    #[must_use]
+    pub const fn base(&self) -> u64 {
+        self.base
+    }
+
     /// Compares everything that this side wrote, and that the agent granted, with
     /// what stands there now.
     ///

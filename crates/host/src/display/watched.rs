@@ -1,0 +1,536 @@
+//! A screen that is being watched: its session, its frames, and the way on which they get
+//! to the monitor. Where the monitor can map the guest's pages it gets them; else they are
+//! relayed. Nothing here waits longer than it is told.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use vmshm_channel::Channel;
+use vmshm_channel::sink::{Run, ToMonitor};
+use vmshm_link::LinkError;
+use vmshm_link::control::{RefusalCode, Reply, Request};
+use vmshm_link::directory;
+use vmshm_link::frames::{FrameReader, Mode, SourceState, Wants};
+use vmshm_link::screens::{ScreenRequest, TEST_CARD};
+use vmshm_ram::{BlockPiece, Protection, View};
+
+use super::asking::{Asking, Screen};
+use super::error::{DisplayError, Doing};
+use super::relay::{self, Relay, RelayCounts, RelayError, Step};
+use crate::deadline::Deadline;
+use crate::ending::SessionEnd;
+use crate::region::{Region, unexpected};
+use crate::session::{RequestError, Session};
+
+/// The most runs that a monitor is asked to map; a process may have some 65000 mappings.
+const MOST_RUNS: usize = 16_000;
+/// The most pixels regions that are held at a time.
+const MOST_HELD: usize = 4;
+/// How often the source's state is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Which screen is to be shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Choice {
+    /// The one at this place in the list.
+    Listed(u64),
+    /// The test card.
+    TestCard,
+    /// A new one of this mode.
+    Added(Mode),
+}
+
+/// What a watch is to be.
+#[derive(Debug, Clone)]
+pub(super) struct Wanted {
+    pub(super) choice: Choice,
+    /// The screen's name, once it is known: its place in the list may change.
+    pub(super) name: Option<String>,
+    /// The mode that it shall have.
+    pub(super) mode: Option<Mode>,
+    /// One picture is wanted: a new one, without the guest's pointer.
+    pub(super) picture: bool,
+    /// Relay even where the monitor could map.
+    pub(super) relayed: bool,
+    /// For answers of the agent alone.
+    pub(super) patience: Duration,
+    /// For answers that wait for the guest's desktop.
+    pub(super) long_patience: Duration,
+}
+
+/// Why a watch is over.
+#[derive(Debug)]
+pub(super) enum Lost {
+    /// With its session.
+    Session(SessionEnd),
+    /// The session goes on.
+    Screen(DisplayError),
+}
+
+impl From<SessionEnd> for Lost {
+    fn from(end: SessionEnd) -> Self {
+        Self::Session(end)
+    }
+}
+
+#[derive(Debug)]
+enum Way {
+    /// The monitor maps the guest's pages. Here only the source's state is looked at.
+    Mapped(FrameReader<Arc<View>>),
+    /// What the guest shows is copied.
+    Relayed(Box<Relay<Arc<View>, View>>),
+}
+
+/// A pixels region that this session holds.
+#[derive(Debug)]
+struct Held {
+    region: u64,
+    pieces: Vec<BlockPiece>,
+}
+
+/// A screen that is watched.
+#[derive(Debug)]
+pub(super) struct Watched {
+    pub(super) session: Session,
+    pub(super) screen: Screen,
+    frames: Region,
+    reader: usize,
+    way: Way,
+    held: Vec<Held>,
+    patience: Duration,
+    looked: Instant,
+}
+
+/// The parts that are made before the session is handed over.
+struct Opened {
+    frames: Region,
+    reader: usize,
+    way: Way,
+}
+
+impl Watched {
+    /// Chooses the screen and holds its frames.
+    ///
+    /// # Errors
+    /// The session, unless it has ended, and why.
+    pub(super) fn open(
+        mut session: Session,
+        wanted: &Wanted,
+        stop: &AtomicBool,
+    ) -> Result<Self, (Option<Session>, DisplayError)> {
+        let mut opened = None;
+        let result = choose(&mut session, wanted, stop).and_then(|screen| {
+            let frames = hold(&mut session, screen.id, wanted, stop);
+            if frames.is_err() {
+                let screen = screen.id;
+                let leave = Request::Screen(ScreenRequest::Leave { screen });
+                let _ = ask_and_forget(&mut session, &leave);
+            }
+            opened = Some(frames?);
+            Ok(screen)
+        });
+        match (result, opened) {
+            (Ok(screen), Some(opened)) => Ok(Self {
+                session,
+                screen,
+                frames: opened.frames,
+                reader: opened.reader,
+                way: opened.way,
+                held: Vec::new(),
+                patience: wanted.patience,
+                looked: Instant::now(),
+            }),
+            (Ok(_), None) => Err((Some(session), DisplayError::Request(unexpected().into()))),
+            (Err(error), _) => {
+                let kept = (!error.ends_session()).then_some(session);
+                Err((kept, error))
+            }
+        }
+    }
+
+    /// Whether frames are copied before the monitor sees them.
+    pub(super) const fn is_relayed(&self) -> bool {
+        matches!(self.way, Way::Relayed(_))
+    }
+
+    /// What the relay has done.
+    pub(super) fn relay_counts(&self) -> RelayCounts {
+        match &self.way {
+            Way::Mapped(_) => RelayCounts::default(),
+            Way::Relayed(relay) => relay.counts(),
+        }
+    }
+
+    /// How long there is nothing to be done.
+    pub(super) fn pause(&self) -> Duration {
+        match &self.way {
+            Way::Mapped(_) => LOOK_EVERY / 2,
+            Way::Relayed(relay) => relay.pause(),
+        }
+    }
+
+    /// Hands the frames to the monitor.
+    pub(super) fn send_frames(&self, channel: &mut Channel) -> Result<(), DisplayError> {
+        if let Way::Relayed(relay) = &self.way {
+            let (file, runs) = relay.frames();
+            let reader = relay::READER;
+            let frames = ToMonitor::Frames { runs, reader };
+            return Ok(channel.send(&frames, Some(file))?);
+        }
+        let pieces = self.session.ground().pieces(&self.frames.extents);
+        let pieces = pieces.map_err(DisplayError::Request)?;
+        let ram = self.session.ram();
+        let Some(found) = ram.file_runs(&pieces, Protection::ReadWrite) else {
+            return Err(DisplayError::Request(RequestError::Pages(
+                "they cannot be mapped by another process".to_owned(),
+            )));
+        };
+        let frames = ToMonitor::Frames {
+            runs: as_runs(&found.runs),
+            reader: self.reader,
+        };
+        Ok(channel.send(&frames, Some(found.file))?)
+    }
+
+    /// Hands a pixels region to the monitor, or says that it cannot be had.
+    pub(super) fn send_pixels(
+        &mut self,
+        region: u64,
+        channel: &mut Channel,
+    ) -> Result<Result<(), Lost>, DisplayError> {
+        let no = ToMonitor::NoPixels { region };
+        if let Way::Relayed(relay) = &self.way {
+            let pixels = relay.pixels(region).map_err(|error| DisplayError::System {
+                doing: "passing pictures on",
+                error,
+            })?;
+            match pixels {
+                Some((file, runs)) => {
+                    let pixels = ToMonitor::Pixels { region, runs };
+                    channel.send(&pixels, Some(file.as_fd()))?;
+                }
+                None => channel.send(&no, None)?,
+            }
+            return Ok(Ok(()));
+        }
+        match self.hold_pixels(region) {
+            Ok(true) => {}
+            Ok(false) => {
+                channel.send(&no, None)?;
+                return Ok(Ok(()));
+            }
+            Err(lost) => return Ok(Err(lost)),
+        }
+        let held = self.held.iter().find(|held| held.region == region);
+        let pieces = held.map(|held| held.pieces.as_slice()).unwrap_or_default();
+        let ram = self.session.ram();
+        match ram.file_runs(pieces, Protection::Read) {
+            Some(found) if found.runs.len() <= MOST_RUNS => {
+                let runs = as_runs(&found.runs);
+                let pixels = ToMonitor::Pixels { region, runs };
+                channel.send(&pixels, Some(found.file))?;
+                Ok(Ok(()))
+            }
+            // Frames could be mapped, but pictures cannot.
+            _ => match self.turn_to_relay(false) {
+                Ok(()) => self.send_frames(channel).map(Ok),
+                Err(error) => Ok(Err(self.lost(error))),
+            },
+        }
+    }
+
+    /// The monitor does not map this region any more.
+    pub(super) fn drop_pixels(&mut self, region: u64) -> Result<(), SessionEnd> {
+        let before = self.held.len();
+        self.held.retain(|held| held.region != region);
+        if self.held.len() == before {
+            return Ok(());
+        }
+        ask_and_forget(&mut self.session, &Request::Close { region })
+    }
+
+    /// Holds a pixels region of the guest; no where it refuses.
+    fn hold_pixels(&mut self, region: u64) -> Result<bool, Lost> {
+        if self.held.iter().any(|held| held.region == region) {
+            return Ok(true);
+        }
+        if self.held.len() >= MOST_HELD {
+            let oldest = self.held.remove(0).region;
+            ask_and_forget(&mut self.session, &Request::Close { region: oldest })?;
+        }
+        let ground = self.session.ground();
+        let stop = AtomicBool::new(false);
+        let mut asking = Asking {
+            session: &mut self.session,
+            patience: self.patience,
+            stop: &stop,
+        };
+        let result = (|| {
+            let request = Request::Screen(ScreenRequest::Pixels { region });
+            let Reply::Region(granted) = asking.request(&request)? else {
+                return Err(unexpected().into());
+            };
+            let ask = &mut |request: &Request| asking.request(request);
+            let pieces = ground.locate(&granted, self.patience, ask)?;
+            Ok((granted.region, pieces))
+        })();
+        match result {
+            Ok((granted, pieces)) if granted == region => {
+                self.held.push(Held { region, pieces });
+                Ok(true)
+            }
+            Ok(_) => Err(self.lost(unexpected().into())),
+            Err(RequestError::Ended(end)) => Err(Lost::Session(end)),
+            Err(error) => {
+                tracing::debug!(region, %error, "no pixels");
+                Ok(false)
+            }
+        }
+    }
+
+    /// From now on frames are copied: what the monitor has is void.
+    fn turn_to_relay(&mut self, only_new: bool) -> Result<(), RelayError> {
+        let wants = Wants {
+            no_pointer: only_new,
+        };
+        let reader = FrameReader::new(Arc::clone(&self.frames.memory), self.reader, wants)?;
+        self.way = Way::Relayed(Box::new(Relay::new(reader, only_new)?));
+        Ok(())
+    }
+
+    /// Does what there is to do, and looks whether the screen is still there.
+    pub(super) fn turn(&mut self) -> Result<(), Lost> {
+        if self.looked.elapsed() >= LOOK_EVERY {
+            self.looked = Instant::now();
+            self.look()?;
+        }
+        let Way::Relayed(relay) = &mut self.way else {
+            return Ok(());
+        };
+        match relay.step() {
+            Ok(Step::Idle | Step::Relayed) => Ok(()),
+            Ok(Step::Needs(region)) => self.give_relay(region),
+            Err(error) => Err(self.lost(error)),
+        }
+    }
+
+    fn look(&mut self) -> Result<(), Lost> {
+        let state = match &self.way {
+            Way::Mapped(reader) => reader.state().map(|state| state.source),
+            Way::Relayed(relay) => match relay.state() {
+                Err(RelayError::Link(error)) => Err(error),
+                Err(other) => return Err(self.lost(other)),
+                Ok(state) => Ok(state),
+            },
+        };
+        let state = state.map_err(|error| self.lost(error.into()))?;
+        let is_listed = self.is_listed();
+        if state == SourceState::Gone || !is_listed.map_err(|error| self.lost(error.into()))? {
+            let name = self.screen.name.clone();
+            return Err(Lost::Screen(DisplayError::Gone { name }));
+        }
+        Ok(())
+    }
+
+    /// Whether the guest's table still has the frames region.
+    fn is_listed(&self) -> Result<bool, LinkError> {
+        for entry in directory::regions(&self.session.directory().memory) {
+            let entry = entry?;
+            if entry.id == self.frames.id {
+                return Ok(entry.ended.is_none());
+            }
+        }
+        Ok(false)
+    }
+
+    /// Opens the guest's pixels region for the relay.
+    fn give_relay(&mut self, region: u64) -> Result<(), Lost> {
+        let view = if self.hold_pixels(region)? {
+            let held = self.held.iter().find(|held| held.region == region);
+            let pieces = held.map(|held| held.pieces.as_slice()).unwrap_or_default();
+            let view = self.session.ram().view(pieces, Protection::Read);
+            view.inspect_err(|error| tracing::debug!(region, %error, "no pixels"))
+                .ok()
+        } else {
+            None
+        };
+        let Way::Relayed(relay) = &mut self.way else {
+            return Ok(());
+        };
+        let before = match view {
+            Some(view) => relay.take_guest_pixels(region, view),
+            None => match relay.refuse_guest_pixels(region) {
+                Ok(()) => Some(region),
+                Err(error) => return Err(self.lost(error)),
+            },
+        };
+        if let Some(before) = before {
+            self.drop_pixels(before)?;
+        }
+        Ok(())
+    }
+
+    /// What an error of the memory or of what stands there means.
+    fn lost(&mut self, error: RelayError) -> Lost {
+        match error {
+            RelayError::Link(error @ LinkError::Violation { .. }) => {
+                Lost::Screen(DisplayError::BadFrames(error.to_string()))
+            }
+            RelayError::Link(error) => Lost::Session(self.session.why_it_ended(error)),
+            RelayError::System(error) => Lost::Screen(DisplayError::System {
+                doing: "making memory for pictures",
+                error,
+            }),
+        }
+    }
+
+    /// Lets the screen go: what was added is unplugged. The session stays.
+    pub(super) fn leave(mut self, patience: Duration) -> Session {
+        let screen = self.screen.id;
+        let leave = Request::Screen(ScreenRequest::Leave { screen });
+        if let Err(error) = self.session.request(&leave, patience) {
+            tracing::debug!(%error, "the screen could not be left");
+        }
+        for held in std::mem::take(&mut self.held) {
+            let close = Request::Close {
+                region: held.region,
+            };
+            let _ = ask_and_forget(&mut self.session, &close);
+        }
+        self.session
+    }
+}
+
+/// Asks for something whose answer nobody waits for. Where there is no room for it now it
+/// is not asked: the session's end does the same.
+fn ask_and_forget(session: &mut Session, request: &Request) -> Result<(), SessionEnd> {
+    if let Some(question) = session.ask(request)? {
+        session.give_up(question);
+    }
+    Ok(())
+}
+
+fn as_runs(runs: &[(u64, u64)]) -> Vec<Run> {
+    let runs = runs.iter();
+    runs.map(|&(offset, length)| Run { offset, length })
+        .collect()
+}
+
+/// Finds the screen, or plugs it in, and gives it its mode.
+fn choose(
+    session: &mut Session,
+    wanted: &Wanted,
+    stop: &AtomicBool,
+) -> Result<Screen, DisplayError> {
+    let mut asking = Asking {
+        session,
+        patience: wanted.patience,
+        stop,
+    };
+    let screen = match (&wanted.choice, &wanted.name) {
+        (Choice::Added(mode), _) => {
+            asking.patience = wanted.long_patience;
+            return asking.add(wanted.mode.unwrap_or(*mode));
+        }
+        (Choice::TestCard, _) => asking.describe(TEST_CARD)?,
+        (Choice::Listed(number), None) => asking.describe(*number)?,
+        (Choice::Listed(_), Some(name)) => {
+            let listing = asking.list()?;
+            let named = listing.screens.into_iter().find(|one| one.name == *name);
+            named.ok_or_else(|| DisplayError::Gone { name: name.clone() })?
+        }
+    };
+    match wanted.mode {
+        Some(mode) if !is_same(&mode, &screen.mode) => {
+            asking.patience = wanted.long_patience;
+            asking.set_mode(screen.id, mode)
+        }
+        _ => Ok(screen),
+    }
+}
+
+/// Whether a screen that has `now` need not be changed for `wanted`.
+pub(super) const fn is_same(wanted: &Mode, now: &Mode) -> bool {
+    wanted.width == now.width
+        && wanted.height == now.height
+        && (wanted.refresh_millihertz == 0 || wanted.refresh_millihertz == now.refresh_millihertz)
+}
+
+/// Holds and proves a screen's frames, and waits until its source has laid them out.
+fn hold(
+    session: &mut Session,
+    screen: u64,
+    wanted: &Wanted,
+    stop: &AtomicBool,
+) -> Result<Opened, DisplayError> {
+    let deadline = Deadline::after(wanted.long_patience);
+    let ground = session.ground();
+    let reader = session.slot_index().ok_or(SessionEnd::AgentLeft)?;
+    let mut asking = Asking {
+        session,
+        patience: wanted.patience,
+        stop,
+    };
+    let watch = Request::Screen(ScreenRequest::Watch { screen });
+    let granted = loop {
+        match asking.request(&watch) {
+            Ok(Reply::Region(granted)) => break granted,
+            Ok(_) => return Err(DisplayError::Request(unexpected().into())),
+            // Somebody else is proving the same pages.
+            Err(RequestError::Refused {
+                code: RefusalCode::Proving,
+                ..
+            }) if !deadline.has_passed() && !stop.load(Ordering::Relaxed) => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(error) => return Err(asking.explained(error, Doing::Watching)),
+        }
+    };
+    let ask = &mut |request: &Request| asking.request(request);
+    let frames = ground.lay_out(&granted, Protection::ReadWrite, wanted.patience, ask);
+    let frames = frames.map_err(DisplayError::Request)?;
+    let wants = Wants {
+        no_pointer: wanted.picture,
+    };
+    let state = loop {
+        match FrameReader::new(Arc::clone(&frames.memory), reader, wants) {
+            Ok(state) => break state,
+            Err(LinkError::Violation { .. })
+                if !deadline.has_passed() && !stop.load(Ordering::Relaxed) =>
+            {
+                session.keep()?;
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            Err(error @ LinkError::Violation { .. }) => {
+                return Err(DisplayError::BadFrames(error.to_string()));
+            }
+            Err(error) => return Err(session.why_it_ended(error).into()),
+        }
+    };
+    let pieces = ground.pieces(&frames.extents);
+    let pieces = pieces.map_err(DisplayError::Request)?;
+    let can_be_mapped = !wanted.relayed
+        && session
+            .ram()
+            .file_runs(&pieces, Protection::ReadWrite)
+            .is_some();
+    let way = if can_be_mapped {
+        Way::Mapped(state)
+    } else {
+        match Relay::new(state, wanted.picture) {
+            Ok(relay) => Way::Relayed(Box::new(relay)),
+            Err(RelayError::Link(error)) => return Err(session.why_it_ended(error).into()),
+            Err(RelayError::System(error)) => {
+                let doing = "making memory for pictures";
+                return Err(DisplayError::System { doing, error });
+            }
+        }
+    };
+    Ok(Opened {
+        frames,
+        reader,
+        way,
+    })
+}
