@@ -1,5 +1,6 @@
 //! How often a picture is looked at: fast while it changes, slowly while it does not, and
-//! never so often that looking takes more than a quarter of a processor.
+//! never so often that looking takes more than a quarter of a processor. Where a look costs
+//! much, an idle picture is looked at once a second.
 
 use std::time::Duration;
 
@@ -9,8 +10,12 @@ pub const FASTEST: Duration = Duration::from_micros(16_667);
 pub const SLOWEST: Duration = Duration::from_millis(250);
 /// So many looks in vain do not slow it down: a clock's hand or a line being typed goes on.
 const PATIENCE: u32 = 15;
-/// Looking takes at most one in so many parts of the time.
+/// Looking takes at most one in so many parts of the time while it changes.
 const SHARE: u32 = 4;
+/// And while it does not, unless that makes looks rarer than [`RAREST`].
+const IDLE_SHARE: u32 = 50;
+/// The longest time between looks where each of them is cheap enough.
+const RAREST: Duration = Duration::from_secs(1);
 
 /// How often to look.
 #[derive(Debug, Clone, Copy)]
@@ -53,7 +58,13 @@ impl Pace {
     /// How long after the begin of the last look the next one is due.
     #[must_use]
     pub fn interval(&self) -> Duration {
-        self.interval.max(self.cost.saturating_mul(SHARE))
+        let busy = self.cost.saturating_mul(SHARE);
+        let idle = if self.interval == SLOWEST {
+            self.cost.saturating_mul(IDLE_SHARE).min(RAREST)
+        } else {
+            Duration::ZERO
+        };
+        self.interval.max(busy).max(idle)
     }
 }
 
@@ -96,6 +107,12 @@ mod tests {
         let cost = Duration::from_millis(100);
         pace.looked(cost, true);
         assert_eq!(pace.interval(), cost * 4);
+        for _ in 0..100 {
+            pace.looked(Duration::from_millis(10), false);
+        }
+        assert_eq!(pace.interval(), Duration::from_millis(500));
+        pace.looked(cost, false);
+        assert_eq!(pace.interval(), RAREST);
         pace.looked(Duration::MAX, true);
         assert!(pace.interval() >= FASTEST);
     }

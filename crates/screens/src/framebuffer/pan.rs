@@ -10,12 +10,22 @@ use super::picture::Picture;
 /// So many pictures must have come by panning before a screen is said not to tear.
 const CONFIDENCE: u32 = 16;
 
+/// So many pictures in a row that readers were too slow for count as a guest that does not
+/// keep its pictures apart.
+const SPOILS: u32 = 4;
+/// After so many pictures it is tried again.
+const RESIGNATION: u32 = 300;
+
 /// What was seen of panning.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Panning {
     shown: Option<Picture>,
     /// Pictures in a row that came by panning.
     streak: u32,
+    /// Pictures in a row that were drawn over before a reader had taken them in.
+    spoils: u32,
+    /// Pictures that are not tried to be kept apart.
+    resigned: u32,
 }
 
 /// How a picture came.
@@ -37,6 +47,8 @@ impl Panning {
                 && before.pan.1.abs_diff(picture.pan.1) >= picture.height
                 && before.slot() != picture.slot()
         });
+        let apart = apart && self.resigned == 0;
+        self.resigned = self.resigned.saturating_sub(1);
         self.streak = if apart {
             self.streak.saturating_add(1)
         } else {
@@ -46,6 +58,21 @@ impl Panning {
             Came::ByPanning
         } else {
             Came::ByDrawing
+        }
+    }
+
+    /// The picture shown last was taken in, or the guest drew over it before. Readers that are
+    /// always too slow get torn pictures rather than none.
+    pub fn ended(&mut self, spoiled: bool) {
+        self.spoils = if spoiled {
+            self.spoils.saturating_add(1)
+        } else {
+            0
+        };
+        if self.spoils >= SPOILS {
+            self.spoils = 0;
+            self.streak = 0;
+            self.resigned = RESIGNATION;
         }
     }
 
@@ -87,6 +114,23 @@ mod tests {
         assert_eq!(panning.came(&at(0)), Came::ByPanning);
         assert_eq!(panning.came(&at(0)), Came::ByDrawing);
         assert!(panning.may_tear());
+    }
+
+    #[test]
+    fn slow_readers_get_torn_pictures_rather_than_none() {
+        let mut panning = Panning::default();
+        panning.came(&at(0));
+        for turn in 1..=SPOILS {
+            assert_eq!(panning.came(&at(48 * (turn % 2))), Came::ByPanning);
+            panning.ended(turn != 1);
+        }
+        assert_eq!(panning.came(&at(48)), Came::ByPanning);
+        panning.ended(true);
+        for turn in 0..RESIGNATION {
+            assert_eq!(panning.came(&at(48 * (turn % 2))), Came::ByDrawing);
+            assert!(!panning.is_panning());
+        }
+        assert_eq!(panning.came(&at(0)), Came::ByPanning);
     }
 
     #[test]

@@ -68,6 +68,8 @@ pub struct Watch<M> {
     touched: u64,
     /// The slot announced last.
     announced: Option<usize>,
+    /// The guest draws over what was announced last, and a reader was still copying.
+    spoiled: bool,
     patience: Duration,
 }
 
@@ -95,6 +97,7 @@ impl<M: SharedMemory> Watch<M> {
             unsettled: Damage::none(),
             touched: 0,
             announced: None,
+            spoiled: false,
             patience: SOON,
         }
     }
@@ -118,6 +121,7 @@ impl<M: SharedMemory> Watch<M> {
         self.pending = Damage::none();
         self.unsettled = Damage::none();
         self.announced = None;
+        self.spoiled = false;
         self.panning = Panning::default();
         self.outlet.refresh();
         self.pace.hurry();
@@ -180,6 +184,7 @@ impl<M: SharedMemory> Watch<M> {
         fresh: bool,
         changed: bool,
     ) -> Result<(), WatchError> {
+        self.panning.ended(std::mem::take(&mut self.spoiled));
         let apart = if changed {
             steady && self.panning.came(picture) == Came::ByPanning
         } else {
@@ -259,18 +264,22 @@ impl<M: SharedMemory> Watch<M> {
         }
     }
 
-    /// Readers are still copying what was announced last, and the picture lies here now: says
-    /// so where the guest has panned away and draws into what they copy.
+    /// Readers are still copying what was announced last, and the picture lies here now. Where
+    /// the guest has panned away and draws into what they copy, says so, and has the next
+    /// picture announced without waiting for them: what they copy will not do.
     ///
     /// # Errors
     /// [`WatchError`].
     pub fn note_pan(&mut self, picture: &Picture) -> Result<(), WatchError> {
-        match self.announced {
-            Some(slot) if self.panning.is_panning() && slot != picture.slot() => {
-                Ok(self.outlet.begin_in(slot)?)
-            }
-            _ => Ok(()),
+        if let Some(slot) = self.announced
+            && self.panning.is_panning()
+            && slot != picture.slot()
+        {
+            self.outlet.begin_in(slot)?;
+            self.outlet.refresh();
+            self.spoiled = true;
         }
+        Ok(())
     }
 
     /// How soon to look at readers again that have not taken the newest frame in.
