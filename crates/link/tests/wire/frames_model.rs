@@ -137,7 +137,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (rectangle, any::<u32>()).prop_map(|(place, colour)| Step::Change(place, colour)),
         1 => (1..=SIDE, 1..=SIDE, any::<u32>()).prop_map(|(w, h, c)| Step::Resize(w, h, c)),
         10 => Just(Step::Begin),
-        2 => any::<bool>().prop_map(Step::GiveUp),
+        4 => any::<bool>().prop_map(Step::GiveUp),
         14 => (1..=SIDE).prop_map(Step::Draw),
         10 => Just(Step::Announce),
         1 => (any::<bool>(), any::<u32>()).prop_map(|(same, colour)| Step::Die(same, colour)),
@@ -145,8 +145,8 @@ fn step() -> impl Strategy<Value = Step> {
         14 => (reader(), 1..=SIDE).prop_map(|(reader, rows)| Step::Copy(reader, rows)),
         10 => reader().prop_map(Step::Finish),
         1 => reader().prop_map(Step::LetGo),
-        1 => reader().prop_map(Step::Forget),
-        1 => reader().prop_map(Step::Reopen),
+        2 => reader().prop_map(Step::Forget),
+        2 => reader().prop_map(Step::Reopen),
     ]
 }
 
@@ -495,6 +495,23 @@ fn what_a_dead_source_left_is_whole_for_nobody_and_the_next_frame_is_all_new() {
         }
         assert!(!early.is_whole(&half).expect("right"));
     }
+}
+
+#[test]
+fn a_slot_that_was_begun_and_given_up_is_no_picture_to_go_on_from() {
+    let memory = LocalMemory::new(usize::try_from(FRAMES_SIZE).expect("small"));
+    let mut writer = FrameWriter::resume(&memory).expect("zeros");
+    let mut slots = PixelSlots::new(2);
+    announce(&mut writer, &mut slots, 4);
+    announce(&mut writer, &mut slots, 4);
+    let slot = writer.begin(&mut slots, 0..2).expect("right");
+    assert_eq!(slots.stale(slot), Some(Damage::none()));
+    assert_eq!(writer.begin(&mut slots, 0..2), Ok(slot));
+    assert_eq!(slots.stale(slot), None);
+    announce(&mut writer, &mut slots, 4);
+    assert_eq!(slots.stale(slot), Some(Damage::none()));
+    slots.forget();
+    assert_eq!((slots.stale(0), slots.stale(1)), (None, None));
 }
 
 #[test]
