@@ -4,6 +4,7 @@
 #![cfg(loom)]
 
 mod fixed_ring;
+mod frames;
 mod latest;
 mod memory;
 mod pipe;

@@ -110,7 +110,8 @@ enum Step {
     Change(Rectangle, u32),
     Resize(u32, u32, u32),
     Begin,
-    GiveUp,
+    /// Give the frame up; the source may also go back to what it announced last.
+    GiveUp(bool),
     Draw(u32),
     Announce,
     /// The source dies, and another goes on, in the same region or another one.
@@ -136,7 +137,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (rectangle, any::<u32>()).prop_map(|(place, colour)| Step::Change(place, colour)),
         1 => (1..=SIDE, 1..=SIDE, any::<u32>()).prop_map(|(w, h, c)| Step::Resize(w, h, c)),
         10 => Just(Step::Begin),
-        1 => Just(Step::GiveUp),
+        4 => any::<bool>().prop_map(Step::GiveUp),
         14 => (1..=SIDE).prop_map(Step::Draw),
         10 => Just(Step::Announce),
         1 => (any::<bool>(), any::<u32>()).prop_map(|(same, colour)| Step::Die(same, colour)),
@@ -144,8 +145,8 @@ fn step() -> impl Strategy<Value = Step> {
         14 => (reader(), 1..=SIDE).prop_map(|(reader, rows)| Step::Copy(reader, rows)),
         10 => reader().prop_map(Step::Finish),
         1 => reader().prop_map(Step::LetGo),
-        1 => reader().prop_map(Step::Forget),
-        1 => reader().prop_map(Step::Reopen),
+        2 => reader().prop_map(Step::Forget),
+        2 => reader().prop_map(Step::Reopen),
     ]
 }
 
@@ -202,12 +203,7 @@ impl World {
                 self.source.slots.forget();
             }
             Step::Begin => self.begin(),
-            Step::GiveUp => {
-                let given_up = self.source.work.take_if(|work| !work.is_announced);
-                if let Some(work) = given_up {
-                    self.source.damage.add_all(&work.damage);
-                }
-            }
+            Step::GiveUp(goes_back) => self.give_up(goes_back),
             Step::Draw(rows) => self.draw(rows)?,
             Step::Announce => self.announce(),
             Step::Die(same_region, colour) => self.die(same_region, colour),
@@ -295,6 +291,22 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    fn give_up(&mut self, goes_back: bool) {
+        let source = &mut self.source;
+        let Some(work) = source.work.take_if(|work| !work.is_announced) else {
+            return;
+        };
+        let size = (source.picture.width, source.picture.height);
+        let last = self.truth.get(&source.writer.newest());
+        match last.filter(|last| goes_back && (last.width, last.height) == size) {
+            Some(last) => {
+                source.picture = last.clone();
+                source.damage = Damage::none();
+            }
+            None => source.damage.add_all(&work.damage),
+        }
     }
 
     fn announce(&mut self) {
@@ -430,29 +442,99 @@ proptest! {
     }
 }
 
+/// Announces a picture of 4 by 4 pixels with so many rows; its slot.
+fn announce<M: SharedMemory>(
+    writer: &mut FrameWriter<M>,
+    slots: &mut PixelSlots,
+    rows: u32,
+) -> usize {
+    let slot = writer.begin(slots, 0..2).expect("right");
+    let frame = Frame {
+        serial: 0,
+        place: place_of(&Picture::of(4, 4, 0), 0, slot),
+        damage: Damage::none(),
+        has_pointer: false,
+        is_live_scanout: false,
+        capture_nanos: 0,
+        bytes_touched: 0,
+        acknowledged_nanos: 0,
+        checksum: 0,
+    };
+    writer.publish(slots, &frame, rows).expect("right");
+    slot
+}
+
 #[test]
-fn a_slot_that_is_copied_or_newest_is_taken_only_when_there_is_no_other() {
-    let size = usize::try_from(FRAMES_SIZE).expect("small");
-    let memory = LocalMemory::new(size);
+fn what_a_dead_source_left_is_whole_for_nobody_and_the_next_frame_is_all_new() {
+    let memory = LocalMemory::new(usize::try_from(FRAMES_SIZE).expect("small"));
     let mut writer = FrameWriter::resume(&memory).expect("zeros");
     let mut slots = PixelSlots::new(3);
-    let picture = Picture::of(4, 4, 0);
-    let mut publish = |writer: &mut FrameWriter<_>| {
-        let slot = writer.begin(&mut slots, 0..2).expect("right");
-        let frame = Frame {
-            serial: 0,
-            place: place_of(&picture, 0, slot),
-            damage: Damage::none(),
-            has_pointer: false,
-            is_live_scanout: false,
-            capture_nanos: 0,
-            bytes_touched: 0,
-            acknowledged_nanos: 0,
-            checksum: 0,
-        };
-        writer.publish(&mut slots, &frame, 4).expect("right");
-        slot
-    };
+    announce(&mut writer, &mut slots, 4);
+    let mut early = FrameReader::new(&memory, 0, Wants::default()).expect("right");
+    let taken = early.look().expect("right").expect("a frame").frame;
+    early.acknowledge(&taken).expect("right");
+    // Half a picture, and death in the middle of the next one.
+    announce(&mut writer, &mut slots, 2);
+    let half = early.look().expect("right").expect("a frame").frame;
+    writer.begin(&mut slots, 0..2).expect("right");
+
+    let mut writer = FrameWriter::resume(&memory).expect("as left");
+    assert!(!early.is_whole(&half).expect("right"));
+    assert_eq!(early.look(), Ok(None), "there is nothing to copy");
+    let mut late = FrameReader::new(&memory, 1, Wants::default()).expect("right");
+    assert_eq!(late.look(), Ok(None));
+    // One slot of three is used from now on, until the dead one's record is long gone.
+    let mut slots = PixelSlots::new(1);
+    for serial in 3..40 {
+        announce(&mut writer, &mut slots, 4);
+        let look = early.look().expect("right").expect("a frame");
+        assert_eq!(look.frame.serial, serial);
+        if serial == 3 {
+            assert_eq!(look.frame.damage, Damage::whole(4, 4));
+            assert_eq!(look.damage, Some(Damage::whole(4, 4)));
+        }
+        assert!(!early.is_whole(&half).expect("right"));
+    }
+}
+
+#[test]
+fn a_slot_that_was_begun_and_given_up_is_no_picture_to_go_on_from() {
+    let memory = LocalMemory::new(usize::try_from(FRAMES_SIZE).expect("small"));
+    let mut writer = FrameWriter::resume(&memory).expect("zeros");
+    let mut slots = PixelSlots::new(2);
+    announce(&mut writer, &mut slots, 4);
+    announce(&mut writer, &mut slots, 4);
+    let slot = writer.begin(&mut slots, 0..2).expect("right");
+    assert_eq!(slots.stale(slot), Some(Damage::none()));
+    assert_eq!(writer.begin(&mut slots, 0..2), Ok(slot));
+    assert_eq!(slots.stale(slot), None);
+    announce(&mut writer, &mut slots, 4);
+    assert_eq!(slots.stale(slot), Some(Damage::none()));
+    slots.forget();
+    assert_eq!((slots.stale(0), slots.stale(1)), (None, None));
+}
+
+#[test]
+fn voiding_the_slots_takes_back_what_was_announced() {
+    let memory = LocalMemory::new(usize::try_from(FRAMES_SIZE).expect("small"));
+    let mut writer = FrameWriter::resume(&memory).expect("zeros");
+    let mut slots = PixelSlots::new(2);
+    announce(&mut writer, &mut slots, 4);
+    let mut reader = FrameReader::new(&memory, 0, Wants::default()).expect("right");
+    let frame = reader.look().expect("right").expect("a frame").frame;
+    writer.void_slots().expect("right");
+    assert!(!reader.is_whole(&frame).expect("right"));
+    assert_eq!(reader.look(), Ok(None));
+    announce(&mut writer, &mut slots, 4);
+    assert!(reader.look().expect("right").is_some());
+}
+
+#[test]
+fn a_slot_that_is_copied_or_newest_is_taken_only_when_there_is_no_other() {
+    let memory = LocalMemory::new(usize::try_from(FRAMES_SIZE).expect("small"));
+    let mut writer = FrameWriter::resume(&memory).expect("zeros");
+    let mut slots = PixelSlots::new(3);
+    let mut publish = |writer: &mut FrameWriter<_>| announce(writer, &mut slots, 4);
     let first = publish(&mut writer);
     let mut reader = FrameReader::new(&memory, 1, Wants::default()).expect("right");
     let look = reader.look().expect("right").expect("a frame");
