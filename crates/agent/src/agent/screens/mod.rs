@@ -125,6 +125,8 @@ pub(crate) struct Screens {
     last_screen: u64,
     /// Looks since the agent began.
     now: u64,
+    /// A host has given input since this was asked.
+    took_input: bool,
 }
 
 impl Screens {
@@ -153,6 +155,7 @@ impl Screens {
             last_request: 0,
             last_screen: 0,
             now: 0,
+            took_input: false,
         })
     }
 
@@ -178,6 +181,11 @@ impl Screens {
                 .filter_map(Source::channel)
                 .map(|channel| PollFd::new(channel, channel.interest())),
         );
+    }
+
+    /// Whether a host has given input since the last call.
+    pub(super) fn took_input(&mut self) -> bool {
+        std::mem::take(&mut self.took_input)
     }
 
     /// For `status`.

@@ -145,6 +145,7 @@ impl Service {
         let Some(number) = self.screens.book.get(&id).map(|screen| screen.number) else {
             return;
         };
+        self.screens.took_input = true;
         if let Some(source) = self.screens.source_of(id) {
             source.input.push(number, holder.slot, events);
             source.pass_input_on();
