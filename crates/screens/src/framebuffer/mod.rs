@@ -85,9 +85,3 @@ mod tests {
         assert!(find_in(&directory.path().join("none")).is_empty());
     }
 }
-
-/// The framebuffer devices that are there, by their paths.
-#[must_use]
-pub fn find() -> Vec<String> {
-    Vec::new()
-}
