@@ -149,8 +149,10 @@ impl Service {
                 active |= self.poll_keeper()?;
                 active |= self.poll_locals()?;
                 active |= self.poll_programs()?;
-                active |= self.poll_screens()?;
                 active |= self.poll_bells();
+            }
+            if woken || self.screens.is_unheard() {
+                active |= self.poll_screens()?;
             }
             self.serve_pipes()?;
             if active || woken {

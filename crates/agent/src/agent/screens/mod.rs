@@ -121,6 +121,10 @@ pub(crate) struct Screens {
     interest: Interest,
     next_survey: u64,
     last_source: SourceId,
+    /// The source that is heard first in the next turn.
+    first_heard: SourceId,
+    /// A source may have said more than there was time for.
+    unheard: bool,
     last_request: u64,
     last_screen: u64,
     /// Looks since the agent began.
@@ -152,6 +156,8 @@ impl Screens {
             interest: Interest::default(),
             next_survey: 0,
             last_source: 0,
+            first_heard: 0,
+            unheard: false,
             last_request: 0,
             last_screen: 0,
             now: 0,
@@ -181,6 +187,11 @@ impl Screens {
                 .filter_map(Source::channel)
                 .map(|channel| PollFd::new(channel, channel.interest())),
         );
+    }
+
+    /// Whether sources may have said what no descriptor tells of.
+    pub(super) const fn is_unheard(&self) -> bool {
+        self.unheard
     }
 
     /// Whether a host has given input since the last call.
