@@ -93,10 +93,10 @@ impl Channel {
         })
     }
 
-    /// Takes no longer frames from now on, and keeps no more bytes waiting, where the peer
-    /// is not trusted with so much of our memory.
-    pub fn set_limit(&mut self, bytes: usize) {
-        self.limits = (bytes.min(FRAME_LIMIT), bytes.min(BACKLOG_LIMIT));
+    /// Takes no frames longer than `incoming` bytes from now on, and keeps no more than
+    /// `waiting` bytes for the peer, where it is not trusted with so much of our memory.
+    pub fn set_limits(&mut self, incoming: usize, waiting: usize) {
+        self.limits = (incoming.min(FRAME_LIMIT), waiting.min(BACKLOG_LIMIT));
     }
 
     /// How many bytes wait for the peer to read.
@@ -396,13 +396,12 @@ mod tests {
     #[test]
     fn a_peer_that_is_not_trusted_with_much_gets_less() {
         let (mut one, mut other) = pair();
-        other.set_limit(100_000);
+        other.set_limits(100_000, 300_000);
         one.send(&"x".repeat(99_000), None).expect("succeeds");
         assert!(other.next::<String>(PATIENCE).is_ok());
         one.send(&"x".repeat(101_000), None).expect("succeeds");
         let refused = other.next::<String>(PATIENCE);
         assert!(matches!(refused, Err(ChannelError::Malformed(_))));
-        other.set_limit(300_000);
         let long = "x".repeat(200_000);
         while other.backlog() < 90_000 {
             other.send(&long, None).expect("succeeds");

@@ -225,7 +225,7 @@ impl Service {
                     region.description.placement = placement;
                 }
                 self.arrive_all(id);
-                self.settle_screens()?;
+                self.frames_proved(id)?;
             }
         }
         answered(Reply::Done)

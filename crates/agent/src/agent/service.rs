@@ -40,12 +40,13 @@ use vmshm_channel::{ChannelError, timespec};
 const IDLE: Duration = Duration::from_micros(IDLE_POLL_MICROS);
 /// Time between two looks while something does.
 const BUSY: Duration = Duration::from_micros(500);
-/// Busy rounds between two counts of silence, and after the last event: 100 ms.
-const ROUNDS_PER_LOOK: u32 = 200;
+/// Time between two looks while a user is at a screen, so that what he types next is not late.
+const ATTENTIVE: Duration = Duration::from_millis(5);
+/// Busy rounds after the last event: 100 ms.
+const BUSY_ROUNDS: u32 = 200;
+/// Attentive rounds after the last input, if nothing else happens: 2 s.
+const ATTENTIVE_ROUNDS: u32 = 400;
 
-const _: () = assert!(
-    ROUNDS_PER_LOOK as u128 * BUSY.as_micros() * sessions::LOOKS_PER_SECOND as u128 == 1_000_000
-);
 const _: () = assert!(IDLE_POLL_MICROS * sessions::LOOKS_PER_SECOND as u64 == 1_000_000);
 /// Rounds in a row that messages may cut short before one is slept out.
 const ROUNDS_CUT_SHORT: u32 = 4;
@@ -131,8 +132,10 @@ impl Service {
     /// Serves until a signal arrives. Time is counted in rounds: reading the clock is a
     /// system call under user-mode Linux, and a paused guest's hosts must not age.
     pub(crate) fn serve(&mut self, signals: &UnixStream) -> Result<(), ServiceError> {
-        let mut busy_rounds = 0;
-        let mut rounds_to_look = 0;
+        let mut busy_rounds = 0_u32;
+        let mut attentive_rounds = 0_u32;
+        // Time since the last look at silence, as far as it was slept through.
+        let mut unlooked = IDLE;
         let mut cut_short = 0;
         // Something may have been sent before the first sleep.
         let mut woken = true;
@@ -146,8 +149,10 @@ impl Service {
                 active |= self.poll_keeper()?;
                 active |= self.poll_locals()?;
                 active |= self.poll_programs()?;
-                active |= self.poll_screens()?;
                 active |= self.poll_bells();
+            }
+            if woken || self.screens.is_unheard() {
+                active |= self.poll_screens()?;
             }
             self.serve_pipes()?;
             if active || woken {
@@ -155,9 +160,13 @@ impl Service {
                 self.settle_screens()?;
             }
             if active {
-                busy_rounds = ROUNDS_PER_LOOK;
+                busy_rounds = BUSY_ROUNDS;
             }
-            if rounds_to_look == 0 {
+            if self.screens.took_input() {
+                attentive_rounds = ATTENTIVE_ROUNDS;
+            }
+            if unlooked >= IDLE {
+                unlooked = Duration::ZERO;
                 sessions::look_at_all(&mut self.sessions)?;
                 self.programs.look_at_all();
                 self.look_at_screens()?;
@@ -166,8 +175,13 @@ impl Service {
             }
             // Programs that keep the agent awake do not keep it from counting.
             let heeds_programs = cut_short < ROUNDS_CUT_SHORT;
-            let is_busy = busy_rounds > 0 || !heeds_programs;
-            let pause = if is_busy { BUSY } else { IDLE };
+            let pause = if busy_rounds > 0 || !heeds_programs {
+                BUSY
+            } else if attentive_rounds > 0 {
+                ATTENTIVE
+            } else {
+                IDLE
+            };
             woken = self.sleep(signals, pause, heeds_programs)?;
             self.programs.count_round();
             cut_short = if woken && heeds_programs {
@@ -175,14 +189,14 @@ impl Service {
             } else {
                 0
             };
+            if busy_rounds == 0 {
+                attentive_rounds = attentive_rounds.saturating_sub(1);
+            }
             busy_rounds = busy_rounds.saturating_sub(1);
             // A round that was cut short does not count.
-            rounds_to_look = match (is_busy, woken) {
-                (false, false) => 0,
-                _ if rounds_to_look == 0 => ROUNDS_PER_LOOK,
-                (true, false) => rounds_to_look - 1,
-                (_, true) => rounds_to_look,
-            };
+            if !woken {
+                unlooked += pause;
+            }
         }
     }
 

@@ -15,8 +15,8 @@ use super::source::{Key, SourceId};
 
 /// The most modes that are kept of a screen.
 const MAX_MODES: usize = 512;
-/// The longest texts that are kept of a screen, in bytes.
-const MAX_TEXT: usize = 256;
+/// The longest texts of sources that are kept, in bytes.
+const MAX_TEXT: usize = 240;
 
 /// A region for pictures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +70,7 @@ impl Screen {
             number: about.screen,
             there: true,
             lost_with_source: false,
-            about: trimmed(about),
+            about,
             added_by: None,
             leaving: false,
             watchers: BTreeSet::new(),
@@ -87,7 +87,7 @@ impl Screen {
 
     /// Its source describes it anew.
     pub(super) fn describe(&mut self, about: About) {
-        self.about = trimmed(about);
+        self.about = about;
         self.there = true;
         self.lost_with_source = false;
     }
@@ -154,15 +154,18 @@ impl Screen {
     }
 }
 
-fn trimmed(mut about: About) -> About {
+/// As much of a description as is kept.
+pub(super) fn trimmed(mut about: About) -> About {
     about.modes.truncate(MAX_MODES);
     about.modes.shrink_to_fit();
-    for text in [&mut about.name, &mut about.source] {
-        if text.len() > MAX_TEXT {
-            *text = text.chars().take(MAX_TEXT / 4).collect();
-        }
-    }
+    about.name = printable(&about.name);
+    about.source = printable(&about.source);
     about
+}
+
+/// What a desktop's user made up, fit for root's terminal.
+pub(super) fn printable(text: &str) -> String {
+    Text::<MAX_TEXT>::new(text).as_str().to_owned()
 }
 
 /// A mode that hosts can be told of.

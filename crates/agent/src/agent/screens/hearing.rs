@@ -1,19 +1,23 @@
 //! What sources say. A source is a process with the rights of a desktop's user, who may make
 //! it say anything: it can name only its own screens, and lists no more than a few.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tracing::{debug, info, warn};
 use vmshm_channel::source::{FromSource, Kind, Screen as About, ToSource};
 use vmshm_link::screens::TEST_CARD;
 
 use super::super::service::{Service, ServiceError};
-use super::book::{Screen, to_mode};
+use super::book::{Screen, printable, to_mode, trimmed};
 use super::source::{Key, Source, SourceId};
-use super::{Findings, SCREENS_PER_SOURCE, looks};
+use super::{Findings, SCREENS_PER_SOURCE, Screens, looks};
 
-/// How many messages of one source are taken before others get their turn.
-const MESSAGES_PER_TURN: usize = 64;
+/// How many messages of all sources are taken before hosts get their turn.
+const MESSAGES_PER_TURN: usize = 16;
+/// How many of them may be one source's.
+const MESSAGES_OF_ONE: usize = 8;
+/// The most compositors, and the most of one user, that are looked at.
+const MAX_COMPOSITORS: (usize, usize) = (16, 4);
 /// How long a process may take to unplug what it has plugged in, in looks.
 const FAREWELL: u64 = looks(5);
 
@@ -25,15 +29,22 @@ impl Service {
             self.take_findings(findings)?;
             active = true;
         }
-        let ids: Vec<SourceId> = self.screens.sources.keys().copied().collect();
-        for id in ids {
-            for _ in 0..MESSAGES_PER_TURN {
+        let mut left = MESSAGES_PER_TURN;
+        self.screens.unheard = false;
+        for id in self.screens.in_turn() {
+            let turns = MESSAGES_OF_ONE.min(left);
+            for turn in 0..=turns {
+                if turn == turns {
+                    self.screens.unheard = true;
+                    break;
+                }
                 let Some(source) = self.screens.sources.get_mut(&id) else {
                     break;
                 };
                 match source.receive() {
                     Ok(Some(message)) => {
                         active = true;
+                        left -= 1;
                         self.hear(id, message)?;
                     }
                     Ok(None) => break,
@@ -54,7 +65,18 @@ impl Service {
     fn take_findings(&mut self, findings: Findings) -> Result<(), ServiceError> {
         self.screens.interest.surveyed = true;
         self.screens.others = findings.others;
-        let compositors = findings.compositors.into_iter().map(|found| {
+        let mut users: BTreeMap<u32, usize> = BTreeMap::new();
+        let mut is_one_of_few = |uid: u32| {
+            let count = users.entry(uid).or_default();
+            *count += 1;
+            *count <= MAX_COMPOSITORS.1
+        };
+        let compositors = findings
+            .compositors
+            .into_iter()
+            .filter(|found| is_one_of_few(found.uid))
+            .take(MAX_COMPOSITORS.0);
+        let compositors = compositors.map(|found| {
             let key = Key::Compositor {
                 name: found.name,
                 uid: found.uid,
@@ -118,13 +140,13 @@ impl Service {
             }
             FromSource::Note { message } => {
                 if let Some(source) = self.screens.sources.get(&id) {
-                    warn!(source = %source.key, "{message}");
+                    warn!(source = %source.key, "{}", printable(&message));
                 }
             }
             FromSource::Failed { message, hint } => {
                 if let Some(source) = self.screens.sources.get_mut(&id) {
                     let hint = hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
-                    source.trouble = Some(format!("{message}{hint}"));
+                    source.trouble = Some(printable(&format!("{message}{hint}")));
                 }
             }
         }
@@ -150,7 +172,7 @@ impl Service {
         let possible = screens
             .into_iter()
             .filter(|one| to_mode(one.mode).is_some());
-        for about in possible.take(SCREENS_PER_SOURCE) {
+        for about in possible.take(SCREENS_PER_SOURCE).map(trimmed) {
             if numbers.insert(about.screen)
                 && let Some(screen) = self.enter(id, &key, about)
             {
@@ -277,6 +299,19 @@ impl Service {
             source.pass_input_on();
             source.send(&message);
         }
+    }
+}
+
+impl Screens {
+    /// Sources in an order that begins with another one each time.
+    fn in_turn(&mut self) -> Vec<SourceId> {
+        let first = self.first_heard;
+        let later = self.sources.range(first..).map(|(id, _)| *id);
+        let ids: Vec<SourceId> = later
+            .chain(self.sources.range(..first).map(|(id, _)| *id))
+            .collect();
+        self.first_heard = ids.first().map_or(0, |id| id + 1);
+        ids
     }
 }
 

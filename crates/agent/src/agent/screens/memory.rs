@@ -15,7 +15,7 @@ use vmshm_shm::Protection;
 use tracing::{debug, warn};
 
 use super::super::creation::{Origin, Refusal};
-use super::super::regions::Holder;
+use super::super::regions::{Holder, Region};
 use super::super::requests::{Answered, Outcome, answered, refused};
 use super::super::service::{Service, ServiceError};
 use super::book::{Pixels, Screen};
@@ -403,29 +403,41 @@ impl Service {
     /// Tells those who watch a screen that it is gone, in its source's place.
     pub(super) fn mark_gone(&self, id: u64) {
         let screen = self.screens.book.get(&id);
-        let Some(region) = screen
-            .and_then(|screen| screen.frames)
-            .and_then(|frames| self.regions.get(frames))
-            .filter(|region| region.description.ready)
-        else {
+        if let Some(frames) = screen.and_then(|screen| screen.frames) {
+            self.set_frames_state(frames, SourceState::Gone);
+        }
+    }
+
+    /// A host has proved the pages: if they are a screen's frames, lays them out, so that no
+    /// reader has to wait for the source, and gives them to it.
+    pub(in super::super) fn frames_proved(&mut self, region: u64) -> Result<(), ServiceError> {
+        let kind = self.regions.get(region).map(Region::kind);
+        if kind != Some(RegionKind::Frames) {
+            return Ok(());
+        }
+        self.set_frames_state(region, SourceState::Starting);
+        self.settle_screens()
+    }
+
+    /// Only where no source writes.
+    fn set_frames_state(&self, region: u64, state: SourceState) {
+        let region = self.regions.get(region);
+        let Some(region) = region.filter(|region| region.description.ready) else {
             return;
         };
         let Some(file) = self.files.get(&region.id) else {
             return;
         };
         // The source may have left anything there.
-        let marked = Window::open(file, 0, FRAMES_SIZE, Protection::ReadWrite)
+        let said = Window::open(file, 0, FRAMES_SIZE, Protection::ReadWrite)
             .map_err(|error| error.to_string())
             .and_then(|memory| {
                 let writer = FrameWriter::resume(memory).map_err(|error| error.to_string())?;
-                let gone = writer.set_state(SourceState::Gone);
-                gone.map_err(|error| error.to_string())
+                let said = writer.set_state(state);
+                said.map_err(|error| error.to_string())
             });
-        if let Err(error) = marked {
-            warn!(
-                screen = id,
-                error, "hosts are not told that a screen is gone"
-            );
+        if let Err(error) = said {
+            warn!(region = region.id, error, "a screen's state is not told");
         }
     }
 }

@@ -121,10 +121,16 @@ pub(crate) struct Screens {
     interest: Interest,
     next_survey: u64,
     last_source: SourceId,
+    /// The source that is heard first in the next turn.
+    first_heard: SourceId,
+    /// A source may have said more than there was time for.
+    unheard: bool,
     last_request: u64,
     last_screen: u64,
     /// Looks since the agent began.
     now: u64,
+    /// A host has given input since this was asked.
+    took_input: bool,
 }
 
 impl Screens {
@@ -150,9 +156,12 @@ impl Screens {
             interest: Interest::default(),
             next_survey: 0,
             last_source: 0,
+            first_heard: 0,
+            unheard: false,
             last_request: 0,
             last_screen: 0,
             now: 0,
+            took_input: false,
         })
     }
 
@@ -178,6 +187,16 @@ impl Screens {
                 .filter_map(Source::channel)
                 .map(|channel| PollFd::new(channel, channel.interest())),
         );
+    }
+
+    /// Whether sources may have said what no descriptor tells of.
+    pub(super) const fn is_unheard(&self) -> bool {
+        self.unheard
+    }
+
+    /// Whether a host has given input since the last call.
+    pub(super) fn took_input(&mut self) -> bool {
+        std::mem::take(&mut self.took_input)
     }
 
     /// For `status`.

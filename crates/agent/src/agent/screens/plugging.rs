@@ -80,7 +80,7 @@ impl Service {
             return;
         }
         if let Some(old) = plug.back_for
-            && self.screens.put_back(old, id)
+            && (old == id || self.screens.put_back(old, id))
         {
             return;
         }

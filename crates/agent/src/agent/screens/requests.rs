@@ -16,8 +16,6 @@ use super::{ANSWER, INTEREST, Screens, looks};
 /// How long a question for the list of screens may wait for whoever knows it, in looks:
 /// less than hosts wait.
 const LIST: u64 = looks(4);
-/// How long the first survey may take of that.
-const FIRST_SURVEY: u64 = looks(3);
 
 impl Service {
     /// Answers a request about screens, or remembers that it waits.
@@ -145,6 +143,7 @@ impl Service {
         let Some(number) = self.screens.book.get(&id).map(|screen| screen.number) else {
             return;
         };
+        self.screens.took_input = true;
         if let Some(source) = self.screens.source_of(id) {
             source.input.push(number, holder.slot, events);
             source.pass_input_on();
@@ -206,9 +205,8 @@ impl Screens {
     pub(super) fn knows_list(&mut self, patience: u64) -> bool {
         let since = self.interest.since;
         if !self.interest.settled {
-            let surveyed = self.interest.surveyed || self.now > since + FIRST_SURVEY;
             let starting = self.sources.values().any(Source::is_starting);
-            self.interest.settled = surveyed && !starting;
+            self.interest.settled = self.interest.surveyed && !starting;
         }
         self.interest.settled || self.now > since + patience
     }

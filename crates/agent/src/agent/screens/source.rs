@@ -9,6 +9,7 @@ use tracing::{debug, warn};
 use vmshm_channel::source::{FromSource, Kind, ToSource};
 use vmshm_channel::{Channel, ChannelError};
 
+use super::book::printable;
 use super::input::InputQueue;
 use super::looks;
 use super::start::{Started, Starter};
@@ -16,8 +17,10 @@ use super::start::{Started, Starter};
 /// A source's number.
 pub(super) type SourceId = u64;
 
-/// The longest message of a source process, and the most bytes that wait for it.
-const MESSAGE_LIMIT: usize = 2 << 20;
+/// The longest message of a source process. Reading one costs the agent a millisecond.
+const MESSAGE_LIMIT: usize = 256 << 10;
+/// The most bytes that wait for a source process.
+const BACKLOG_LIMIT: usize = 2 << 20;
 /// From so many waiting bytes on, what hosts want is refused.
 const BUSY: usize = 512 << 10;
 /// The first pause before a process is started again, and the longest, in looks.
@@ -78,9 +81,10 @@ impl fmt::Display for Key {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Compositor { name, uid, socket } => {
+                let (name, socket) = (printable(name), printable(socket));
                 write!(formatter, "{name} of user {uid} at {socket}")
             }
-            Self::Framebuffer { device } => formatter.write_str(device),
+            Self::Framebuffer { device } => formatter.write_str(&printable(device)),
             Self::TestCard => formatter.write_str("test card"),
         }
     }
@@ -181,7 +185,7 @@ impl Source {
         let started = starter.start(&self.kind, self.user);
         match started {
             Ok(Started { mut channel, child }) => {
-                channel.set_limit(MESSAGE_LIMIT);
+                channel.set_limits(MESSAGE_LIMIT, BACKLOG_LIMIT);
                 debug!(source = %self.key, "a source process starts");
                 self.running = Some(Running {
                     channel,
@@ -216,7 +220,7 @@ impl Source {
         self.input.clear();
         // What the process itself said is better than how it ended.
         if self.trouble.is_none() {
-            self.trouble = Some(reason.to_owned());
+            self.trouble = Some(printable(reason));
         }
         warn!(source = %self.key, reason = self.trouble, "a source of screens has ended");
         running?.child
