@@ -65,11 +65,13 @@ fn only_a_picture_of_the_wanted_size_will_do() {
     monitor.ready();
     let mut small = Guest::new(1, 32, 32);
     monitor.give_frames(&small);
+    small.wait_for_reader();
     small.publish(pattern, false);
     small.wait_for(1);
     // Attached anew: what came before is void.
     let mut guest = Guest::new(2, 64, 32);
     monitor.give_frames(&guest);
+    guest.wait_for_reader();
     guest.publish(pattern, false);
     assert_eq!(monitor.next(), FromMonitor::WantPixels { region: 2 });
     let none = ToMonitor::NoPixels { region: 2 };
@@ -106,9 +108,11 @@ fn memory_that_makes_no_sense_is_said_and_survived() {
         frames: memory_file(4 * 4096),
         ..Guest::new(4, 16, 16)
     };
+    rustix::io::pwrite(&other.frames, &[1; 8], 0).expect("succeeds");
     monitor.give_frames(&other);
     assert!(matches!(monitor.next(), FromMonitor::BadGuest { .. }));
     monitor.give_frames(&guest);
+    guest.wait_for_reader();
     guest.publish(pattern, false);
     assert_eq!(monitor.next(), FromMonitor::WantPixels { region: 3 });
     monitor.give_pixels(&guest);

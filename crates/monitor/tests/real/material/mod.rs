@@ -72,7 +72,7 @@ impl Guest {
         part: Rectangle,
     ) -> u64 {
         let (width, height) = self.size;
-        let slot = self.writer.begin(&self.slots, 0..4).expect("succeeds");
+        let slot = self.writer.begin(&mut self.slots, 0..4).expect("succeeds");
         let offset = slot as u64 * self.slot_bytes;
         let mut row_bytes = Vec::new();
         for y in 0..height {
@@ -104,6 +104,17 @@ impl Guest {
         };
         let published = self.writer.publish(&mut self.slots, &frame, height);
         published.expect("succeeds")
+    }
+
+    /// Waits until reader 0 has come.
+    pub fn wait_for_reader(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.writer.reader(0).expect("succeeds").opened == 0 {
+            assert!(Instant::now() < deadline, "no reader comes");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // Its look at the newest frame follows.
+        std::thread::sleep(Duration::from_millis(100));
     }
 
     /// Waits until reader 0 has taken this frame in.
