@@ -386,3 +386,7 @@ fn arrange(bytes: &mut [u8], format: PixelFormat) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "intake_tests.rs"]
+mod tests;

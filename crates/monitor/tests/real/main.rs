@@ -1,6 +1,6 @@
 //! The real binary over a real channel, with a guest made of memfds.
 
 mod material;
-mod picture;
 mod nowhere;
+mod picture;
 mod window;

@@ -72,14 +72,9 @@ impl Server {
     }
 
     fn title(&self, window: Window) -> String {
-        let property = self.connection.get_property(
-            false,
-            window,
-            AtomEnum::WM_NAME,
-            AtomEnum::ANY,
-            0,
-            1000,
-        );
+        let property =
+            self.connection
+                .get_property(false, window, AtomEnum::WM_NAME, AtomEnum::ANY, 0, 1000);
         let reply = property.ok().and_then(|property| property.reply().ok());
         let bytes = reply.map(|reply| reply.value).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
@@ -100,7 +95,13 @@ impl Server {
     }
 
     /// Waits until the window shows exactly this.
-    fn wait_for(&self, what: &str, window: Window, size: (u32, u32), wanted: impl Fn(u32, u32) -> u32) {
+    fn wait_for(
+        &self,
+        what: &str,
+        window: Window,
+        size: (u32, u32),
+        wanted: impl Fn(u32, u32) -> u32,
+    ) {
         let places = (0..size.1).flat_map(|y| (0..size.0).map(move |x| (x, y)));
         let wanted: Vec<u32> = places.map(|(x, y)| wanted(x, y) & 0x00ff_ffff).collect();
         until(what, || {
@@ -127,7 +128,9 @@ impl Server {
     fn keycode(&self, keysym: Option<u32>) -> Keycode {
         let setup = self.connection.setup();
         let (first, last) = (setup.min_keycode, setup.max_keycode);
-        let mapping = self.connection.get_keyboard_mapping(first, last - first + 1);
+        let mapping = self
+            .connection
+            .get_keyboard_mapping(first, last - first + 1);
         let mapping = mapping.expect("succeeds").reply().expect("succeeds");
         let per_key = usize::from(mapping.keysyms_per_keycode);
         let mut keys = mapping.keysyms.chunks(per_key);
@@ -206,7 +209,11 @@ fn the_window_shows_the_guests_pixels() {
     let inside = |x: u32, y: u32| (100..130).contains(&x) && (50..70).contains(&y);
     guest.publish_part(|x, y| !pattern(x, y), false, part);
     server.wait_for("the part", window, (320, 240), |x, y| {
-        if inside(x, y) { !pattern(x, y) } else { pattern(x, y) }
+        if inside(x, y) {
+            !pattern(x, y)
+        } else {
+            pattern(x, y)
+        }
     });
 
     // Twice as large, with a border.
@@ -266,7 +273,9 @@ fn what_the_user_does_arrives_as_it_was_done() {
     let window = server.window("320x240 - running");
     server.wait_for("the picture", window, (320, 240), pattern);
     server.focus(window);
-    let place = server.connection.translate_coordinates(window, server.root, 0, 0);
+    let place = server
+        .connection
+        .translate_coordinates(window, server.root, 0, 0);
     let place = place.expect("succeeds").reply().expect("succeeds");
     let corners = [(0, 0), (319, 0), (0, 239), (319, 239), (160, 120)];
     for (x, y) in corners {
@@ -282,7 +291,10 @@ fn what_the_user_does_arrives_as_it_was_done() {
             InputEvent::PointerTo { x, y, .. } => Some((*x, *y)),
             _ => None,
         });
-        let wanted = (u32::try_from(x).expect("fits"), u32::try_from(y).expect("fits"));
+        let wanted = (
+            u32::try_from(x).expect("fits"),
+            u32::try_from(y).expect("fits"),
+        );
         assert_eq!(pointer, Some(wanted));
     }
     // The wheel, downwards.

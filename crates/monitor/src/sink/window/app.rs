@@ -190,7 +190,9 @@ impl App {
             self.over.message = note_of_trouble(&self.facts, &view.window);
             true
         };
-        let drawn = view.surface.draw(&view.window, &mut shown, &self.over, whole);
+        let drawn = view
+            .surface
+            .draw(&view.window, &mut shown, &self.over, whole);
         drop(shown);
         if had_picture != self.facts.has_picture {
             self.say();
@@ -235,7 +237,8 @@ impl App {
         };
         if follows && inner != mode && view.window.fullscreen().is_none() {
             let room = view.window.current_monitor().map(|monitor| monitor.size());
-            let fits = room.is_none_or(|room| mode.width <= room.width && mode.height <= room.height);
+            let fits =
+                room.is_none_or(|room| mode.width <= room.width && mode.height <= room.height);
             if fits {
                 let _ = view.window.request_inner_size(mode);
             }

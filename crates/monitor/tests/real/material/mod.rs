@@ -9,8 +9,7 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use vmshm_channel::sink::{FromMonitor, Run, Sink, ToMonitor};
 use vmshm_channel::{Channel, ChannelError, Size};
 use vmshm_link::frames::{
-    Damage, FRAMES_SIZE, Frame, FrameWriter, PixelFormat, PixelSlots, Place, Rectangle,
-    SourceState,
+    Damage, FRAMES_SIZE, Frame, FrameWriter, PixelFormat, PixelSlots, Place, Rectangle, SourceState,
 };
 use vmshm_shm::{Mapping, PAGE_SIZE, Protection, SharedMemory};
 
