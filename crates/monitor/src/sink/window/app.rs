@@ -339,7 +339,8 @@ impl ApplicationHandler<News> for App {
     fn user_event(&mut self, event_loop: &ActiveEventLoop, news: News) {
         match news {
             News::Picture(_) => {
-                self.is_picture_waiting.store(false, Ordering::Release);
+                // Before the picture is locked: see `Messenger`.
+                self.is_picture_waiting.store(false, Ordering::Relaxed);
                 match &self.view {
                     // Drawn when the compositor wants a picture.
                     Some(view) if view.is_wayland => view.window.request_redraw(),
@@ -377,13 +378,11 @@ impl ApplicationHandler<News> for App {
     fn window_event(&mut self, event_loop: &ActiveEventLoop, _: WindowId, event: WindowEvent) {
         let takes_input = self.facts.input.is_ok();
         match event {
-            WindowEvent::CloseRequested => {
-                if self.leaves.is_none() {
-                    self.lose_focus();
-                    send_events(&self.post, &mut self.events);
-                    self.post.send(&FromMonitor::Closed);
-                    self.leaves = Some(Instant::now() + FAREWELL);
-                }
+            WindowEvent::CloseRequested if self.leaves.is_none() => {
+                self.lose_focus();
+                send_events(&self.post, &mut self.events);
+                self.post.send(&FromMonitor::Closed);
+                self.leaves = Some(Instant::now() + FAREWELL);
             }
             WindowEvent::RedrawRequested => {
                 // X11 has lost what was there; Wayland wants the next picture.

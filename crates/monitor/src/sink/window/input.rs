@@ -37,7 +37,7 @@ pub struct Events {
 impl Events {
     /// The pointer is at a place in the window.
     pub fn pointer(&mut self, layout: &Layout, x: f64, y: f64) {
-        let (x, y) = layout.to_picture(x, y);
+        let (x, y) = layout.picture_pixel(x, y);
         let event = InputEvent::PointerTo {
             x,
             y,
