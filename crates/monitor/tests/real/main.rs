@@ -3,4 +3,5 @@
 mod material;
 mod nowhere;
 mod picture;
+mod wayland;
 mod window;

@@ -3,12 +3,12 @@
 use vmshm_channel::sink::Sink;
 use vmshm_link::frames::Rectangle;
 
-use crate::material::{Guest, Monitor, pattern};
+use crate::material::{Display, Guest, Monitor, pattern};
 
 #[test]
 fn frames_are_taken_in_until_the_end() {
     let mut guest = Guest::new(1, 200, 100);
-    let mut monitor = Monitor::start(Sink::Nowhere { verify: false }, None, None);
+    let mut monitor = Monitor::start(Sink::Nowhere { verify: false }, None, Display::None);
     monitor.ready();
     guest.publish(pattern, true);
     monitor.attach(&guest);

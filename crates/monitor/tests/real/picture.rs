@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use vmshm_channel::Size;
 use vmshm_channel::sink::{FromMonitor, Run, Sink, ToMonitor};
 
-use crate::material::{Guest, Monitor, memory_file, pattern};
+use crate::material::{Display, Guest, Monitor, memory_file, pattern};
 
 fn read_png(file: OwnedFd) -> ((u32, u32), Vec<u8>) {
     let mut file = std::fs::File::from(file);
@@ -37,7 +37,7 @@ fn the_picture_is_the_guests_pixel_by_pixel() {
     let mut guest = Guest::new(7, 123, 45);
     // Neither one from before the monitor came will do, nor one with the pointer in it.
     guest.publish(|_, _| 0x1111_1111, false);
-    let mut monitor = Monitor::start(Sink::Picture { size: None }, Some(&file), None);
+    let mut monitor = Monitor::start(Sink::Picture { size: None }, Some(&file), Display::None);
     assert_eq!(monitor.ready(), None);
     monitor.give_frames(&guest);
     guest.wait_for(1);
@@ -61,7 +61,7 @@ fn only_a_picture_of_the_wanted_size_will_do() {
         refresh_millihertz: 0,
     };
     let sink = Sink::Picture { size: Some(size) };
-    let mut monitor = Monitor::start(sink, Some(&file), None);
+    let mut monitor = Monitor::start(sink, Some(&file), Display::None);
     monitor.ready();
     let mut small = Guest::new(1, 32, 32);
     monitor.give_frames(&small);
@@ -86,7 +86,7 @@ fn only_a_picture_of_the_wanted_size_will_do() {
 #[test]
 fn memory_that_makes_no_sense_is_said_and_survived() {
     let file = memory_file(0);
-    let mut monitor = Monitor::start(Sink::Picture { size: None }, Some(&file), None);
+    let mut monitor = Monitor::start(Sink::Picture { size: None }, Some(&file), Display::None);
     monitor.ready();
     let mut guest = Guest::new(3, 16, 16);
     let bad = ToMonitor::Frames {
@@ -122,7 +122,7 @@ fn memory_that_makes_no_sense_is_said_and_survived() {
 #[test]
 fn a_file_that_shrinks_ends_the_monitor_with_words() {
     let file = memory_file(0);
-    let mut monitor = Monitor::start(Sink::Picture { size: None }, Some(&file), None);
+    let mut monitor = Monitor::start(Sink::Picture { size: None }, Some(&file), Display::None);
     monitor.ready();
     let guest = Guest::new(3, 16, 16);
     monitor.give_frames(&guest);
@@ -148,7 +148,7 @@ fn without_a_display_a_window_is_refused_with_a_hint() {
         scaling: vmshm_channel::sink::Scaling::Integer,
         follow: false,
     };
-    let mut monitor = Monitor::start(sink.clone(), None, None);
+    let mut monitor = Monitor::start(sink.clone(), None, Display::None);
     let FromMonitor::Failed { message, hint } = monitor.next() else {
         panic!("no refusal");
     };
@@ -161,7 +161,7 @@ fn without_a_display_a_window_is_refused_with_a_hint() {
         Some("--screenshot FILE.png needs no display")
     );
     assert_eq!(monitor.child.wait().expect("succeeds").code(), Some(1));
-    let mut monitor = Monitor::start(sink, None, Some(":9999"));
+    let mut monitor = Monitor::start(sink, None, Display::X11(":9999"));
     let FromMonitor::Failed { message, .. } = monitor.next() else {
         panic!("no refusal");
     };

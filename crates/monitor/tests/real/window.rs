@@ -16,7 +16,7 @@ use x11rb::protocol::xproto::{
 use x11rb::protocol::xtest::ConnectionExt as _;
 use x11rb::rust_connection::RustConnection;
 
-use crate::material::{Guest, Monitor, PATIENCE, pattern};
+use crate::material::{Display, Guest, Monitor, PATIENCE, pattern};
 
 const KEY_PRESS: u8 = 2;
 const KEY_RELEASE: u8 = 3;
@@ -187,7 +187,7 @@ fn the_window_shows_the_guests_pixels() {
         return;
     };
     let mut guest = Guest::new(5, 320, 240);
-    let mut monitor = Monitor::start(window_sink(false), None, Some(&server.display));
+    let mut monitor = Monitor::start(window_sink(false), None, Display::X11(&server.display));
     let keymap = monitor.ready().expect("an X server has a keymap");
     assert!(keymap.starts_with("xkb_keymap {"), "{keymap}");
     let window = server.window("a-vm - waiting for the first picture");
@@ -265,7 +265,7 @@ fn what_the_user_does_arrives_as_it_was_done() {
         return;
     };
     let mut guest = Guest::new(5, 320, 240);
-    let mut monitor = Monitor::start(window_sink(true), None, Some(&server.display));
+    let mut monitor = Monitor::start(window_sink(true), None, Display::X11(&server.display));
     monitor.ready();
     monitor.give_screen(&guest);
     guest.publish(pattern, false);
@@ -376,7 +376,7 @@ fn closing_the_window_is_told_and_ends_it() {
     let Some(server) = Server::start() else {
         return;
     };
-    let mut monitor = Monitor::start(window_sink(false), None, Some(&server.display));
+    let mut monitor = Monitor::start(window_sink(false), None, Display::X11(&server.display));
     monitor.ready();
     let window = server.window("a-vm");
     let atom = |name: &[u8]| {

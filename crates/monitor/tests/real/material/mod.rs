@@ -126,6 +126,15 @@ impl Guest {
     }
 }
 
+/// Where the monitor may open its window.
+#[derive(Clone, Copy)]
+pub enum Display<'a> {
+    None,
+    X11(&'a str),
+    /// The runtime directory with the socket `wayland-1`.
+    Wayland(&'a std::path::Path),
+}
+
 /// A started monitor.
 pub struct Monitor {
     pub child: Child,
@@ -133,7 +142,7 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    pub fn start(sink: Sink, descriptor: Option<&OwnedFd>, display: Option<&str>) -> Self {
+    pub fn start(sink: Sink, descriptor: Option<&OwnedFd>, display: Display<'_>) -> Self {
         let (ours, theirs) = UnixStream::pair().expect("succeeds");
         let mut command = Command::new(env!("CARGO_BIN_EXE_vmshm-monitor"));
         command
@@ -141,8 +150,16 @@ impl Monitor {
             .env_remove("WAYLAND_DISPLAY")
             .env_remove("WAYLAND_SOCKET")
             .env_remove("DISPLAY");
-        if let Some(display) = display {
-            command.env("DISPLAY", display);
+        match display {
+            Display::None => {}
+            Display::X11(name) => {
+                command.env("DISPLAY", name);
+            }
+            Display::Wayland(directory) => {
+                command
+                    .env("XDG_RUNTIME_DIR", directory)
+                    .env("WAYLAND_DISPLAY", "wayland-1");
+            }
         }
         let child = command.spawn().expect("starts");
         drop(command);
