@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use vmshm_channel::sink::{FromMonitor, Scaling, Sink};
 
+use vmshm_link::input::InputEvent;
+
 use crate::material::{Display, Guest, Monitor, PATIENCE, pattern};
 
 /// sway refuses to run as root.
@@ -133,7 +135,38 @@ fn the_window_shows_the_guests_pixels_on_wayland() {
             std::thread::sleep(Duration::from_millis(50));
         }
     }
+    typed_text_comes_with_its_keymap(&compositor, &mut monitor);
     monitor.end();
+}
+
+/// wtype brings a keyboard with a keymap of its own, made for the text. It waits until the window
+/// knows the keyboard.
+fn typed_text_comes_with_its_keymap(compositor: &Compositor, monitor: &mut Monitor) {
+    let typed = Command::new("wtype")
+        .args(["-s", "1000", "-d", "50", "aB\u{20ac}"])
+        .env("XDG_RUNTIME_DIR", &compositor.directory)
+        .env("WAYLAND_DISPLAY", "wayland-1")
+        .status();
+    if typed.is_err() {
+        eprintln!("SKIPPED: wtype is not installed (apt-get install wtype)");
+        return;
+    }
+    let (mut keymap, mut presses) = (None, 0);
+    while presses < 3 {
+        match monitor.next() {
+            FromMonitor::Keymap { text } => keymap = Some(text),
+            FromMonitor::Input { events } => {
+                for event in events.into_iter().filter_map(InputEvent::from_words) {
+                    if let InputEvent::Key { pressed: true, .. } = event {
+                        assert!(keymap.is_some(), "a key came before its keymap");
+                        presses += 1;
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    assert!(keymap.is_some_and(|text| text.contains("EuroSign")));
 }
 
 /// Whether a picture of 320x240 fills the output by whole numbers, with black around it.

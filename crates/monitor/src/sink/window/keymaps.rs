@@ -13,6 +13,7 @@ use x11rb::protocol::Event;
 use x11rb::protocol::xkb::{ConnectionExt as _, EventType, ID, MapPart, SelectEventsAux};
 use x11rb::protocol::xproto::ModMask;
 use x11rb::xcb_ffi::XCBConnection;
+use xkbcommon_dl::{xkbcommon_compose_option, xkbcommon_option};
 
 use crate::os::x11_keymap;
 
@@ -38,6 +39,8 @@ enum Source {
 impl Keymaps {
     /// Connects to the display.
     pub fn open(is_wayland: bool) -> Self {
+        // The window's library wants it when a keyboard comes, and it cannot be loaded then.
+        let _ = (xkbcommon_option(), xkbcommon_compose_option());
         let opened = if is_wayland {
             open_wayland()
         } else {
@@ -134,7 +137,7 @@ fn open_wayland() -> Option<Source> {
     for _ in 0..4 {
         queue.roundtrip(&mut seat).ok()?;
     }
-    seat.changed = false;
+    (seat.changed, seat.asked) = (false, false);
     Some(Source::Wayland(Box::new((queue, seat))))
 }
 
@@ -145,6 +148,10 @@ fn look_at_wayland(queue: &mut EventQueue<Seat>, seat: &mut Seat) {
         let _ = guard.read();
     }
     let _ = queue.dispatch_pending(seat);
+    if std::mem::take(&mut seat.asked) {
+        // A keyboard has come: its keymap is needed for the key that is about to be sent.
+        let _ = queue.roundtrip(seat);
+    }
 }
 
 /// What the compositor said of its keyboard.
@@ -152,6 +159,8 @@ fn look_at_wayland(queue: &mut EventQueue<Seat>, seat: &mut Seat) {
 pub struct Seat {
     keymap: Option<String>,
     changed: bool,
+    /// A keyboard was asked for, and its keymap is still to come.
+    asked: bool,
     locks: Option<(u32, u32)>,
 }
 
@@ -176,7 +185,7 @@ impl Dispatch<wl_registry::WlRegistry, ()> for Seat {
 
 impl Dispatch<wl_seat::WlSeat, ()> for Seat {
     fn event(
-        _: &mut Self,
+        state: &mut Self,
         seat: &wl_seat::WlSeat,
         event: wl_seat::Event,
         (): &(),
@@ -189,6 +198,7 @@ impl Dispatch<wl_seat::WlSeat, ()> for Seat {
             && capabilities.contains(wl_seat::Capability::Keyboard)
         {
             seat.get_keyboard(handle, ());
+            state.asked = true;
         }
     }
 }
