@@ -8,9 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use landlock::{
-    ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetStatus, Scope,
-};
+use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetStatus, Scope};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule,
@@ -138,6 +136,12 @@ fn allowed() -> Result<Rules, String> {
         libc::SYS_timerfd_create,
         libc::SYS_timerfd_settime,
         libc::SYS_pipe2,
+        // Whether a file is there, but nothing in it: libxkbcommon looks for its directories when
+        // a keyboard comes, and gives up without them.
+        libc::SYS_newfstatat,
+        libc::SYS_statx,
+        libc::SYS_faccessat,
+        libc::SYS_faccessat2,
         // Memory for pictures, shared with the display.
         libc::SYS_memfd_create,
         libc::SYS_ftruncate,
@@ -173,7 +177,13 @@ fn allowed() -> Result<Rules, String> {
         libc::SYS_seccomp,
     ];
     #[cfg(target_arch = "x86_64")]
-    let older = [libc::SYS_poll, libc::SYS_epoll_wait, libc::SYS_time];
+    let older = [
+        libc::SYS_poll,
+        libc::SYS_epoll_wait,
+        libc::SYS_time,
+        libc::SYS_stat,
+        libc::SYS_access,
+    ];
     #[cfg(not(target_arch = "x86_64"))]
     let older: [i64; 0] = [];
     let mut rules: Rules = calls

@@ -124,7 +124,10 @@ impl Running {
             Ok(interest) => interest,
             Err(_) => return self.end(show),
         };
-        let limit = self.next_figures.saturating_duration_since(now).min(LONGEST);
+        let limit = self
+            .next_figures
+            .saturating_duration_since(now)
+            .min(LONGEST);
         let timeout = timespec(sleep.min(limit));
         let mut fds = [PollFd::new(&self.feed.incoming, interest)];
         let _ = poll(&mut fds, Some(&timeout));

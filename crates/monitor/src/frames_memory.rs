@@ -49,11 +49,7 @@ pub enum MemoryError {
 ///
 /// # Errors
 /// [`MemoryError`]; nothing is mapped then.
-pub fn map(
-    file: impl AsFd,
-    runs: &[Run],
-    protection: Protection,
-) -> Result<Mapping, MemoryError> {
+pub fn map(file: impl AsFd, runs: &[Run], protection: Protection) -> Result<Mapping, MemoryError> {
     if runs.len() > RUN_LIMIT {
         return Err(MemoryError::TooManyRuns(runs.len()));
     }

@@ -7,11 +7,13 @@
 //!
 //! [`Canvas`]: crate::canvas::Canvas
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use vmshm_link::LinkError;
-use vmshm_link::frames::{Damage, Frame, FrameReader, Look, ReaderState, Rectangle, Wants};
+use vmshm_link::frames::{
+    Damage, Frame, FrameReader, Look, PixelFormat, ReaderState, Rectangle, Wants,
+};
 use vmshm_shm::{Mapping, SharedMemory};
 
 use crate::canvas::{Shown, lock};
@@ -25,6 +27,9 @@ const STANDSTILL: Duration = Duration::from_millis(500);
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Another region is asked for no sooner than this after the one before.
 const ASK_NEXT: Duration = Duration::from_millis(5);
+
+/// A screen that stands still and shows nothing acceptable is asked for another frame after this.
+const OPEN_AGAIN: Duration = Duration::from_secs(2);
 
 /// Why frames cannot be taken in.
 #[derive(Debug, thiserror::Error)]
@@ -92,11 +97,14 @@ struct Pending {
 #[derive(Debug, Default)]
 pub struct Intake {
     terms: Terms,
-    reader: Option<FrameReader<Mapping>>,
+    reader: Option<FrameReader<Arc<Mapping>>>,
+    /// The frames region, and which reader this is.
+    memory: Option<(Arc<Mapping>, usize)>,
     regions: PixelRegions,
     pending: Option<Pending>,
-    /// The newest frame when the reader came.
+    /// The newest frame when the reader came, and when that was.
     at_opening: u64,
+    opened: Option<Instant>,
     asked: Option<(u64, Instant)>,
     /// Bytes of pixels that were copied.
     pub copied_bytes: u64,
@@ -121,18 +129,28 @@ impl Intake {
     /// [`IntakeError::Link`] when it is none.
     pub fn take_frames(&mut self, memory: Mapping, reader: usize) -> Result<(), IntakeError> {
         self.detach();
-        let wants = Wants {
-            no_pointer: self.terms.no_pointer,
-        };
-        let reader = FrameReader::new(memory, reader, wants)?;
-        self.at_opening = reader.state()?.newest;
-        self.reader = Some(reader);
+        self.memory = Some((Arc::new(memory), reader));
+        self.open()
+    }
+
+    /// Opens the reader's line, by which the source knows that a frame of now is wanted.
+    fn open(&mut self) -> Result<(), IntakeError> {
+        if let Some((memory, index)) = &self.memory {
+            let wants = Wants {
+                no_pointer: self.terms.no_pointer,
+            };
+            let reader = FrameReader::new(Arc::clone(memory), *index, wants)?;
+            self.at_opening = reader.state()?.newest;
+            self.opened = Some(Instant::now());
+            self.reader = Some(reader);
+        }
         Ok(())
     }
 
     /// Unmaps everything. The picture stays.
     pub fn detach(&mut self) {
         self.reader = None;
+        self.memory = None;
         self.pending = None;
         self.asked = None;
         self.regions.clear();
@@ -185,12 +203,22 @@ impl Intake {
         };
         let turn = self.turn_with(&mut reader, shown, now);
         self.reader = Some(reader);
-        turn
+        let turn = turn?;
+        if self.terms.fresh && matches!(turn, Turn::Idle) && self.is_overdue(now) {
+            // A frame between the reader's coming and its look at the newest passes for old.
+            self.open()?;
+        }
+        Ok(turn)
+    }
+
+    fn is_overdue(&self, now: Instant) -> bool {
+        let since = self.opened.map(|at| now.saturating_duration_since(at));
+        self.asked.is_none() && since.is_some_and(|since| since > OPEN_AGAIN)
     }
 
     fn turn_with(
         &mut self,
-        reader: &mut FrameReader<Mapping>,
+        reader: &mut FrameReader<Arc<Mapping>>,
         shown: &Mutex<Shown>,
         now: Instant,
     ) -> Result<Turn, IntakeError> {
@@ -295,7 +323,7 @@ fn worth_copying(look: &Look) -> Damage {
 fn copy_rows(
     shown: &mut Shown,
     memory: &Mapping,
-    reader: &mut FrameReader<Mapping>,
+    reader: &mut FrameReader<Arc<Mapping>>,
     pending: &mut Pending,
     rows: u32,
 ) -> Result<u64, IntakeError> {
@@ -329,6 +357,7 @@ fn copy_rows(
         if is_packed && part.width == place.width {
             if let Some(bytes) = shown.canvas.rows_bytes_mut(part.y, 0, part.area()) {
                 memory.read(first, bytes)?;
+                arrange(bytes, place.format);
             }
         } else {
             let first = first + u64::from(part.x) * 4;
@@ -336,6 +365,7 @@ fn copy_rows(
                 let at = first + u64::from(row) * u64::from(place.stride);
                 if let Some(bytes) = shown.canvas.row_bytes_mut(part.y + row, part.x, part.width) {
                     memory.read(at, bytes)?;
+                    arrange(bytes, place.format);
                 }
             }
         }
@@ -343,3 +373,20 @@ fn copy_rows(
     }
     Ok(copied)
 }
+
+/// Brings pixels into the canvas's order. Alpha is left out: premultiplied, as it is, a picture
+/// looks on black as it does without.
+fn arrange(bytes: &mut [u8], format: PixelFormat) {
+    match format {
+        PixelFormat::Xrgb8888 | PixelFormat::Argb8888 => {}
+        PixelFormat::Xbgr8888 => {
+            for pixel in bytes.as_chunks_mut::<4>().0 {
+                pixel.swap(0, 2);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "intake_tests.rs"]
+mod tests;

@@ -37,9 +37,8 @@ fn main() -> ExitCode {
         eprintln!("vmshm-monitor takes no arguments: `vmshm display` starts it.");
         return ExitCode::from(2);
     }
-    let ends = vmshm_channel::inherited().and_then(|in_end| {
-        vmshm_channel::inherited().map(|out_end| (in_end, Post::new(out_end)))
-    });
+    let ends = vmshm_channel::inherited()
+        .and_then(|in_end| vmshm_channel::inherited().map(|out_end| (in_end, Post::new(out_end))));
     let Ok((incoming, post)) = ends else {
         eprintln!("vmshm-monitor: no channel on standard input; `vmshm display` starts it.");
         return ExitCode::from(2);

@@ -44,8 +44,10 @@ impl Pacing {
             self.deviation = interval / 4;
         } else {
             // A frame that was left out is no other rhythm.
-            let whole = (0.5 + interval.as_secs_f64() / self.interval.as_secs_f64().max(1e-6)) as u32;
-            let interval = interval / whole.clamp(1, MISSING);
+            let frames =
+                (interval + self.interval / 2).as_nanos() / self.interval.as_nanos().max(1);
+            let frames = u32::try_from(frames).unwrap_or(MISSING).clamp(1, MISSING);
+            let interval = interval / frames;
             self.deviation = (self.deviation * 7 + interval.abs_diff(self.interval)) / 8;
             self.interval = (self.interval * 7 + interval) / 8;
         }
@@ -117,7 +119,10 @@ mod tests {
         let first = pacing.sleep(last + Duration::from_millis(1));
         assert!(first > Duration::from_millis(12) && first < Duration::from_millis(16));
         assert_eq!(pacing.sleep(last + FRAME), CLOSE);
-        assert_eq!(pacing.sleep(last + FRAME - Duration::from_micros(200)), CLOSE);
+        assert_eq!(
+            pacing.sleep(last + FRAME - Duration::from_micros(200)),
+            CLOSE
+        );
         // One that did not come: the one after it is met as well.
         assert_eq!(pacing.sleep(last + 2 * FRAME), CLOSE);
         assert!(pacing.sleep(last + FRAME * 3 / 2) > Duration::from_millis(4));

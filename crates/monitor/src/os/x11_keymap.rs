@@ -6,8 +6,8 @@ use std::ptr;
 
 use x11rb::xcb_ffi::XCBConnection;
 use xkbcommon_dl::x11::{
-    XKB_X11_MIN_MAJOR_XKB_VERSION, XKB_X11_MIN_MINOR_XKB_VERSION, xkb_x11_setup_xkb_extension_flags,
-    xkbcommon_x11_option,
+    XKB_X11_MIN_MAJOR_XKB_VERSION, XKB_X11_MIN_MINOR_XKB_VERSION,
+    xkb_x11_setup_xkb_extension_flags, xkbcommon_x11_option,
 };
 use xkbcommon_dl::{
     xkb_context_flags, xkb_keymap_compile_flags, xkb_keymap_format, xkbcommon_option,

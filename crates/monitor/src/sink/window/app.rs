@@ -190,7 +190,9 @@ impl App {
             self.over.message = note_of_trouble(&self.facts, &view.window);
             true
         };
-        let drawn = view.surface.draw(&view.window, &mut shown, &self.over, whole);
+        let drawn = view
+            .surface
+            .draw(&view.window, &mut shown, &self.over, whole);
         drop(shown);
         if had_picture != self.facts.has_picture {
             self.say();
@@ -235,7 +237,8 @@ impl App {
         };
         if follows && inner != mode && view.window.fullscreen().is_none() {
             let room = view.window.current_monitor().map(|monitor| monitor.size());
-            let fits = room.is_none_or(|room| mode.width <= room.width && mode.height <= room.height);
+            let fits =
+                room.is_none_or(|room| mode.width <= room.width && mode.height <= room.height);
             if fits {
                 let _ = view.window.request_inner_size(mode);
             }
@@ -336,7 +339,8 @@ impl ApplicationHandler<News> for App {
     fn user_event(&mut self, event_loop: &ActiveEventLoop, news: News) {
         match news {
             News::Picture(_) => {
-                self.is_picture_waiting.store(false, Ordering::Release);
+                // Before the picture is locked: see `Messenger`.
+                self.is_picture_waiting.store(false, Ordering::Relaxed);
                 match &self.view {
                     // Drawn when the compositor wants a picture.
                     Some(view) if view.is_wayland => view.window.request_redraw(),
@@ -374,13 +378,11 @@ impl ApplicationHandler<News> for App {
     fn window_event(&mut self, event_loop: &ActiveEventLoop, _: WindowId, event: WindowEvent) {
         let takes_input = self.facts.input.is_ok();
         match event {
-            WindowEvent::CloseRequested => {
-                if self.leaves.is_none() {
-                    self.lose_focus();
-                    send_events(&self.post, &mut self.events);
-                    self.post.send(&FromMonitor::Closed);
-                    self.leaves = Some(Instant::now() + FAREWELL);
-                }
+            WindowEvent::CloseRequested if self.leaves.is_none() => {
+                self.lose_focus();
+                send_events(&self.post, &mut self.events);
+                self.post.send(&FromMonitor::Closed);
+                self.leaves = Some(Instant::now() + FAREWELL);
             }
             WindowEvent::RedrawRequested => {
                 // X11 has lost what was there; Wayland wants the next picture.

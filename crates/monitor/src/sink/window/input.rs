@@ -37,7 +37,7 @@ pub struct Events {
 impl Events {
     /// The pointer is at a place in the window.
     pub fn pointer(&mut self, layout: &Layout, x: f64, y: f64) {
-        let (x, y) = layout.to_picture(x, y);
+        let (x, y) = layout.picture_pixel(x, y);
         let event = InputEvent::PointerTo {
             x,
             y,
@@ -71,9 +71,7 @@ impl Events {
     pub fn wheel(&mut self, delta: MouseScrollDelta) {
         // Positive: the content moves right and down, so the wheel turns left and up.
         let (right, down) = match delta {
-            MouseScrollDelta::LineDelta(x, y) => {
-                (-f64::from(x) * NOTCH, -f64::from(y) * NOTCH)
-            }
+            MouseScrollDelta::LineDelta(x, y) => (-f64::from(x) * NOTCH, -f64::from(y) * NOTCH),
             MouseScrollDelta::PixelDelta(pixels) => (
                 -pixels.x * NOTCH / PIXELS_OF_NOTCH,
                 -pixels.y * NOTCH / PIXELS_OF_NOTCH,
@@ -184,7 +182,9 @@ mod tests {
         let mut events = Events::default();
         events.wheel(MouseScrollDelta::LineDelta(0.0, -1.0));
         for _ in 0..15 {
-            events.wheel(MouseScrollDelta::PixelDelta(PhysicalPosition::new(1.0, 0.0)));
+            events.wheel(MouseScrollDelta::PixelDelta(PhysicalPosition::new(
+                1.0, 0.0,
+            )));
         }
         let (mut right, mut down) = (0, 0);
         for event in taken(&mut events) {

@@ -10,17 +10,24 @@ use wayland_client::protocol::{wl_keyboard, wl_registry, wl_seat};
 use wayland_client::{Connection, Dispatch, EventQueue, QueueHandle, WEnum};
 use x11rb::connection::Connection as _;
 use x11rb::protocol::Event;
-use x11rb::protocol::xkb::{ConnectionExt as _, ID};
+use x11rb::protocol::xkb::{ConnectionExt as _, EventType, ID, MapPart, SelectEventsAux};
 use x11rb::protocol::xproto::ModMask;
 use x11rb::xcb_ffi::XCBConnection;
+use xkbcommon_dl::{xkbcommon_compose_option, xkbcommon_option};
 
 use crate::os::x11_keymap;
 
 /// The longest keymap that is passed on, in bytes.
 const LONGEST: usize = 256 << 10;
 
-/// Where the keymap comes from.
-pub enum Keymaps {
+/// The keymap, and where it comes from.
+pub struct Keymaps {
+    source: Source,
+    /// What was passed on last.
+    last: Option<String>,
+}
+
+enum Source {
     /// The X server.
     X11(Box<XCBConnection>),
     /// The compositor.
@@ -32,48 +39,65 @@ pub enum Keymaps {
 impl Keymaps {
     /// Connects to the display.
     pub fn open(is_wayland: bool) -> Self {
+        // The window's library wants it when a keyboard comes, and it cannot be loaded then.
+        let _ = (xkbcommon_option(), xkbcommon_compose_option());
         let opened = if is_wayland {
             open_wayland()
         } else {
             open_x11()
         };
-        opened.unwrap_or(Self::Unknown)
+        Self {
+            source: opened.unwrap_or(Source::Unknown),
+            last: None,
+        }
     }
 
     /// The keymap now.
     pub fn text(&mut self) -> Option<String> {
-        let text = match self {
-            Self::X11(connection) => x11_keymap::text(connection),
-            Self::Wayland(keymaps) => keymaps.1.keymap.clone(),
-            Self::Unknown => None,
+        let text = match &self.source {
+            Source::X11(connection) => x11_keymap::text(connection),
+            Source::Wayland(keymaps) => keymaps.1.keymap.clone(),
+            Source::Unknown => None,
         };
-        text.filter(|text| !text.is_empty() && text.len() <= LONGEST)
+        let text = text.filter(|text| !text.is_empty() && text.len() <= LONGEST);
+        self.last.clone_from(&text);
+        text
     }
 
     /// The keymap, if it has changed since the last look.
     pub fn changed(&mut self) -> Option<String> {
-        let changed = match self {
-            Self::X11(connection) => {
+        let changed = match &mut self.source {
+            Source::X11(connection) => {
                 let mut changed = false;
                 while let Ok(Some(event)) = connection.poll_for_event() {
-                    changed |= matches!(event, Event::MappingNotify(_));
+                    changed |= matches!(
+                        event,
+                        Event::MappingNotify(_)
+                            | Event::XkbMapNotify(_)
+                            | Event::XkbNewKeyboardNotify(_)
+                    );
                 }
                 changed
             }
-            Self::Wayland(keymaps) => {
+            Source::Wayland(keymaps) => {
                 let (queue, seat) = &mut **keymaps;
                 look_at_wayland(queue, seat);
                 std::mem::take(&mut seat.changed)
             }
-            Self::Unknown => false,
+            Source::Unknown => false,
         };
-        if changed { self.text() } else { None }
+        if !changed {
+            return None;
+        }
+        // Another keyboard with the same keymap is told of, too.
+        let before = self.last.take();
+        self.text().filter(|text| Some(text) != before.as_ref())
     }
 
     /// Which locks are on (bits as in `InputEvent::Locks`), and which layout is in use.
     pub fn locks(&self) -> Option<(u32, u32)> {
-        match self {
-            Self::X11(connection) => {
+        match &self.source {
+            Source::X11(connection) => {
                 let core_keyboard = u16::from(ID::USE_CORE_KBD);
                 let state = connection.xkb_get_state(core_keyboard).ok()?.reply().ok()?;
                 let on = |mask: ModMask| state.locked_mods.contains(mask);
@@ -82,20 +106,29 @@ impl Keymaps {
                 let num = u32::from(on(ModMask::M2));
                 Some((caps | num << 1, u32::from(u8::from(state.group))))
             }
-            Self::Wayland(keymaps) => keymaps.1.locks,
-            Self::Unknown => None,
+            Source::Wayland(keymaps) => keymaps.1.locks,
+            Source::Unknown => None,
         }
     }
 }
 
-fn open_x11() -> Option<Keymaps> {
+fn open_x11() -> Option<Source> {
     let (connection, _) = XCBConnection::connect(None).ok()?;
     let version = connection.xkb_use_extension(1, 0).ok()?.reply().ok()?;
-    let known = version.supported && x11_keymap::set_up(&connection);
-    known.then(|| Keymaps::X11(Box::new(connection)))
+    if !version.supported || !x11_keymap::set_up(&connection) {
+        return None;
+    }
+    let events = EventType::MAP_NOTIFY | EventType::NEW_KEYBOARD_NOTIFY;
+    let core_keyboard = u16::from(ID::USE_CORE_KBD);
+    let (every, none) = (MapPart::from(0xff_u16), EventType::from(0_u16));
+    let details = SelectEventsAux::new();
+    let selected =
+        connection.xkb_select_events(core_keyboard, none, events, every, every, &details);
+    selected.ok()?.check().ok()?;
+    Some(Source::X11(Box::new(connection)))
 }
 
-fn open_wayland() -> Option<Keymaps> {
+fn open_wayland() -> Option<Source> {
     let connection = Connection::connect_to_env().ok()?;
     let mut queue = connection.new_event_queue();
     connection.display().get_registry(&queue.handle(), ());
@@ -104,8 +137,8 @@ fn open_wayland() -> Option<Keymaps> {
     for _ in 0..4 {
         queue.roundtrip(&mut seat).ok()?;
     }
-    seat.changed = false;
-    Some(Keymaps::Wayland(Box::new((queue, seat))))
+    (seat.changed, seat.asked) = (false, false);
+    Some(Source::Wayland(Box::new((queue, seat))))
 }
 
 fn look_at_wayland(queue: &mut EventQueue<Seat>, seat: &mut Seat) {
@@ -115,6 +148,10 @@ fn look_at_wayland(queue: &mut EventQueue<Seat>, seat: &mut Seat) {
         let _ = guard.read();
     }
     let _ = queue.dispatch_pending(seat);
+    if std::mem::take(&mut seat.asked) {
+        // A keyboard has come: its keymap is needed for the key that is about to be sent.
+        let _ = queue.roundtrip(seat);
+    }
 }
 
 /// What the compositor said of its keyboard.
@@ -122,6 +159,8 @@ fn look_at_wayland(queue: &mut EventQueue<Seat>, seat: &mut Seat) {
 pub struct Seat {
     keymap: Option<String>,
     changed: bool,
+    /// A keyboard was asked for, and its keymap is still to come.
+    asked: bool,
     locks: Option<(u32, u32)>,
 }
 
@@ -146,7 +185,7 @@ impl Dispatch<wl_registry::WlRegistry, ()> for Seat {
 
 impl Dispatch<wl_seat::WlSeat, ()> for Seat {
     fn event(
-        _: &mut Self,
+        state: &mut Self,
         seat: &wl_seat::WlSeat,
         event: wl_seat::Event,
         (): &(),
@@ -159,6 +198,7 @@ impl Dispatch<wl_seat::WlSeat, ()> for Seat {
             && capabilities.contains(wl_seat::Capability::Keyboard)
         {
             seat.get_keyboard(handle, ());
+            state.asked = true;
         }
     }
 }

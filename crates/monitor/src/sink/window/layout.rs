@@ -51,7 +51,7 @@ impl Layout {
     }
 
     /// The picture's pixel at a place in the window; the nearest one beside the picture.
-    pub fn to_picture(&self, x: f64, y: f64) -> (u32, u32) {
+    pub fn picture_pixel(&self, x: f64, y: f64) -> (u32, u32) {
         (
             to_pixel(x, self.at.x, self.at.width, self.picture.0),
             to_pixel(y, self.at.y, self.at.height, self.picture.1),
@@ -59,7 +59,7 @@ impl Layout {
     }
 
     /// The part of the window that changes with a part of the picture.
-    pub fn to_window(&self, part: &Rectangle) -> Rectangle {
+    pub fn window_part(&self, part: &Rectangle) -> Rectangle {
         let margin = self.margin();
         let (x, width) = to_span(
             (part.x, part.width),
@@ -169,11 +169,11 @@ mod tests {
             f64::from(layout.at.x + layout.at.width - 1),
             f64::from(layout.at.y + layout.at.height - 1),
         );
-        assert_eq!(layout.to_picture(0.0, f64::from(layout.at.y)), (0, 0));
-        assert_eq!(layout.to_picture(right, bottom), (639, 479));
-        assert_eq!(layout.to_picture(-5.0, -5.0), (0, 0));
-        assert_eq!(layout.to_picture(1e12, f64::INFINITY), (639, 479));
-        assert_eq!(layout.to_picture(f64::NAN, f64::NAN), (0, 0));
+        assert_eq!(layout.picture_pixel(0.0, f64::from(layout.at.y)), (0, 0));
+        assert_eq!(layout.picture_pixel(right, bottom), (639, 479));
+        assert_eq!(layout.picture_pixel(-5.0, -5.0), (0, 0));
+        assert_eq!(layout.picture_pixel(1e12, f64::INFINITY), (639, 479));
+        assert_eq!(layout.picture_pixel(f64::NAN, f64::NAN), (0, 0));
     }
 
     proptest! {
@@ -192,7 +192,7 @@ mod tests {
                 layout.at.x + place.0 % layout.at.width,
                 layout.at.y + place.1 % layout.at.height,
             );
-            let (x, y) = layout.to_picture(f64::from(place.0) + 0.25, f64::from(place.1));
+            let (x, y) = layout.picture_pixel(f64::from(place.0) + 0.25, f64::from(place.1));
             prop_assert!(x < picture.0 && y < picture.1);
             let off = |place: u32, start: u32, length: u32, count: u32, pixel: u32| {
                 let exact = (f64::from(place - start) + 0.5) * f64::from(count) / f64::from(length);
@@ -202,7 +202,7 @@ mod tests {
             prop_assert!(off(place.1, layout.at.y, layout.at.height, picture.1, y) <= 0.5 + 1e-9);
             // And what changes with that pixel holds the place.
             let part = Rectangle { x, y, width: 1, height: 1 };
-            let seen = layout.to_window(&part);
+            let seen = layout.window_part(&part);
             prop_assert!(seen.is_within(window.0, window.1));
             prop_assert!(seen.x <= place.0 && place.0 < seen.x + seen.width);
             prop_assert!(seen.y <= place.1 && place.1 < seen.y + seen.height);

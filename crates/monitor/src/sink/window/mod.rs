@@ -81,7 +81,9 @@ struct Messenger {
 impl Show for Messenger {
     fn tell(&mut self, news: News) -> bool {
         let worth_telling = match news {
-            News::Picture(_) => !self.is_picture_waiting.swap(true, Ordering::AcqRel),
+            // The window's thread clears this before it locks the picture, and the picture was
+            // unlocked before this is set: the lock orders them.
+            News::Picture(_) => !self.is_picture_waiting.swap(true, Ordering::Relaxed),
             News::Stats(_) => self.wants_figures.load(Ordering::Relaxed),
             _ => true,
         };

@@ -137,19 +137,10 @@ impl Painter {
 fn crop(start: u32, span: u32, length: u32, count: u32) -> (f64, f64) {
     let scale = f64::from(count) / f64::from(length.max(1));
     let from = f64::from(start) * scale;
-    (
-        from,
-        (f64::from(span) * scale).min(f64::from(count) - from),
-    )
+    (from, (f64::from(span) * scale).min(f64::from(count) - from))
 }
 
-fn exact(
-    target: &mut Target<'_>,
-    canvas: &Canvas,
-    layout: &Layout,
-    part: &Rectangle,
-    times: u32,
-) {
+fn exact(target: &mut Target<'_>, canvas: &Canvas, layout: &Layout, part: &Rectangle, times: u32) {
     let (left, top) = (part.x - layout.at.x, part.y - layout.at.y);
     for row in 0..part.height {
         let from = canvas.row((top + row) / times);
@@ -207,7 +198,11 @@ mod tests {
         let canvas = canvas(50, 40);
         let layout = Layout::fit((50, 40), (50, 40), Scaling::Smooth);
         let drawn = paint(&canvas, &layout, &[Rectangle::whole(50, 40)]);
-        let expected: Vec<u32> = canvas.pixels().iter().map(|pixel| pixel & COLOURS).collect();
+        let expected: Vec<u32> = canvas
+            .pixels()
+            .iter()
+            .map(|pixel| pixel & COLOURS)
+            .collect();
         assert_eq!(drawn, expected);
     }
 
@@ -218,7 +213,10 @@ mod tests {
         assert_eq!(layout.way, Way::Exact(3));
         let drawn = paint(&canvas, &layout, &[Rectangle::whole(17, 13)]);
         for (index, pixel) in drawn.iter().enumerate() {
-            let (x, y) = (u32::try_from(index % 17).expect("fits"), u32::try_from(index / 17).expect("fits"));
+            let (x, y) = (
+                u32::try_from(index % 17).expect("fits"),
+                u32::try_from(index / 17).expect("fits"),
+            );
             let expected = match (x.checked_sub(1), y.checked_sub(0)) {
                 (Some(x), Some(y)) if x < 15 && y < 12 => {
                     canvas.row(y / 3)[(x / 3) as usize] & COLOURS
@@ -265,7 +263,10 @@ mod tests {
         let mut canvas = Canvas::default();
         assert!(canvas.resize(100, 100));
         for row in 0..100 {
-            canvas.row_bytes_mut(row, 0, 100).expect("is there").fill(0x80);
+            canvas
+                .row_bytes_mut(row, 0, 100)
+                .expect("is there")
+                .fill(0x80);
         }
         let layout = Layout::fit((37, 37), (100, 100), Scaling::Smooth);
         let drawn = paint(&canvas, &layout, &[Rectangle::whole(37, 37)]);

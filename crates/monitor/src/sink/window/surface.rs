@@ -103,7 +103,7 @@ impl WindowSurface {
             fresh.add(everything);
         } else {
             for part in changed.rectangles() {
-                fresh.add(layout.to_window(part).intersection(&everything));
+                fresh.add(layout.window_part(part).intersection(&everything));
             }
         }
         if let Some(figures) = &over.figures {

@@ -73,7 +73,13 @@ impl Note {
         for (number, line) in (0..).zip(&self.lines) {
             let y = area.y + (BORDER + number * LINE) * dot;
             for (column, letter) in (0..).zip(line.chars()) {
-                draw_letter(target, letter, area.x + (BORDER + column * SIDE) * dot, y, dot);
+                draw_letter(
+                    target,
+                    letter,
+                    area.x + (BORDER + column * SIDE) * dot,
+                    y,
+                    dot,
+                );
             }
         }
     }
@@ -148,7 +154,11 @@ mod tests {
     fn long_texts_are_broken_and_bounded() {
         let note = Note::new(&"word ".repeat(100), Place::Middle, 2);
         assert!(note.lines.len() > 5 && note.lines.len() <= LINES);
-        assert!(note.lines.iter().all(|line| line.chars().count() <= COLUMNS));
+        assert!(
+            note.lines
+                .iter()
+                .all(|line| line.chars().count() <= COLUMNS)
+        );
         let note = Note::new(&"x".repeat(100_000), Place::Middle, 2);
         assert_eq!(note.lines.len(), LINES);
     }

@@ -69,7 +69,9 @@ impl Facts {
 
 /// A name that the guest has chosen, fit for a title: no control characters, not too long.
 fn plain(text: &str) -> String {
-    let printable = text.chars().map(|one| if one.is_control() { ' ' } else { one });
+    let printable = text
+        .chars()
+        .map(|one| if one.is_control() { ' ' } else { one });
     printable.take(LONGEST_NAME).collect()
 }
 
@@ -79,7 +81,11 @@ pub fn figures(stats: &Stats) -> String {
     let per_second = |count: u64| count as f64 / seconds;
     let megabytes = |bytes: u64| per_second(bytes) / 1e6;
     let times = |(median, high): (u64, u64)| {
-        format!("{:.2} ms (99%: {:.2})", median as f64 / 1e6, high as f64 / 1e6)
+        format!(
+            "{:.2} ms (99%: {:.2})",
+            median as f64 / 1e6,
+            high as f64 / 1e6
+        )
     };
     let mut text = format!(
         "{:.1} frames/s, {} skipped, {} taken again\n",
