@@ -464,11 +464,11 @@ impl Display {
             },
         })?;
         watched.turn()?;
+        // Before a keymap, which may fill the ring for a while.
+        self.follow_window(watched)?;
         let screen = watched.screen.id;
-        self.outgoing
-            .send(&mut watched.session, screen)
-            .map_err(Lost::Session)?;
-        self.follow_window(watched)
+        let sent = self.outgoing.send(&mut watched.session, screen);
+        Ok(sent.map_err(Lost::Session)?)
     }
 
     /// Asks for the mode of the window's size, and takes in the answer.

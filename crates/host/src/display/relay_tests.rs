@@ -325,11 +325,7 @@ impl SharedMemory for Torn {
 #[test]
 fn a_torn_copy_is_never_published_and_leaves_no_trace() {
     let mut guest = Guest::new(70, 50);
-    let reader = FrameReader::new(
-        Arc::clone(&guest.frames),
-        GUEST_READER,
-        Wants::default(),
-    );
+    let reader = FrameReader::new(Arc::clone(&guest.frames), GUEST_READER, Wants::default());
     let mut relay: Relay<_, Torn> = Relay::new(reader.expect("good"), false).expect("made");
     let torn = |guest: &Guest, slot: usize, tears| Torn {
         memory: Arc::clone(&guest.pixels),
@@ -393,7 +389,11 @@ fn a_region_that_is_not_open_is_asked_for_and_may_be_refused() {
     assert_eq!(relay.step().expect("good"), Step::Needs(REGION));
     relay.refuse_guest_pixels(REGION).expect("good");
     assert_eq!(relay.step().expect("good"), Step::Idle);
-    assert_eq!(guest.line().copying, 0, "the guest may go on with that slot");
+    assert_eq!(
+        guest.line().copying,
+        0,
+        "the guest may go on with that slot"
+    );
 }
 
 #[test]
