@@ -253,7 +253,7 @@ impl Guest {
             return;
         };
         let readers = screen.watchers.iter().copied();
-        let slot = writer.begin(&screen.slots, readers).expect("begun");
+        let slot = writer.begin(&mut screen.slots, readers).expect("begun");
         let place = Place {
             region: *region,
             slot,
