@@ -264,7 +264,9 @@ impl<F: SharedMemory, P: SharedMemory> Relay<F, P> {
             || Damage::whole(from.width, from.height),
             |damage| damage.clipped(from.width, from.height),
         );
-        let slot = self.writer.begin(&mut self.slots, std::iter::once(READER))?;
+        let slot = self
+            .writer
+            .begin(&mut self.slots, std::iter::once(READER))?;
         let copied = self.copy(from, slot, &damage)?;
         self.counts.copied_bytes += copied.1;
         if !self.guest.is_whole(frame)? {

@@ -11,7 +11,8 @@ use std::time::Duration;
 use vmshm_ram::{Vmm, find_by_pid};
 
 use super::error::DisplayError;
-use super::watched::{Wanted, Watched};
+use super::opening::Wanted;
+use super::watched::Watched;
 use crate::attach::{AttachOptions, attach};
 use crate::machines::{self, SelectError};
 use crate::session::Session;
@@ -90,7 +91,7 @@ pub(super) struct Seeker {
 /// What it is to do.
 pub(super) struct Search {
     /// The session, if there is one.
-    pub(super) session: Option<Session>,
+    pub(super) session: Option<Box<Session>>,
     pub(super) target: Target,
     pub(super) wanted: Wanted,
     pub(super) attach: AttachOptions,
@@ -170,7 +171,7 @@ impl Search {
                     timeout: self.attach.timeout.min(ATTEMPT),
                     ..self.attach.clone()
                 };
-                (attach(&vmm, &options)?, Some(vmm))
+                (Box::new(attach(&vmm, &options)?), Some(vmm))
             }
         };
         match Watched::open(session, &self.wanted, stop) {

@@ -4,22 +4,22 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use vmshm_channel::Channel;
 use vmshm_channel::sink::{Run, ToMonitor};
 use vmshm_link::LinkError;
-use vmshm_link::control::{RefusalCode, Reply, Request};
+use vmshm_link::control::{Reply, Request};
 use vmshm_link::directory;
-use vmshm_link::frames::{FrameReader, Mode, SourceState, Wants};
-use vmshm_link::screens::{ScreenRequest, TEST_CARD};
-use vmshm_ram::{BlockPiece, Protection, View};
+use vmshm_link::frames::{FrameReader, SourceState, Wants};
+use vmshm_link::screens::ScreenRequest;
+use vmshm_ram::{BlockPiece, Protection};
 
 use super::asking::{Asking, Screen};
-use super::error::{DisplayError, Doing};
+use super::error::DisplayError;
+use super::opening::{self, Wanted, Way};
 use super::relay::{self, Relay, RelayCounts, RelayError, Step};
-use crate::deadline::Deadline;
 use crate::ending::SessionEnd;
 use crate::region::{Region, unexpected};
 use crate::session::{RequestError, Session};
@@ -30,35 +30,6 @@ const MOST_RUNS: usize = 16_000;
 const MOST_HELD: usize = 4;
 /// How often the source's state is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-
-/// Which screen is to be shown.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Choice {
-    /// The one at this place in the list.
-    Listed(u64),
-    /// The test card.
-    TestCard,
-    /// A new one of this mode.
-    Added(Mode),
-}
-
-/// What a watch is to be.
-#[derive(Debug, Clone)]
-pub(super) struct Wanted {
-    pub(super) choice: Choice,
-    /// The screen's name, once it is known: its place in the list may change.
-    pub(super) name: Option<String>,
-    /// The mode that it shall have.
-    pub(super) mode: Option<Mode>,
-    /// One picture is wanted: a new one, without the guest's pointer.
-    pub(super) picture: bool,
-    /// Relay even where the monitor could map.
-    pub(super) relayed: bool,
-    /// For answers of the agent alone.
-    pub(super) patience: Duration,
-    /// For answers that wait for the guest's desktop.
-    pub(super) long_patience: Duration,
-}
 
 /// Why a watch is over.
 #[derive(Debug)]
@@ -75,14 +46,6 @@ impl From<SessionEnd> for Lost {
     }
 }
 
-#[derive(Debug)]
-enum Way {
-    /// The monitor maps the guest's pages. Here only the source's state is looked at.
-    Mapped(FrameReader<Arc<View>>),
-    /// What the guest shows is copied.
-    Relayed(Box<Relay<Arc<View>, View>>),
-}
-
 /// A pixels region that this session holds.
 #[derive(Debug)]
 struct Held {
@@ -93,7 +56,7 @@ struct Held {
 /// A screen that is watched.
 #[derive(Debug)]
 pub(super) struct Watched {
-    pub(super) session: Session,
+    pub(super) session: Box<Session>,
     pub(super) screen: Screen,
     frames: Region,
     reader: usize,
@@ -103,26 +66,19 @@ pub(super) struct Watched {
     looked: Instant,
 }
 
-/// The parts that are made before the session is handed over.
-struct Opened {
-    frames: Region,
-    reader: usize,
-    way: Way,
-}
-
 impl Watched {
     /// Chooses the screen and holds its frames.
     ///
     /// # Errors
     /// The session, unless it has ended, and why.
     pub(super) fn open(
-        mut session: Session,
+        mut session: Box<Session>,
         wanted: &Wanted,
         stop: &AtomicBool,
-    ) -> Result<Self, (Option<Session>, DisplayError)> {
+    ) -> Result<Self, (Option<Box<Session>>, DisplayError)> {
         let mut opened = None;
-        let result = choose(&mut session, wanted, stop).and_then(|screen| {
-            let frames = hold(&mut session, screen.id, wanted, stop);
+        let result = opening::choose(&mut session, wanted, stop).and_then(|screen| {
+            let frames = opening::hold(&mut session, screen.id, wanted, stop);
             if frames.is_err() {
                 let screen = screen.id;
                 let leave = Request::Screen(ScreenRequest::Leave { screen });
@@ -387,7 +343,7 @@ impl Watched {
     }
 
     /// Lets the screen go: what was added is unplugged. The session stays.
-    pub(super) fn leave(mut self, patience: Duration) -> Session {
+    pub(super) fn leave(mut self, patience: Duration) -> Box<Session> {
         let screen = self.screen.id;
         let leave = Request::Screen(ScreenRequest::Leave { screen });
         if let Err(error) = self.session.request(&leave, patience) {
@@ -416,121 +372,4 @@ fn as_runs(runs: &[(u64, u64)]) -> Vec<Run> {
     let runs = runs.iter();
     runs.map(|&(offset, length)| Run { offset, length })
         .collect()
-}
-
-/// Finds the screen, or plugs it in, and gives it its mode.
-fn choose(
-    session: &mut Session,
-    wanted: &Wanted,
-    stop: &AtomicBool,
-) -> Result<Screen, DisplayError> {
-    let mut asking = Asking {
-        session,
-        patience: wanted.patience,
-        stop,
-    };
-    let screen = match (&wanted.choice, &wanted.name) {
-        (Choice::Added(mode), _) => {
-            asking.patience = wanted.long_patience;
-            return asking.add(wanted.mode.unwrap_or(*mode));
-        }
-        (Choice::TestCard, _) => asking.describe(TEST_CARD)?,
-        (Choice::Listed(number), None) => asking.describe(*number)?,
-        (Choice::Listed(_), Some(name)) => {
-            let listing = asking.list()?;
-            let named = listing.screens.into_iter().find(|one| one.name == *name);
-            named.ok_or_else(|| DisplayError::Gone { name: name.clone() })?
-        }
-    };
-    match wanted.mode {
-        Some(mode) if !is_same(&mode, &screen.mode) => {
-            asking.patience = wanted.long_patience;
-            asking.set_mode(screen.id, mode)
-        }
-        _ => Ok(screen),
-    }
-}
-
-/// Whether a screen that has `now` need not be changed for `wanted`.
-pub(super) const fn is_same(wanted: &Mode, now: &Mode) -> bool {
-    wanted.width == now.width
-        && wanted.height == now.height
-        && (wanted.refresh_millihertz == 0 || wanted.refresh_millihertz == now.refresh_millihertz)
-}
-
-/// Holds and proves a screen's frames, and waits until its source has laid them out.
-fn hold(
-    session: &mut Session,
-    screen: u64,
-    wanted: &Wanted,
-    stop: &AtomicBool,
-) -> Result<Opened, DisplayError> {
-    let deadline = Deadline::after(wanted.long_patience);
-    let ground = session.ground();
-    let reader = session.slot_index().ok_or(SessionEnd::AgentLeft)?;
-    let mut asking = Asking {
-        session,
-        patience: wanted.patience,
-        stop,
-    };
-    let watch = Request::Screen(ScreenRequest::Watch { screen });
-    let granted = loop {
-        match asking.request(&watch) {
-            Ok(Reply::Region(granted)) => break granted,
-            Ok(_) => return Err(DisplayError::Request(unexpected().into())),
-            // Somebody else is proving the same pages.
-            Err(RequestError::Refused {
-                code: RefusalCode::Proving,
-                ..
-            }) if !deadline.has_passed() && !stop.load(Ordering::Relaxed) => {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            Err(error) => return Err(asking.explained(error, Doing::Watching)),
-        }
-    };
-    let ask = &mut |request: &Request| asking.request(request);
-    let frames = ground.lay_out(&granted, Protection::ReadWrite, wanted.patience, ask);
-    let frames = frames.map_err(DisplayError::Request)?;
-    let wants = Wants {
-        no_pointer: wanted.picture,
-    };
-    let state = loop {
-        match FrameReader::new(Arc::clone(&frames.memory), reader, wants) {
-            Ok(state) => break state,
-            Err(LinkError::Violation { .. })
-                if !deadline.has_passed() && !stop.load(Ordering::Relaxed) =>
-            {
-                session.keep()?;
-                std::thread::sleep(Duration::from_millis(2));
-            }
-            Err(error @ LinkError::Violation { .. }) => {
-                return Err(DisplayError::BadFrames(error.to_string()));
-            }
-            Err(error) => return Err(session.why_it_ended(error).into()),
-        }
-    };
-    let pieces = ground.pieces(&frames.extents);
-    let pieces = pieces.map_err(DisplayError::Request)?;
-    let can_be_mapped = !wanted.relayed
-        && session
-            .ram()
-            .file_runs(&pieces, Protection::ReadWrite)
-            .is_some();
-    let way = if can_be_mapped {
-        Way::Mapped(state)
-    } else {
-        match Relay::new(state, wanted.picture) {
-            Ok(relay) => Way::Relayed(Box::new(relay)),
-            Err(RelayError::Link(error)) => return Err(session.why_it_ended(error).into()),
-            Err(RelayError::System(error)) => {
-                let doing = "making memory for pictures";
-                return Err(DisplayError::System { doing, error });
-            }
-        }
-    };
-    Ok(Opened {
-        frames,
-        reader,
-        way,
-    })
 }

@@ -1,5 +1,8 @@
 //! The guest's part: RAM, beacon, directory, and an agent that serves slots.
 
+#[path = "screens.rs"]
+mod screens;
+
 use std::io::BufRead;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -62,6 +65,7 @@ struct Guest {
     keeps_silent: bool,
     /// The region whose proofs it does not hear.
     deaf_to: String,
+    screens: screens::Screens,
 }
 
 fn map(file: &OwnedFd, pieces: &[(u64, u64)]) -> Mapping {
@@ -91,6 +95,7 @@ impl Guest {
             is_serving: true,
             keeps_silent: false,
             deaf_to: String::new(),
+            screens: screens::Screens::default(),
         };
         guest.boot();
         guest
@@ -250,6 +255,7 @@ impl Guest {
                 proof::clear_pattern(&memory).expect("written");
                 self.regions[index].ready = true;
                 self.regions[index].placement = *placement;
+                self.lay_out_frames(*id);
                 Reply::Done
             }
             Request::Close { region: id } => {
@@ -292,6 +298,7 @@ impl Guest {
                 for region in &mut self.regions {
                     region.holders.retain(|(holder, _)| *holder != index);
                 }
+                self.leave_screens(index);
                 self.slots[index].free().expect("freed");
             }
             if self.keeps_silent {
@@ -308,6 +315,10 @@ impl Guest {
                     continue;
                 }
                 let reply = match request {
+                    Some(Request::Screen(request)) => match self.answer_screen(index, &request) {
+                        Some(reply) => reply,
+                        None => continue,
+                    },
                     Some(request) => self.answer(index, &request),
                     None => refusal(RefusalCode::Unsupported),
                 };
@@ -372,10 +383,12 @@ impl Guest {
                 self.epoch += 1;
                 self.pulse = 0;
                 self.regions.clear();
+                self.screens.forget_regions();
                 self.boot();
             }
             ("ahead", _) => self.pulse += 1 << 32,
             ("back", _) => self.pulse -= 1 << 32,
+            ("screen", order) => return self.obey_screen(order),
             (other, _) => panic!("what is {other:?}?"),
         }
         String::new()
