@@ -1,5 +1,9 @@
 //! Outputs of a wlroots compositor.
 
+mod find;
+
+pub use find::{Found, find, others};
+
 use vmshm_channel::Channel;
 
 use crate::SourceError;
