@@ -229,9 +229,9 @@ mod tests {
 
     #[test]
     fn alt_gr_is_what_the_keymap_makes_of_it() {
-        let third = "key <RALT>               {\t[ ISO_Level3_Shift ] };";
+        let third = "key <RALT> { [ ISO_Level3_Shift ] };";
         let start = US.find("key <RALT>").expect("is there");
-        let end = start + US[start..].find('\n').expect("is there");
+        let end = start + US[start..].find("};").expect("is there") + 2;
         let text = format!("{}{third}{}", &US[..start], &US[end..]);
         let text = text.replace("<LALT>, <RALT>,", "<LALT>,");
         let mut typist = Typist::new(&parse(&text).expect("parses"));
