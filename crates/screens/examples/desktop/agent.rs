@@ -215,6 +215,7 @@ impl Agent {
         Reader {
             frames,
             damage: Vec::new(),
+            torn: 0,
         }
     }
 
@@ -246,6 +247,8 @@ pub struct Reader {
     pub frames: FrameReader<Mapping>,
     /// Pixels damaged in each frame that was taken.
     pub damage: Vec<u64>,
+    /// Frames that were overwritten while they were copied, and taken again.
+    pub torn: usize,
 }
 
 impl Reader {
@@ -258,7 +261,11 @@ impl Reader {
         self.frames.beat().unwrap();
         let look = self.frames.look().unwrap()?;
         let pixels = agent.pixels_of(&look.frame)?;
-        assert!(self.frames.is_whole(&look.frame).unwrap());
+        if !self.frames.is_whole(&look.frame).unwrap() {
+            self.torn += 1;
+            self.frames.let_go().unwrap();
+            return None;
+        }
         self.frames.acknowledge(&look.frame).unwrap();
         self.damage.push(look.frame.damage.area());
         Some((look.frame, pixels))

@@ -242,7 +242,7 @@ impl Plugging {
 
     fn start_adding(&mut self, desk: &Desk) -> Result<(Option<Ipc>, Step), String> {
         let known = desk.outputs.iter().map(|one| one.name.clone()).collect();
-        let again = self.spare.pop();
+        let again = self.spare.last().cloned();
         let command = match &again {
             Some(name) => format!("output {name} enable"),
             None => "create_output".to_owned(),
@@ -250,6 +250,7 @@ impl Plugging {
         let ipc = self.command(&command).map_err(|error| error.to_string())?;
         let step = match again {
             Some(name) => {
+                self.spare.pop();
                 self.plugged.push(name.clone());
                 let again = Some(name);
                 Step::Appearing { known, again }
@@ -429,7 +430,7 @@ impl Plugging {
                     let name = name.clone();
                     out.push(FromSource::Note {
                         message: format!(
-                            "{name} cannot be removed ({error}); it is switched off, and used again by the next monitor that is added"
+                            "{name} cannot be removed ({error}); it stays, switched off if the compositor can do that, and is used again by the next monitor that is added"
                         ),
                     });
                     match self.command(&format!("output {name} disable")) {

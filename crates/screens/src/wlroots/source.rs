@@ -139,6 +139,8 @@ impl Source {
         );
         self.desk.outcomes.clear();
         waits.extend(self.watch(&handle));
+        // Pointers before keyboards, which have connections of their own.
+        self.line.flush().map_err(failed)?;
         waits.push(self.hands.step(&mut self.out));
         self.list();
         for message in self.out.drain(..).chain(self.answers.drain(..)) {
@@ -214,9 +216,11 @@ impl Source {
             if let Some(mut watched) = self.watched.remove(&screen) {
                 watched.set_gone();
             }
+            self.modes.remove(&screen);
             self.hands.set_readers(screen, &[]);
         }
-        Ok(None)
+        // Until the first list there may be outputs that never tell of themselves.
+        Ok(self.listed.is_none().then_some(Duration::from_secs(1)))
     }
 
     fn hear_frames(&mut self, handle: &QueueHandle<Desk>) {
