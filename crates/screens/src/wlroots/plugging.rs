@@ -358,6 +358,9 @@ impl Plugging {
                 if let Some(Err(error)) = answer {
                     return Next::Refused(error.to_string());
                 }
+                if active.ipc.is_some() {
+                    return Next::Waits;
+                }
                 let is_new = |output: &&Output| match again {
                     Some(name) => output.name == *name,
                     None => is_virtual(&output.name) && !known.contains(&output.name),
