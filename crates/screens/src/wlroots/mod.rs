@@ -1,47 +1,39 @@
-//! Outputs of a wlroots compositor.
+//! Outputs of a wlroots compositor: found, shown, plugged in, and given input.
+//!
+//! ```text
+//! find         which compositors there are, from /proc                (the agent, as root)
+//! serve        one compositor's screens, with its user's rights       (a source process)
+//! ├ line         a Wayland connection that never blocks
+//! ├ desk         what the compositor says: globals, outputs, heads
+//! ├ watched      one screen's frames: asks for captures, announces them
+//! │ ├ capture      one picture on its way
+//! │ └ buffers      the pixels region as the compositor sees it
+//! ├ plugging     adding and removing outputs, setting modes
+//! │ └ sway         its IPC
+//! └ hands        readers' input: pointer, keyboard, keymap, held
+//! ```
+//!
+//! The compositor copies a picture straight into the pixels region: here no pixel is touched,
+//! unless the compositor delivers pictures upside down. Everything is driven by one loop that
+//! polls; nothing waits for the compositor or for a reader. Refuses compositors without
+//! wlr-screencopy version 2, pixel formats other than XRGB8888 and ARGB8888, and sockets that
+//! belong to another user than the process.
 
-use vmshm_channel::Channel;
+mod buffers;
+mod capture;
+mod desk;
+mod find;
+mod hands;
+mod held;
+mod keyboard;
+mod keymap;
+mod line;
+mod outputs;
+mod plugging;
+mod pointer;
+mod source;
+mod sway;
+mod watched;
 
-use crate::SourceError;
-
-/// Delivers the outputs of the compositor at `socket`.
-///
-/// # Errors
-/// [`SourceError`].
-pub fn serve(
-    _channel: &mut Channel,
-    _socket: &str,
-    _environment: &[(String, String)],
-    _input: bool,
-) -> Result<(), SourceError> {
-    Ok(())
-}
-
-/// A compositor whose outputs can be delivered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
-    /// Its process.
-    pub pid: u32,
-    /// Its user.
-    pub uid: u32,
-    /// That user's group.
-    pub gid: u32,
-    /// Its Wayland socket.
-    pub socket: String,
-    /// Environment that its clients need.
-    pub environment: Vec<(String, String)>,
-    /// What it is called: `sway`.
-    pub name: String,
-}
-
-/// The compositors that run now.
-#[must_use]
-pub fn find() -> Vec<Found> {
-    Vec::new()
-}
-
-/// Desktops that are none of these, in words.
-#[must_use]
-pub fn others() -> Vec<String> {
-    Vec::new()
-}
+pub use find::{Found, find, others};
+pub use source::serve;
