@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering, fence};
-use vmshm_shm::{Fault, SharedMemory};
+use vmshm_shm::{Fault, LocalMemory, SharedMemory};
 
 /// Words of zero at the given places, and nothing between them. Copies are made word
 /// by word with relaxed order, lowest first.
@@ -90,6 +90,71 @@ impl SharedMemory for LoomMemory {
     fn write(&self, offset: u64, from: &[u8]) -> Result<(), Fault> {
         // Every writer starts at a word, and owns the last one whole.
         assert_eq!(offset % 8, 0, "a copy that starts inside a word");
+        for (at, chunk) in (offset..).step_by(8).zip(from.chunks(8)) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.store_relaxed(at, u64::from_le_bytes(word))?;
+        }
+        Ok(())
+    }
+}
+
+/// A memory of which only some words are the model checker's, so that long copies stay few
+/// cases; the rest is always as it was written last.
+#[derive(Debug, Clone)]
+pub struct Partly {
+    pub modelled: LoomMemory,
+    pub rest: std::sync::Arc<LocalMemory>,
+}
+
+impl Partly {
+    fn owner(&self, offset: u64) -> &dyn SharedMemory {
+        if self.modelled.word(offset).is_ok() {
+            &self.modelled
+        } else {
+            &*self.rest
+        }
+    }
+}
+
+impl SharedMemory for Partly {
+    fn size(&self) -> u64 {
+        self.rest.size()
+    }
+
+    fn load_relaxed(&self, offset: u64) -> Result<u64, Fault> {
+        self.owner(offset).load_relaxed(offset)
+    }
+
+    fn load_acquire(&self, offset: u64) -> Result<u64, Fault> {
+        self.owner(offset).load_acquire(offset)
+    }
+
+    fn store_relaxed(&self, offset: u64, value: u64) -> Result<(), Fault> {
+        self.owner(offset).store_relaxed(offset, value)
+    }
+
+    fn store_release(&self, offset: u64, value: u64) -> Result<(), Fault> {
+        self.owner(offset).store_release(offset, value)
+    }
+
+    fn order_loads(&self) {
+        fence(Ordering::Acquire);
+    }
+
+    fn order_stores(&self) {
+        fence(Ordering::Release);
+    }
+
+    fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), Fault> {
+        for (at, chunk) in (offset..).step_by(8).zip(into.chunks_mut(8)) {
+            let word = self.load_relaxed(at)?.to_le_bytes();
+            chunk.copy_from_slice(&word[..chunk.len()]);
+        }
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, from: &[u8]) -> Result<(), Fault> {
         for (at, chunk) in (offset..).step_by(8).zip(from.chunks(8)) {
             let mut word = [0; 8];
             word[..chunk.len()].copy_from_slice(chunk);
