@@ -5,6 +5,7 @@
 mod fixed_ring_model;
 mod frames_model;
 mod hostile_fixed_ring;
+mod hostile_frames;
 mod hostile_ring;
 mod hostile_session;
 mod latest_model;
