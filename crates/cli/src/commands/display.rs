@@ -53,7 +53,7 @@ pub(crate) fn run(display: &Display, global: &Global) -> Result<(), Failure> {
         relayed: false,
         before: own(&shown),
         parts: Vec::new(),
-        began: None,
+        has_watched: false,
     };
     let result = course.follow(&mut shown, &interruption);
     let own = own(&shown);
@@ -165,8 +165,8 @@ struct Course<'a> {
     relayed: bool,
     before: Own,
     parts: Vec<Stats>,
-    /// When frames began to come, for a measurement.
-    began: Option<Instant>,
+    /// Whether the screen has been watched: what came before that is not counted.
+    has_watched: bool,
 }
 
 impl Course<'_> {
@@ -211,7 +211,9 @@ impl Course<'_> {
                 input,
             } => {
                 self.relayed = relayed;
-                self.began.get_or_insert_with(Instant::now);
+                if !std::mem::replace(&mut self.has_watched, true) {
+                    self.before = own(shown);
+                }
                 tracing::debug!(
                     name = screen.name,
                     mode = mode_words(&screen.mode),

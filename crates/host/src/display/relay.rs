@@ -27,6 +27,8 @@ pub(super) const READER: usize = 0;
 const BEAT_EVERY: Duration = Duration::from_millis(200);
 /// A monitor that has not taken a frame in by then gets a newer one all the same.
 const OVERDUE: Duration = Duration::from_millis(250);
+/// A monitor that says nothing for so long stands still.
+const STALL: Duration = Duration::from_secs(1);
 
 /// Why the relay cannot go on.
 #[derive(Debug)]
@@ -97,6 +99,8 @@ pub(super) struct Relay<F, P> {
     not_before: u64,
     state: SourceState,
     monitor_beat: u64,
+    /// When the monitor said last that it lives.
+    heard: Instant,
     looked: Instant,
     active: Instant,
     counts: RelayCounts,
@@ -126,6 +130,7 @@ impl<F: SharedMemory, P: SharedMemory> Relay<F, P> {
             not_before,
             state: SourceState::Starting,
             monitor_beat: 0,
+            heard: now,
             looked: now,
             active: now,
             counts: RelayCounts::default(),
@@ -189,10 +194,12 @@ impl<F: SharedMemory, P: SharedMemory> Relay<F, P> {
             self.looked = Instant::now();
             self.tell_life()?;
         }
-        if let Some(in_flight) = &self.in_flight
-            && in_flight.since.elapsed() < OVERDUE
-        {
-            return Ok(Step::Idle);
+        if let Some(in_flight) = &self.in_flight {
+            let since = in_flight.since.elapsed();
+            // Nothing is copied for a monitor that stands still.
+            if since < OVERDUE || self.heard.elapsed() > STALL {
+                return Ok(Step::Idle);
+            }
         }
         let newest = self.guest.state()?.newest;
         let last = self.in_flight.map_or(0, |in_flight| in_flight.frame.serial);
@@ -227,6 +234,7 @@ impl<F: SharedMemory, P: SharedMemory> Relay<F, P> {
         // Until the monitor has come, this process speaks for it.
         if beat == 0 || beat != self.monitor_beat {
             self.monitor_beat = beat;
+            self.heard = Instant::now();
             self.guest.beat()?;
         }
         let state = self.guest.state()?.source;

@@ -227,7 +227,11 @@ impl Display {
             }
             FromMonitor::Keymap { text } => {
                 self.keymap = Some(text);
-                self.tell_keymap();
+                if let Stage::Watching(watched) = &self.stage
+                    && self.input_state(&watched.screen).is_ok()
+                {
+                    self.tell_keymap();
+                }
             }
             FromMonitor::Resized { size } => {
                 let mode = mode_of(size);

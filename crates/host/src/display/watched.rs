@@ -11,7 +11,7 @@ use vmshm_channel::Channel;
 use vmshm_channel::sink::{Run, ToMonitor};
 use vmshm_link::LinkError;
 use vmshm_link::control::{Reply, Request};
-use vmshm_link::directory;
+use vmshm_link::directory::{self, RegionEntry};
 use vmshm_link::frames::{FrameReader, SourceState, Wants};
 use vmshm_link::screens::ScreenRequest;
 use vmshm_ram::{BlockPiece, Protection};
@@ -63,7 +63,11 @@ pub(super) struct Watched {
     way: Way,
     held: Vec<Held>,
     patience: Duration,
+    /// Whether one picture is wanted.
+    picture: bool,
     looked: Instant,
+    /// Where the frames' region was in the guest's table.
+    entry: usize,
 }
 
 impl Watched {
@@ -96,7 +100,9 @@ impl Watched {
                 way: opened.way,
                 held: Vec::new(),
                 patience: wanted.patience,
+                picture: wanted.picture,
                 looked: Instant::now(),
+                entry: 0,
             }),
             (Ok(_), None) => Err((Some(session), DisplayError::Request(unexpected().into()))),
             (Err(error), _) => {
@@ -190,7 +196,7 @@ impl Watched {
                 Ok(Ok(()))
             }
             // Frames could be mapped, but pictures cannot.
-            _ => match self.turn_to_relay(false) {
+            _ => match self.turn_to_relay() {
                 Ok(()) => self.send_frames(channel).map(Ok),
                 Err(error) => Ok(Err(self.lost(error))),
             },
@@ -247,12 +253,12 @@ impl Watched {
     }
 
     /// From now on frames are copied: what the monitor has is void.
-    fn turn_to_relay(&mut self, only_new: bool) -> Result<(), RelayError> {
+    fn turn_to_relay(&mut self) -> Result<(), RelayError> {
         let wants = Wants {
-            no_pointer: only_new,
+            no_pointer: self.picture,
         };
         let reader = FrameReader::new(Arc::clone(&self.frames.memory), self.reader, wants)?;
-        self.way = Way::Relayed(Box::new(Relay::new(reader, only_new)?));
+        self.way = Way::Relayed(Box::new(Relay::new(reader, self.picture)?));
         Ok(())
     }
 
@@ -291,10 +297,16 @@ impl Watched {
     }
 
     /// Whether the guest's table still has the frames region.
-    fn is_listed(&self) -> Result<bool, LinkError> {
-        for entry in directory::regions(&self.session.directory().memory) {
-            let entry = entry?;
-            if entry.id == self.frames.id {
+    fn is_listed(&mut self) -> Result<bool, LinkError> {
+        let table = &self.session.directory().memory;
+        let is_ours = |entry: &RegionEntry| entry.id == self.frames.id;
+        let there = directory::read_region(table, self.entry)?;
+        if let Some(entry) = there.filter(is_ours) {
+            return Ok(entry.ended.is_none());
+        }
+        for index in 0..directory::REGIONS {
+            if let Some(entry) = directory::read_region(table, index)?.filter(is_ours) {
+                self.entry = index;
                 return Ok(entry.ended.is_none());
             }
         }
