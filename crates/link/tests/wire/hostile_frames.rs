@@ -78,8 +78,8 @@ fn target(kind: u8, place: u64, newest: u64) -> u64 {
 fn lie(kind: u8, found: u64, word: u64) -> u64 {
     match kind % 4 {
         0 => found.wrapping_add(word % 5),
-        1 => found ^ 1 << (word % 64),
-        2 => word % 64 | (word >> 8) % 64 << 32,
+        1 => found ^ (1 << (word % 64)),
+        2 => (word % 64) | (((word >> 8) % 64) << 32),
         _ => word,
     }
 }

@@ -180,18 +180,16 @@ impl Agent {
             screen,
             mode,
         });
-        loop {
-            match self.next() {
-                FromSource::ModeSet { request } => {
-                    assert_eq!(request, asked);
-                    return Ok(());
-                }
-                FromSource::Refused { request, message } => {
-                    assert_eq!(request, asked);
-                    return Err(message);
-                }
-                other => panic!("{other:?}"),
+        match self.next() {
+            FromSource::ModeSet { request } => {
+                assert_eq!(request, asked);
+                Ok(())
             }
+            FromSource::Refused { request, message } => {
+                assert_eq!(request, asked);
+                Err(message)
+            }
+            other => panic!("{other:?}"),
         }
     }
 
