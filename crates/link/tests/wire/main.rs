@@ -4,6 +4,7 @@
 
 mod fixed_ring_model;
 mod frames_model;
+mod frames_slots;
 mod hostile_fixed_ring;
 mod hostile_frames;
 mod hostile_ring;
