@@ -128,7 +128,7 @@ fn the_window_shows_the_guests_pixels_on_wayland() {
         loop {
             let (size, pixels) = compositor.shot().expect("succeeds");
             assert_eq!(size, resized);
-            if shows(&pixels, size, &picture) {
+            if shows(&pixels, size, picture) {
                 break;
             }
             assert!(Instant::now() < deadline, "the picture is not seen");

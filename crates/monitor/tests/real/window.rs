@@ -25,18 +25,22 @@ const BUTTON_RELEASE: u8 = 5;
 const MOTION: u8 = 6;
 
 /// An X server without a screen.
-struct Server {
+pub struct Server {
     child: Child,
-    display: String,
+    pub display: String,
     connection: RustConnection,
     root: Window,
 }
 
 impl Server {
     /// Nothing without Xvfb, which is said.
-    fn start() -> Option<Self> {
+    pub fn start() -> Option<Self> {
+        Self::start_with_screen("1280x1024x24")
+    }
+
+    pub fn start_with_screen(screen: &str) -> Option<Self> {
         let started = Command::new("Xvfb")
-            .args(["-displayfd", "1", "-screen", "0", "1280x1024x24"])
+            .args(["-displayfd", "1", "-screen", "0", screen])
             .args(["-nolisten", "tcp"])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -160,7 +164,7 @@ fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-fn window_sink(follow: bool) -> Sink {
+pub fn window_sink(follow: bool) -> Sink {
     Sink::Window {
         fullscreen: false,
         scaling: Scaling::Integer,

@@ -71,7 +71,7 @@ impl Guest {
         part: Rectangle,
     ) -> u64 {
         let (width, height) = self.size;
-        let slot = self.writer.begin(&mut self.slots, 0..4).expect("succeeds");
+        let slot = self.begin();
         let offset = slot as u64 * self.slot_bytes;
         let mut row_bytes = Vec::new();
         for y in 0..height {
@@ -80,6 +80,22 @@ impl Guest {
             let at = offset + u64::from(y) * u64::from(width) * 4;
             self.memory.write(at, &row_bytes).expect("succeeds");
         }
+        self.announce_slot(slot, has_pointer, part)
+    }
+
+    fn begin(&mut self) -> usize {
+        self.writer.begin(&mut self.slots, 0..4).expect("succeeds")
+    }
+
+    /// Announces what happens to be in the next slot.
+    pub fn announce(&mut self, part: Rectangle) -> u64 {
+        let slot = self.begin();
+        self.announce_slot(slot, false, part)
+    }
+
+    fn announce_slot(&mut self, slot: usize, has_pointer: bool, part: Rectangle) -> u64 {
+        let (width, height) = self.size;
+        let offset = slot as u64 * self.slot_bytes;
         let mut damage = Damage::none();
         damage.add(part);
         let frame = Frame {
@@ -143,6 +159,16 @@ pub struct Monitor {
 
 impl Monitor {
     pub fn start(sink: Sink, descriptor: Option<&OwnedFd>, display: Display<'_>) -> Self {
+        Self::start_counting(sink, descriptor, display, 0)
+    }
+
+    /// With statistics every so many milliseconds.
+    pub fn start_counting(
+        sink: Sink,
+        descriptor: Option<&OwnedFd>,
+        display: Display<'_>,
+        stats_every_millis: u64,
+    ) -> Self {
         let (ours, theirs) = UnixStream::pair().expect("succeeds");
         let mut command = Command::new(env!("CARGO_BIN_EXE_vmshm-monitor"));
         command
@@ -167,7 +193,7 @@ impl Monitor {
         let start = ToMonitor::Start {
             sink,
             vm: "a-vm".to_owned(),
-            stats_every_millis: 0,
+            stats_every_millis,
             stats_overlay: false,
         };
         channel
