@@ -289,7 +289,6 @@ impl<F: SharedMemory, P: SharedMemory> Relay<F, P> {
             damage,
             is_live_scanout: false,
             capture_nanos: frame.capture_nanos.saturating_add(spent),
-            bytes_touched: frame.bytes_touched.saturating_add(copied.1),
             ..*frame
         };
         let own_serial = self.writer.publish(&mut self.slots, &own, from.height)?;
