@@ -85,6 +85,8 @@ pub struct Outlet {
     readers: Vec<Reader>,
     /// A reader has come since the last frame.
     fresh: bool,
+    /// The newest frame has the guest's pointer in it.
+    shows_pointer: bool,
     announced: Option<Instant>,
     acknowledged_nanos: u64,
 }
@@ -104,6 +106,7 @@ impl Outlet {
             pixels: None,
             readers: Vec::new(),
             fresh: true,
+            shows_pointer: false,
             announced: None,
             acknowledged_nanos: 0,
         })
@@ -254,6 +257,8 @@ impl Outlet {
             let nanos = now.duration_since(announced).as_nanos();
             self.acknowledged_nanos = u64::try_from(nanos).unwrap_or(u64::MAX);
         }
+        // Who wants no pointer may have said so only after a frame with it was asked for.
+        self.fresh |= no_pointer && self.shows_pointer;
         Ok(match (alive, ready || self.fresh) {
             (false, _) => Demand::Nobody,
             (true, false) => Demand::NotYet,
@@ -311,6 +316,7 @@ impl Outlet {
         let serial = self.writer.publish(&mut pixels.slots, &frame, progress)?;
         self.writer.set_state(SourceState::Live)?;
         self.fresh = false;
+        self.shows_pointer = frame.has_pointer;
         self.announced = Some(Instant::now());
         self.acknowledged_nanos = 0;
         Ok(serial)

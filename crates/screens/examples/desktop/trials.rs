@@ -7,7 +7,7 @@ use vmshm_channel::source::ToSource;
 use vmshm_link::frames::{Frame, SourceState, Wants};
 use vmshm_link::input::InputEvent;
 
-use super::agent::{Agent, Reader, size};
+use super::agent::{Agent, PATIENCE, Reader, size};
 use super::target;
 
 const QUIET: Duration = Duration::from_millis(1500);
@@ -304,13 +304,24 @@ fn modes(agent: &mut Agent, reader: &mut Reader, screen: u64, name: &str) {
     ];
     for (width, height) in sizes {
         agent.set_mode(screen, size(width, height)).unwrap();
-        let last = reader.settle(agent, Duration::from_millis(300));
+        let deadline = Instant::now() + PATIENCE;
+        let last = loop {
+            let last = reader.settle(agent, Duration::from_millis(300));
+            let fits = |(frame, _): &(Frame, Vec<u8>)| {
+                (frame.place.width, frame.place.height) == (width, height)
+            };
+            if last.as_ref().is_some_and(fits) {
+                break last;
+            }
+            assert!(Instant::now() < deadline, "no picture of {width}x{height}");
+        };
         compare(agent, reader, name, last, true);
     }
     println!(
-        "{} modes in {:?}, {} more pixels regions",
+        "{} modes in {:?}, {} more pixels regions, {} torn copies taken again",
         sizes.len(),
         start.elapsed(),
-        agent.needed - needed
+        agent.needed - needed,
+        reader.torn
     );
 }

@@ -2,7 +2,8 @@
 //! each keymap. Devices are made when somebody first does something, and go when those who did
 //! have gone; who only looks leaves the desktop as it is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -218,17 +219,19 @@ impl Hands {
         desk: &Desk,
         handle: &QueueHandle<Desk>,
     ) -> Option<&mut Pointer> {
-        if !self.pointers.contains_key(&screen) {
-            let output = desk.output(screen)?;
-            let manager = desk.pointers.as_ref()?;
-            let proxy = manager.create_virtual_pointer_with_output(
-                desk.seat.as_ref(),
-                Some(&output.proxy),
-                handle,
-                (),
-            );
-            self.pointers.insert(screen, Pointer::new(proxy));
+        match self.pointers.entry(screen) {
+            Entry::Occupied(pointer) => Some(pointer.into_mut()),
+            Entry::Vacant(place) => {
+                let output = desk.output(screen)?;
+                let manager = desk.pointers.as_ref()?;
+                let proxy = manager.create_virtual_pointer_with_output(
+                    desk.seat.as_ref(),
+                    Some(&output.proxy),
+                    handle,
+                    (),
+                );
+                Some(place.insert(Pointer::new(proxy)))
+            }
         }
-        self.pointers.get_mut(&screen)
     }
 }

@@ -73,14 +73,20 @@ impl DiagnosticHandler for Silence {
 /// # Errors
 /// What is wrong with the text.
 pub fn parse(text: &str) -> Result<Keymap, String> {
-    let mut context = Context::builder();
-    context.enable_default_includes(false);
-    context.enable_environment(false);
-    context.max_includes(0);
-    context
-        .build()
-        .keymap_from_bytes(Silence, None::<&Path>, text)
-        .map_err(|wrong| wrong.to_string())
+    let parsed = std::panic::catch_unwind(|| {
+        let mut context = Context::builder();
+        context.enable_default_includes(false);
+        context.enable_environment(false);
+        context.max_includes(0);
+        let context = context.build();
+        let keymap = context.keymap_from_bytes(Silence, None::<&Path>, text);
+        let keymap = keymap.map_err(|wrong| wrong.to_string())?;
+        // What cannot be used is found out here as well.
+        Typist::new(&keymap).key(30, true);
+        Ok(keymap)
+    });
+    // The text is the host's, and the parser is large: a fault in it costs the keymap only.
+    parsed.unwrap_or_else(|_| Err("its parser failed".to_owned()))
 }
 
 impl Typist {
@@ -286,6 +292,43 @@ mod tests {
             typist.key(code, false);
         }
         assert_eq!(typist.modifiers(), Modifiers::default());
+    }
+
+    #[test]
+    fn damaged_keymaps_are_refused_or_usable() {
+        let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut next = |below: usize| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            usize::try_from(random % below as u64).expect("fits")
+        };
+        let words: Vec<&str> = US.split_inclusive([' ', '\n', '\t']).collect();
+        for _ in 0..rounds() {
+            let mut words = words.clone();
+            for _ in 0..=next(6) {
+                let (one, other) = (next(words.len()), next(words.len()));
+                match next(3) {
+                    0 => words.swap(one, other),
+                    1 => words[one] = words[other],
+                    _ => words.truncate(one.max(40)),
+                }
+            }
+            if let Ok(keymap) = parse(&words.concat()) {
+                let mut typist = Typist::new(&keymap);
+                for code in [LEFT_SHIFT, RIGHT_ALT, A, CAPS_LOCK] {
+                    typist.key(code, true);
+                    typist.key(code, false);
+                }
+                typist.set_locks(7, 3);
+            }
+        }
+    }
+
+    /// More than a test takes, when asked for.
+    fn rounds() -> usize {
+        let asked = std::env::var("KEYMAP_ROUNDS").ok();
+        asked.and_then(|asked| asked.parse().ok()).unwrap_or(40)
     }
 
     #[test]

@@ -326,6 +326,9 @@ impl Source {
         if self.listed.is_none() && !is_settled {
             return;
         }
+        if self.listed.is_none() {
+            self.plugging.reclaim(&self.desk);
+        }
         let set_mode = self.plugging.can_set_mode(&self.desk);
         let input = self.input && self.desk.pointers.is_some() && self.desk.keyboards;
         let listed = self.desk.outputs.iter().filter(|one| one.is_listed());

@@ -26,7 +26,7 @@ const POOL: u64 = 0x7fff_f000;
 /// A region that is replaced by a larger one grows in steps, for windows that are being resized.
 const GROWTH: u64 = 1 << 20;
 /// How often readers are looked at while the compositor waits for a change.
-const LOOK: Duration = Duration::from_millis(250);
+const LOOK: Duration = Duration::from_millis(500);
 /// How often they are looked at while they take a picture in.
 const CLOSE_LOOK: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
 /// How soon a capture that failed is tried again, at first and at last.

@@ -171,7 +171,7 @@ fn others_in(proc: &Path) -> Vec<String> {
         }
     }
     let has_desktop = names.iter().any(|(_, on)| *on == "Xorg");
-    names.retain(|(shown, on)| !on.is_empty() || !(has_desktop && *shown == "Xorg"));
+    names.retain(|(shown, on)| !(on.is_empty() && has_desktop && *shown == "Xorg"));
     let in_words = |(shown, on): &(&str, &str)| match *on {
         "" => (*shown).to_owned(),
         on => format!("{shown} on {on}"),
