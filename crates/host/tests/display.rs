@@ -611,3 +611,34 @@ fn several_displays_show_one_screen_and_others_at_the_same_time() {
     second.until_shown(&sum);
     drop(third);
 }
+
+#[test]
+fn the_last_words_of_a_monitor_are_heard_before_its_end() {
+    let guest = guest();
+    let options = options(
+        Choice::Listed(0),
+        Sink::Picture { size: None },
+        Method::Auto,
+    );
+    let mut stand = Stand::start(&guest, options);
+    stand
+        .channel
+        .send(&FromMonitor::PictureDone, None)
+        .expect("sent");
+    let (gone, _) = UnixStream::pair().expect("a pair");
+    drop(std::mem::replace(
+        &mut stand.channel,
+        Channel::new(gone).expect("a channel"),
+    ));
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let events = stand.display.turn(stand.wake.as_fd()).expect("heard first");
+        if events
+            .iter()
+            .any(|event| matches!(event, Event::PictureDone))
+        {
+            break;
+        }
+        assert!(Instant::now() < deadline);
+    }
+}

@@ -72,9 +72,7 @@ impl<'m> Desktop<'m> {
         );
         self.job = Some(self.machine.guest.start(&command));
         wait_for("a desktop with a terminal", LATER, || {
-            self.try_in(&self.message("-t get_tree"))
-                .text
-                .contains("\"first\"")
+            self.has_window("first")
         });
         report(&format_args!("{}: sway is up", self.machine.name));
     }
@@ -89,9 +87,15 @@ impl<'m> Desktop<'m> {
         )
     }
 
+    /// The newest sockets: those of a sway that was killed stay.
+    fn wayland(&self) -> String {
+        let runtime = &self.runtime;
+        format!("WAYLAND_DISPLAY=$(basename $(ls -t {runtime}/wayland-? | head -n 1))")
+    }
+
     fn message(&self, arguments: &str) -> String {
         format!(
-            "SWAYSOCK=$(ls {}/sway-ipc.*.sock 2>/dev/null | tail -n 1) swaymsg {arguments}",
+            "SWAYSOCK=$(ls -t {}/sway-ipc.*.sock 2>/dev/null | head -n 1) swaymsg {arguments}",
             self.runtime
         )
     }
@@ -108,10 +112,7 @@ impl<'m> Desktop<'m> {
     /// When it fails.
     #[must_use]
     pub fn check(&self, command: &str) -> String {
-        let display = format!(
-            "WAYLAND_DISPLAY=$(basename {}/wayland-? ) {command}",
-            self.runtime
-        );
+        let display = format!("{} {command}", self.wayland());
         let answer = self.try_in(&display);
         assert_eq!(answer.status, 0, "{command}: {}", answer.text);
         answer.text
@@ -120,10 +121,7 @@ impl<'m> Desktop<'m> {
     /// Starts a client of the desktop and leaves it running.
     #[must_use]
     pub fn client(&self, command: &str) -> Job<'m> {
-        let display = format!(
-            "WAYLAND_DISPLAY=$(basename {}/wayland-? ) {command}",
-            self.runtime
-        );
+        let display = format!("{} {command}", self.wayland());
         self.machine.guest.start(&self.as_user(&display))
     }
 
@@ -134,6 +132,13 @@ impl<'m> Desktop<'m> {
     pub fn command(&self, command: &str) {
         let said = self.try_in(&self.message(&quoted(command)));
         assert_eq!(said.status, 0, "{command}: {}", said.text);
+    }
+
+    /// Whether there is a window of this application.
+    #[must_use]
+    pub fn has_window(&self, id: &str) -> bool {
+        let tree = self.try_in(&self.message("-t get_tree"));
+        tree.text.contains(&format!("\"{id}\""))
     }
 
     /// Sway's outputs, as it tells them.
@@ -162,12 +167,7 @@ impl<'m> Desktop<'m> {
         self.command(&format!("focus output {output}"));
         let line = format!("foot --config=/home/{USER}/foot.ini --app-id={id} {command}");
         self.command(&format!("exec {line}"));
-        let place = format!("\"{id}\"");
-        wait_for("a terminal", LATER, || {
-            self.try_in(&self.message("-t get_tree"))
-                .text
-                .contains(&place)
-        });
+        wait_for("a terminal", LATER, || self.has_window(id));
     }
 
     /// Whether an output looks exactly like `picture`, to a program of the guest.

@@ -140,9 +140,14 @@ impl Display {
         self.wait(wake)?;
         self.channel.flush()?;
         for _ in 0..PER_TURN {
-            match self.channel.receive::<FromMonitor>()? {
-                Some((message, _)) => self.take(message)?,
-                None => break,
+            match self.channel.receive::<FromMonitor>() {
+                Ok(Some((message, _))) => self.take(message)?,
+                Ok(None) => break,
+                // Its last words come first; the end shows again in the next turn.
+                Err(ChannelError::Closed) if !self.events.is_empty() => {
+                    return Ok(std::mem::take(&mut self.events));
+                }
+                Err(error) => return Err(error.into()),
             }
         }
         let stage = std::mem::replace(&mut self.stage, Stage::Over);

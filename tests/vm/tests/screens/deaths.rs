@@ -10,7 +10,7 @@ use vmshm_vm_tests::patience::{LATER, SOON, wait_for};
 use vmshm_vm_tests::processes;
 use vmshm_vm_tests::program::Running;
 
-use crate::shown::{add, display, end};
+use crate::shown::{add, display, end, monitor_of};
 
 const BUSY: &str = "sh -c 'while :; do date +%N; sleep 0.2; done'";
 
@@ -29,10 +29,10 @@ fn wait_for_frames(shown: &Running, from: usize) {
         let said = shown.errors.so_far();
         let new = said.get(from..).unwrap_or_default();
         new.lines().any(|line| {
-            let mut words = line.split_whitespace();
-            let count = words.next().and_then(|word| word.parse::<u64>().ok());
-            count.is_some_and(|count| count > 0)
-                && words.next().is_some_and(|word| word.starts_with("frames"))
+            let rate = line
+                .split_once(" frames/s")
+                .map(|(rate, _)| rate.parse::<f64>());
+            rate.is_some_and(|rate| rate.is_ok_and(|rate| rate > 0.0))
         })
     });
 }
@@ -95,10 +95,9 @@ fn of_the_monitor() {
     let desktop = Desktop::start(&machine, "/run/user/1000");
     let before = desktop.output_names();
     let (shown, _) = add(&machine, &desktop, "800x600");
-    let monitor = processes::descendants(shown.pid());
-    processes::signal(*monitor.first().expect("there is a monitor"), Signal::KILL);
+    processes::signal(monitor_of(&shown), Signal::KILL);
     let outcome = shown.wait(SOON);
-    outcome.ended_with(&["vmshm-monitor"]);
+    outcome.ended_with(&["the process that shows the screen has ended", "signal"]);
     wait_for("the output to be unplugged", SOON, || {
         desktop.output_names() == before
     });

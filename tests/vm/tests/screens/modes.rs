@@ -12,10 +12,9 @@ use vmshm_vm_tests::environment::report;
 use vmshm_vm_tests::fleet;
 use vmshm_vm_tests::machine::{Kind, Machine};
 use vmshm_vm_tests::patience::LATER;
-use vmshm_vm_tests::processes;
 use vmshm_vm_tests::status::Status;
 
-use crate::shown::{add, check_same_as_inside, display, end};
+use crate::shown::{add, check_same_as_inside, display, end, monitor_of};
 
 /// Mappings that a process may have more than before without that being a leak: its allocator's own.
 const SLACK: usize = 12;
@@ -31,11 +30,11 @@ fn two_hundred_modes_of_the_test_card() {
     )
     .start();
     let mut session = attach(&machine);
+    let describe = Request::Screen(ScreenRequest::Describe { number: TEST_CARD });
+    session.request(&describe, LATER).expect("it is started");
     // So many that all memory that is ever needed was there.
     change(&mut session, TEST_CARD, 20, Duration::from_millis(100));
-    let monitor = *processes::descendants(watcher.pid())
-        .first()
-        .expect("there is a monitor");
+    let monitor = monitor_of(&watcher);
     let agent = Status::of(&machine.guest).agent_pid.expect("it runs");
     let mappings = || {
         let sources = machine

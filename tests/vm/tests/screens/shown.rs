@@ -1,7 +1,5 @@
 //! `vmshm display` as the tests use it: screens listed, pictures taken, monitors that stay.
 
-use std::path::Path;
-
 use rustix::process::Signal;
 use serde_json::Value;
 use vmshm_vm_tests::desktop::Desktop;
@@ -9,6 +7,7 @@ use vmshm_vm_tests::environment::report;
 use vmshm_vm_tests::machine::Machine;
 use vmshm_vm_tests::patience::{LATER, SOON, wait_for};
 use vmshm_vm_tests::png_file::Picture;
+use vmshm_vm_tests::processes;
 use vmshm_vm_tests::program::{Program, Running, vmshm};
 
 /// `vmshm display` of this machine, with more arguments.
@@ -71,6 +70,22 @@ pub fn end(display: Running, desktop: &Desktop<'_>, before: &[String]) {
     });
 }
 
+/// The process that shows what `display` shows.
+pub fn monitor_of(display: &Running) -> u32 {
+    let is_monitor = |pid: &u32| {
+        std::fs::read_to_string(format!("/proc/{pid}/comm"))
+            .is_ok_and(|name| name.trim_end() == "vmshm-monitor")
+    };
+    let mut found = None;
+    wait_for("a monitor", SOON, || {
+        found = processes::descendants(display.pid())
+            .into_iter()
+            .find(is_monitor);
+        found.is_some()
+    });
+    found.expect("it was found")
+}
+
 /// The picture of screen `number`.
 pub fn picture(machine: &Machine, number: u64) -> Picture {
     let space = tempfile::tempdir().expect("there is room");
@@ -82,11 +97,7 @@ pub fn picture(machine: &Machine, number: u64) -> Picture {
     )
     .run_within(LATER)
     .success();
-    read(&file)
-}
-
-fn read(file: &Path) -> Picture {
-    Picture::read(file)
+    Picture::read(&file)
 }
 
 /// Checks that a picture taken from outside is what the guest's own tool sees. What still draws itself may take some tries.
