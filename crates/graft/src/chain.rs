@@ -9,11 +9,21 @@
 //! signals are blocked, so that no handler runs, and nothing is put below the stack pointer.
 //!
 //! The frames lie on the thread's own stack, below what it uses and below the red
-//! zone. A chain of one call needs there what the kernel needs for a signal's
+//! zone. A chain of one call needs little more there than the kernel needs for a signal's
 //! handler, so a thread that can take a signal has room for it.
+//!
+//! Registers and blocked signals cannot be set at once. In between, a thread whose call
+//! was interrupted must not be seen by a signal's handler as being anywhere else: its
+//! call would not give `EINTR` then, and a thread that waits for just that would sleep for
+//! ever. So the registers are set first to a *bridge*, which the kernel itself carries
+//! over: they say that the call `rt_sigreturn` was interrupted, by the kernel's own inner
+//! answer. With no signal the kernel makes that call again, which restores the thread
+//! through the last frame. With a handler the call gives `EINTR`; the thread then
+//! runs `ret` into that same frame, one word further up, where a way out leads to another
+//! frame, in which the thread's own call has given `EINTR`.
 
 use crate::filter::FilteredCall;
-use crate::frame::{self, FRAME, STATE_ALIGNMENT};
+use crate::frame::{self, FRAME, STATE_ALIGNMENT, WayOut};
 use crate::gadget::{Gadgets, SYSCALL_LENGTH};
 use crate::os::Registers;
 
@@ -44,6 +54,9 @@ pub(crate) struct Continuation {
     pub(crate) resumed: Registers,
     /// The extended state, in the form of a frame.
     pub(crate) state: Vec<u8>,
+    /// With what it goes on if a handler ran first, and the kernel's inner answer that
+    /// lets it choose; nothing where there is no choice.
+    pub(crate) interrupted: Option<(Registers, u64)>,
     /// The signals that it blocks.
     pub(crate) mask: u64,
 }
@@ -52,6 +65,8 @@ pub(crate) struct Continuation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place {
     frames: u64,
+    /// The frame of a thread whose call gave `EINTR`.
+    way_out: u64,
     /// Bytes for the calls' own use.
     pub(crate) data: u64,
     state: u64,
@@ -68,9 +83,11 @@ impl Place {
         let end = continuation.stopped.rsp.checked_sub(RED_ZONE)?;
         let state = down(end.checked_sub(state_length)?, STATE_ALIGNMENT);
         let data = down(state.checked_sub(u64::try_from(data).ok()?)?, 16);
-        let frames = down(data.checked_sub(frames_length)?, 16);
+        let way_out = down(data.checked_sub(FRAME)?, 16);
+        let frames = way_out.checked_sub(frames_length)?;
         Some(Self {
             frames,
+            way_out,
             data,
             state,
             end,
@@ -90,6 +107,7 @@ pub(crate) struct Chain {
     pub(crate) at: u64,
     pub(crate) bytes: Vec<u8>,
     entries: Vec<Registers>,
+    bridge: Option<Registers>,
 }
 
 impl Chain {
@@ -119,16 +137,37 @@ impl Chain {
         let mut at = place.frames;
         for index in 0..calls.len() {
             let frame = match entries.get(index + 1) {
-                Some(next) => frame::frame(gadgets.restore, next, ALL_SIGNALS, 0),
+                Some(next) => frame::frame(gadgets.restore, next, ALL_SIGNALS, 0, None),
                 None => frame::frame(
                     gadgets.restore,
                     &continuation.resumed,
                     continuation.mask,
                     place.state,
+                    continuation.interrupted.map(|_| WayOut {
+                        pivot: gadgets.pivot,
+                        frame: place.way_out,
+                    }),
                 ),
             };
             put(at, &frame)?;
             at = at.checked_add(FRAME)?;
+        }
+        let mut bridge = None;
+        if let (Some((registers, answer)), Some(last)) = (&continuation.interrupted, entries.last())
+        {
+            let mask = continuation.mask;
+            put(
+                place.way_out,
+                &frame::frame(gadgets.restore, registers, mask, place.state, None),
+            )?;
+            bridge = Some(Registers {
+                orig_rax: RT_SIGRETURN,
+                rax: *answer,
+                rip: gadgets.call.checked_add(SYSCALL_LENGTH)?,
+                // As the call finds it: behind the return address.
+                rsp: last.rsp.checked_add(8)?,
+                ..*last
+            });
         }
         put(place.data, data)?;
         put(place.state, &continuation.state)?;
@@ -136,12 +175,19 @@ impl Chain {
             at: place.frames,
             bytes,
             entries,
+            bridge,
         })
     }
 
     /// The registers with which the thread makes call `index` and all that follow.
     pub(crate) fn entry(&self, index: usize) -> Option<&Registers> {
         self.entries.get(index)
+    }
+
+    /// The registers that the thread must have while its own signals are not blocked:
+    /// those lead straight back, whether a handler runs or not.
+    pub(crate) fn bridge(&self) -> Option<&Registers> {
+        self.bridge.as_ref().or(self.entries.last())
     }
 
     /// The registers with which it makes the last call only.
@@ -201,8 +247,10 @@ pub(crate) fn filtered<'a>(
 /// what its stack pointer points to.
 pub(crate) fn is_on_chain(stopped: &Registers, word: u64, gadgets: &Gadgets) -> bool {
     let in_call = stopped.rip == gadgets.call || stopped.rip == gadgets.call + SYSCALL_LENGTH;
+    // On a bridge the return address was taken already; what follows is nobody else's.
+    let on_bridge = in_call && word == gadgets.pivot;
     let in_restore = (gadgets.restore..=gadgets.restore + 9).contains(&stopped.rip);
-    (in_call && word == gadgets.restore) || in_restore
+    (in_call && word == gadgets.restore) || on_bridge || in_restore
 }
 
 #[cfg(test)]
@@ -212,6 +260,7 @@ mod tests {
     const GADGETS: Gadgets = Gadgets {
         call: 0x7000,
         restore: 0x8000,
+        pivot: 0x9000,
     };
 
     fn continuation() -> Continuation {
@@ -226,6 +275,7 @@ mod tests {
         Continuation {
             stopped,
             resumed: stopped,
+            interrupted: None,
             state: vec![7; 836],
             mask: 0x55,
         }
@@ -245,7 +295,8 @@ mod tests {
         assert_eq!(place.state % STATE_ALIGNMENT, 0);
         assert!(place.state + 836 <= continuation.stopped.rsp - RED_ZONE);
         assert!(place.data + 40 <= place.state);
-        assert!(place.frames + 3 * FRAME <= place.data);
+        assert!(place.frames + 3 * FRAME <= place.way_out);
+        assert!(place.way_out + FRAME <= place.data);
         let mut tiny = continuation.clone();
         tiny.stopped.rsp = 900;
         assert_eq!(Place::below(&tiny, 40, 3), None);
@@ -278,6 +329,38 @@ mod tests {
         assert_eq!(word(context + 184), place.state);
         assert_eq!(word(second.rsp + 8 + 296), 0x55);
         assert_eq!(word(place.data), 0x0909_0909_0909_0909);
+    }
+
+    #[test]
+    fn the_bridge_leads_to_the_last_frame_and_around_it() {
+        let mut continuation = continuation();
+        let gives_eintr = Registers {
+            rax: 0x7777,
+            ..continuation.stopped
+        };
+        continuation.interrupted = Some((gives_eintr, (-514_i64).cast_unsigned()));
+        let place = Place::below(&continuation, 0, 2).expect("a place");
+        let calls = [call(100), call(200)];
+        let chain = Chain::new(&place, &continuation, &GADGETS, &calls, &[]).expect("a chain");
+        let word = |address: u64| {
+            let at = usize::try_from(address - chain.at).expect("inside");
+            u64::from_le_bytes(chain.bytes[at..at + 8].try_into().expect("8 bytes"))
+        };
+        let bridge = chain.bridge().expect("a bridge");
+        let last = chain.last_entry().expect("an entry");
+        // The kernel makes call 15 again at the instruction before: it takes the frame that
+        // starts a word below the stack pointer.
+        assert_eq!((bridge.orig_rax, bridge.rip), (15, GADGETS.call + 2));
+        assert_eq!(bridge.rsp - 8, last.rsp);
+        // After a handler, `ret` finds the pivot, and the pivot the other frame.
+        assert_eq!(word(bridge.rsp), GADGETS.pivot);
+        let other = word(bridge.rsp + 8);
+        assert_eq!(other, place.way_out);
+        assert_eq!(word(other), GADGETS.restore);
+        assert_eq!(word(other + 8 + 40 + 13 * 8), 0x7777);
+        continuation.interrupted = None;
+        let chain = Chain::new(&place, &continuation, &GADGETS, &calls, &[]).expect("a chain");
+        assert_eq!(chain.bridge(), chain.last_entry());
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! The frames from which `rt_sigreturn` loads a thread's registers: laid out as the
 //! kernel writes them for a signal's handler on x86-64. Only bytes are made here.
 //!
-//! Two things differ from the kernel's own frames on purpose. The alternate signal
+//! Three things differ from the kernel's own frames on purpose. The alternate signal
 //! stack, which a tracer cannot read, is given with a mode that does not exist: the
 //! kernel then leaves the thread's own as it is. And the extended state is cut behind the
 //! last part in use, since a thread that has no right to larger parts (AMX) would
-//! otherwise have its vector registers cleared.
+//! otherwise have its vector registers cleared. The flags and the link, of which the
+//! kernel looks at two bits that make no difference here, may hold a way out of the
+//! frame for a thread that never makes the call (`chain`).
 
 use crate::os::Registers;
 
@@ -28,17 +30,33 @@ const SOFTWARE: usize = 464;
 const MAGIC1: u32 = 0x4650_5853;
 const MAGIC2: u32 = 0x4650_5845;
 
+/// Where a thread goes that takes a frame's flags for a return address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WayOut {
+    /// Code that takes its stack pointer from the word that follows.
+    pub(crate) pivot: u64,
+    /// The frame that lies there.
+    pub(crate) frame: u64,
+}
+
 /// A frame that loads `registers` and a mask of blocked signals, and the extended state
 /// at an address, or the initial one where that is zero. `restorer` makes the call.
-pub(crate) fn frame(restorer: u64, registers: &Registers, mask: u64, state: u64) -> Vec<u8> {
-    let flags = UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS | if state == 0 { 0 } else { UC_FP_XSTATE };
+pub(crate) fn frame(
+    restorer: u64,
+    registers: &Registers,
+    mask: u64,
+    state: u64,
+    way_out: Option<WayOut>,
+) -> Vec<u8> {
+    let plain = UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS | if state == 0 { 0 } else { UC_FP_XSTATE };
+    let (flags, link) = way_out.map_or((plain, 0), |way| (way.pivot, way.frame));
     let r = registers;
     let selectors = (r.cs & 0xffff) | (r.ss & 0xffff) << 48;
     let words = [
         restorer,
         // ucontext: flags, link, stack
         flags,
-        0,
+        link,
         0,
         NO_STACK_MODE,
         0,
@@ -145,7 +163,7 @@ mod tests {
             ss: 0x2b,
             ..Registers::default()
         };
-        let bytes = frame(0x9999, &registers, 0xabcd, 0x7000);
+        let bytes = frame(0x9999, &registers, 0xabcd, 0x7000, None);
         assert!(bytes.len() as u64 <= FRAME);
         let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
         // Offsets of the C structures: ucontext at 8, its sigcontext 40 further on.
@@ -160,6 +178,17 @@ mod tests {
         assert_eq!(word(context + 18 * 8), 0x002b_0000_0000_0033);
         assert_eq!(word(context + 184), 0x7000);
         assert_eq!(word(8 + 296), 0xabcd);
+    }
+
+    #[test]
+    fn a_way_out_stands_where_flags_and_link_are() {
+        let way_out = WayOut {
+            pivot: 0xaaaa,
+            frame: 0xbbbb,
+        };
+        let bytes = frame(0x9999, &Registers::default(), 0, 0x7000, Some(way_out));
+        assert_eq!(bytes[8..16], 0xaaaa_u64.to_le_bytes());
+        assert_eq!(bytes[16..24], 0xbbbb_u64.to_le_bytes());
     }
 
     fn saved(features: u64, in_use: u64, length: usize) -> Vec<u8> {

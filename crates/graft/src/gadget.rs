@@ -1,6 +1,6 @@
-//! The two pieces of a program's own code that injected calls run on: `syscall; ret`,
-//! and `mov $15, %rax; syscall`, which every C library has as the way back from a
-//! signal's handler. Only code that stays as it is counts: mapped from a file or by
+//! The pieces of a program's own code that injected calls run on: `syscall; ret`;
+//! `mov $15, %rax; syscall`, which every C library has as the way back from a signal's
+//! handler; and `pop %rsp; ret`, the second half of a usual `pop %r12; ret`. Only code that stays as it is counts: mapped from a file or by
 //! the kernel, executable, and not writable. A program without them is refused.
 
 use vmshm_ram::MemoryMapping;
@@ -12,12 +12,15 @@ pub(crate) struct Gadgets {
     pub(crate) call: u64,
     /// `mov $15, %rax; syscall`: the call `rt_sigreturn`.
     pub(crate) restore: u64,
+    /// `pop %rsp; ret`.
+    pub(crate) pivot: u64,
 }
 
 const CALL: [u8; 3] = [0x0f, 0x05, 0xc3];
 const RESTORE: [u8; 9] = [0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05];
 /// Other libraries load the number in a shorter way.
 const SHORT_RESTORE: [u8; 7] = [0xb8, 0x0f, 0, 0, 0, 0x0f, 0x05];
+const PIVOT: [u8; 2] = [0x5c, 0xc3];
 
 /// How many bytes are read at once.
 const STEP: u64 = 1 << 20;
@@ -48,6 +51,7 @@ pub(crate) fn find(
     });
     let mut call = None;
     let mut restore = None;
+    let mut pivot = None;
     let mut searched = 0;
     for mapping in candidates {
         let mut at = mapping.start.0;
@@ -67,8 +71,13 @@ pub(crate) fn find(
             restore = restore
                 .or_else(|| place(&RESTORE))
                 .or_else(|| place(&SHORT_RESTORE));
-            if let (Some(call), Some(restore)) = (call, restore) {
-                return Some(Gadgets { call, restore });
+            pivot = pivot.or_else(|| place(&PIVOT));
+            if let (Some(call), Some(restore), Some(pivot)) = (call, restore, pivot) {
+                return Some(Gadgets {
+                    call,
+                    restore,
+                    pivot,
+                });
             }
             searched += length;
             // What lies across the border of two steps is found in the second.
@@ -126,22 +135,24 @@ mod tests {
         let mappings = [code(0x10000, 3 * STEP, "/bin/vmm")];
         let call_at = 0x10000 + STEP - 1;
         let restore_at = 0x10000 + 2 * STEP - 30;
+        let pivot_at = 0x10000 + 2 * STEP + 77;
         let found = find(
             &mappings,
-            memory(&[(call_at, &CALL), (restore_at, &RESTORE)]),
+            memory(&[(call_at, &CALL), (restore_at, &RESTORE), (pivot_at, &PIVOT)]),
         );
         assert_eq!(
             found,
             Some(Gadgets {
                 call: call_at,
-                restore: restore_at
+                restore: restore_at,
+                pivot: pivot_at
             })
         );
     }
 
     #[test]
     fn code_that_may_change_does_not_count() {
-        let pieces: [(u64, &[u8]); 2] = [(0x10100, &CALL), (0x10200, &RESTORE)];
+        let pieces: [(u64, &[u8]); 3] = [(0x10100, &CALL), (0x10200, &RESTORE), (0x10300, &PIVOT)];
         let with = |change: fn(&mut MemoryMapping)| {
             let mut mapping = code(0x10000, 0x1000, "/bin/vmm");
             change(&mut mapping);
@@ -160,11 +171,12 @@ mod tests {
             code(0x10000, 0x1000, "/bin/vmm"),
             code(0x20000, 0x1000, "/lib/x86_64-linux-gnu/libc.so.6"),
         ];
-        let pieces: [(u64, &[u8]); 4] = [
+        let pieces: [(u64, &[u8]); 5] = [
             (0x10100, &CALL),
             (0x10200, &RESTORE),
             (0x20100, &CALL),
             (0x20200, &SHORT_RESTORE),
+            (0x20300, &PIVOT),
         ];
         let found = find(&mappings, memory(&pieces)).expect("found");
         assert_eq!((found.call, found.restore), (0x20100, 0x20200));

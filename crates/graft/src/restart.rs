@@ -77,6 +77,26 @@ pub(crate) fn resumed(stopped: &Registers, code_before: &[u8]) -> (Registers, Re
     }
 }
 
+/// What an interrupted call gives once a signal's handler has run, and the kernel's inner
+/// answer by which it makes that choice; nothing where no choice is left to it.
+pub(crate) fn interrupted(stopped: &Registers) -> Option<(Registers, u64)> {
+    if stopped.orig_rax.cast_signed() < 0 {
+        return None;
+    }
+    let answer = match stopped.rax.cast_signed() {
+        answer @ (ERESTARTSYS | ERESTARTNOINTR | ERESTARTNOHAND) => answer,
+        // Without a handler this one would start a wait that we cannot end.
+        ERESTART_RESTARTBLOCK => ERESTARTNOHAND,
+        _ => return None,
+    };
+    let registers = Registers {
+        orig_rax: u64::MAX,
+        rax: EINTR.cast_unsigned(),
+        ..*stopped
+    };
+    Some((registers, answer.cast_unsigned()))
+}
+
 /// Whether a futex call waits for a point in time, and not for a length of it.
 fn waits_for_a_moment(registers: &Registers) -> bool {
     const COMMAND: u64 = 0x7f;
@@ -129,6 +149,19 @@ mod tests {
             assert_eq!(registers.orig_rax, u64::MAX);
             assert_eq!(how, Resumption::Exact);
         }
+    }
+
+    #[test]
+    fn a_handler_makes_a_call_give_eintr_only_where_the_kernel_may_choose() {
+        for (answer, chosen_by) in [(-512, -512), (-513, -513), (-514, -514), (-516, -514)] {
+            let stopped = in_call(271, answer);
+            let (registers, inner) = interrupted(&stopped).expect("a choice");
+            assert_eq!(registers.rax.cast_signed(), EINTR);
+            assert_eq!(registers.rip, stopped.rip);
+            assert_eq!(inner.cast_signed(), chosen_by);
+        }
+        assert_eq!(interrupted(&in_call(271, -4)), None);
+        assert_eq!(interrupted(&in_call(u64::MAX, -514)), None);
     }
 
     #[test]

@@ -17,10 +17,12 @@ pub enum Step {
     Held,
     /// Frames lie below a thread's stack.
     Written,
-    /// A thread's registers lead to injected calls.
+    /// A thread's registers lead back by a detour, whether a signal comes or not.
     Redirected,
-    /// A thread blocks all signals.
+    /// The signals that a thread blocks were set.
     Masked,
+    /// A thread's registers lead to injected calls.
+    Directed,
     /// The word that releases the others says that they must wait.
     Barred,
     /// The old bytes are in the memory file.

@@ -29,7 +29,7 @@ use crate::injected;
 use crate::os::{self, Registers, Stop};
 use crate::process;
 use crate::refusal::{GraftError, Refusal};
-use crate::restart::{Resumption, resumed};
+use crate::restart::{Resumption, interrupted, resumed};
 use crate::step::{Step, Watch};
 use crate::{frame, gadget};
 
@@ -199,6 +199,7 @@ impl<'a> Tracer<'a> {
             continuation: Continuation {
                 stopped,
                 resumed,
+                interrupted: interrupted(&stopped),
                 state,
                 mask,
             },
@@ -426,28 +427,44 @@ impl<'a> Tracer<'a> {
         Ok(())
     }
 
-    /// Sends a thread on a chain once it runs. The registers come first: a thread with its
-    /// own ones that blocks all signals could not put that right by itself.
-    fn redirect(&mut self, held: &Held, registers: &Registers) -> Result<(), GraftError> {
-        os::set_registers(held.thread, registers).map_err(system("set registers"))?;
+    /// Sends a thread on a chain once it runs. The registers come before the signals that it
+    /// blocks: a thread with its own ones that blocks all signals could not put that right
+    /// by itself. What signals may meet in between is the chain's bridge.
+    fn redirect(
+        &mut self,
+        held: &Held,
+        chain: &Chain,
+        registers: &Registers,
+    ) -> Result<(), GraftError> {
+        let bridge = chain.bridge().ok_or(Refusal::NoRoom)?;
+        os::set_registers(held.thread, bridge).map_err(system("set registers"))?;
         self.step(Step::Redirected);
         os::set_signal_mask(held.thread, ALL_SIGNALS).map_err(system("block signals"))?;
         self.step(Step::Masked);
+        os::set_registers(held.thread, registers).map_err(system("set registers"))?;
+        self.step(Step::Directed);
         Ok(())
     }
 
     /// Takes a redirection back, in the opposite order.
-    fn give_back(&mut self, held: &Held) -> Result<(), GraftError> {
+    fn give_back(&mut self, held: &Held, chain: &Chain) -> Result<(), GraftError> {
         let continuation = &held.continuation;
-        match os::set_signal_mask(held.thread, continuation.mask)
-            .and_then(|()| os::set_registers(held.thread, &continuation.stopped))
-        {
-            Ok(()) | Err(Errno::SRCH) => {
-                self.step(Step::GivenBack);
-                Ok(())
-            }
+        let bridge = chain.bridge().ok_or(Refusal::NoRoom)?;
+        let set = |registers| match os::set_registers(held.thread, registers) {
+            // It was killed meanwhile.
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
             Err(error) => Err(system("give registers back")(error)),
+        };
+        set(bridge)?;
+        self.step(Step::Redirected);
+        match os::set_signal_mask(held.thread, continuation.mask) {
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(error) => return Err(system("give the blocked signals back")(error)),
         }
+        self.step(Step::Masked);
+        set(&continuation.stopped)?;
+        self.step(Step::GivenBack);
+        Ok(())
     }
 
     /// Lets a stopped thread make one call and then go on; answers what the call gave.
@@ -464,7 +481,7 @@ impl<'a> Tracer<'a> {
         let chain = self.chain(held, &place, &calls, data)?;
         let entry = *chain.entry(0).ok_or(Refusal::NoRoom)?;
         self.write(&chain)?;
-        self.redirect(held, &entry)?;
+        self.redirect(held, &chain, &entry)?;
         self.run_to_call(held.thread)?;
         self.step(Step::CallEntered);
         self.run_to_call(held.thread)?;
@@ -548,8 +565,9 @@ impl<'a> Tracer<'a> {
                 os::set_registers(borrowed.thread, first).map_err(system("set registers"))
             });
         if let Err(error) = result {
-            for held in others.iter().chain([borrowed]) {
-                self.give_back(held)?;
+            // Without all of its others given back the borrowed thread must still wake them.
+            for (held, chain) in others.iter().zip(&waits).chain([(borrowed, &chain)]) {
+                self.give_back(held, chain)?;
                 self.detach(held.thread)?;
             }
             return Err(error);
@@ -558,10 +576,10 @@ impl<'a> Tracer<'a> {
         os::detach(borrowed.thread, 0).map_err(system("let a thread go"))?;
         self.step(Step::LetGo);
         let done = self.await_release(&place, mark);
-        for other in others {
+        for (other, wait) in others.iter().zip(&waits) {
             // If the borrowed thread is late, the others wait for it by themselves.
             if done.is_ok() {
-                self.give_back(other)?;
+                self.give_back(other, wait)?;
             }
             self.detach(other.thread)?;
         }
@@ -578,7 +596,7 @@ impl<'a> Tracer<'a> {
         (place, mark): (&Place, u32),
     ) -> Result<(), GraftError> {
         self.write(chain)?;
-        self.redirect(borrowed, last)?;
+        self.redirect(borrowed, chain, last)?;
         for wait in waits {
             self.write(wait)?;
         }
@@ -587,7 +605,7 @@ impl<'a> Tracer<'a> {
         self.step(Step::Barred);
         for (other, wait) in others.iter().zip(waits) {
             let entry = wait.entry(0).ok_or(Refusal::NoRoom)?;
-            self.redirect(other, entry)?;
+            self.redirect(other, wait, entry)?;
         }
         Ok(())
     }
