@@ -198,7 +198,10 @@ mod tests {
         let allows = list(&[0, 1, 202, 15], RET_ALLOW, 0x8000_0000);
         let wanted = call(MEMFD_CREATE, [0; 6]);
         assert_eq!(judge(&[], &wanted), Verdict::Allowed);
-        assert_eq!(judge(&[forbids.clone()], &wanted), Verdict::Allowed);
+        assert_eq!(
+            judge(std::slice::from_ref(&forbids), &wanted),
+            Verdict::Allowed
+        );
         assert_eq!(
             judge(&[forbids.clone(), allows], &wanted),
             Verdict::Refused(0x8000_0000)

@@ -2,7 +2,10 @@
 //! access to its memory and its files (`memory`). The only modules of this crate with
 //! `unsafe`. They decide nothing and wait for nobody.
 
-#![allow(unsafe_code)]
+#![allow(
+    unsafe_code,
+    reason = "ptrace, copying another process's memory and mapping a file are raw system calls"
+)]
 
 mod memory;
 mod tracee;

@@ -4,7 +4,15 @@
 //! It answers commands on its standard input: `check` (everybody made progress and saw
 //! nothing wrong), `peek OFFSET`, `poke OFFSET VALUE`. It ends with its input.
 
-#![allow(unsafe_code, clippy::unwrap_used, clippy::cast_possible_truncation)]
+#![allow(
+    unsafe_code,
+    reason = "makes the system calls that are to be interrupted, and keeps values in registers"
+)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::multiple_unsafe_ops_per_block
+)]
 
 use std::io::{BufRead, Write};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
@@ -513,10 +521,8 @@ fn main() {
         // SAFETY: a live name.
         let file = unsafe { libc::memfd_create(c"ram".as_ptr(), 0) };
         // SAFETY: takes numbers only.
-        assert_eq!(
-            unsafe { libc::ftruncate(file, (LENGTH + UNUSED) as i64) },
-            0
-        );
+        let sized = unsafe { libc::ftruncate(file, (LENGTH + UNUSED) as i64) };
+        assert_eq!(sized, 0);
         (libc::MAP_SHARED, file)
     } else {
         (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1)
