@@ -208,20 +208,20 @@ impl Change<'_> {
     }
 
     fn calls(&self, part: &Part, contents: Contents) -> Vec<Call> {
-        let mut calls = Vec::new();
-        match self {
-            Self::Graft { number, .. } => {
-                calls.push(injected::map_file(&part.piece, part.protection, *number));
-            }
-            Self::Undo { number } => {
-                calls.push(injected::map_private(&part.piece, part.protection));
-                if contents == Contents::Keep {
-                    calls.push(injected::read_back(&part.piece, *number));
-                }
-            }
-        }
         let advice = part.advice.iter();
+        let mut calls = match self {
+            Self::Graft { number, .. } => {
+                vec![injected::map_file(&part.piece, part.protection, *number)]
+            }
+            Self::Undo { .. } => vec![injected::map_private(&part.piece, part.protection)],
+        };
+        // Before the first page comes, so that huge pages can.
         calls.extend(advice.map(|advice| injected::advise(&part.piece, *advice)));
+        if let Self::Undo { number } = self
+            && contents == Contents::Keep
+        {
+            calls.push(injected::read_back(&part.piece, *number));
+        }
         calls
     }
 }
