@@ -116,9 +116,11 @@ fn grafting_what_is_grafted_changes_nothing() {
 fn memory_that_nobody_uses_is_grafted_with_one_thread_borrowed() {
     let mut victim = Victim::start("");
     let region = victim.unused_region("unused");
+    let mut pauses = Vec::new();
     for _ in 0..20 {
         let grafted = surely(|| graft(victim.pid(), &region, Contents::Forget, &[], &mut |_| ()))
             .expect("grafted");
+        pauses.push(grafted.pauses.iter().map(|pause| pause.standing).max());
         let file = std::fs::File::from(grafted.file);
         file.write_all_at(&77_u64.to_le_bytes(), 0).unwrap();
         let at = region.pieces[0].at.0 - victim.memory;
@@ -127,6 +129,11 @@ fn memory_that_nobody_uses_is_grafted_with_one_thread_borrowed() {
         assert_eq!(victim.ask(&format!("peek {at}")), "0");
         victim.check();
     }
+    pauses.sort();
+    println!(
+        "one thread paused for {:?} (median of the longest)",
+        pauses[10]
+    );
 }
 
 #[test]

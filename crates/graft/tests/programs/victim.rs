@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 /// The memory that is grafted in parts.
 const LENGTH: usize = 8 << 20;
 /// And behind it some that nobody uses.
-const UNUSED: usize = 1 << 20;
+const UNUSED: usize = 64 << 20;
 const PAGE: usize = 4096;
 
 static WRONG: Mutex<Vec<String>> = Mutex::new(Vec::new());

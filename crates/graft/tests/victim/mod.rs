@@ -83,16 +83,18 @@ impl Victim {
         }
     }
 
-    /// The part of its memory that nobody uses.
+    /// The part of its memory that nobody uses: 64 MiB in pieces of 2 MiB, the last first.
     pub fn unused_region(&self, id: &str) -> Region {
+        const PIECE: u64 = 2 << 20;
+        let piece = |index: u64| Piece {
+            at: VmmVirtual(self.memory + (8 << 20) + (31 - index) * PIECE),
+            length: PIECE,
+            offset: index * PIECE,
+        };
         Region {
             id: id.to_owned(),
-            size: 1 << 20,
-            pieces: vec![Piece {
-                at: VmmVirtual(self.memory + (8 << 20)),
-                length: 1 << 20,
-                offset: 0,
-            }],
+            size: 32 * PIECE,
+            pieces: (0..32).map(piece).collect(),
         }
     }
 
