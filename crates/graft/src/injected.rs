@@ -97,11 +97,14 @@ pub(crate) fn close(descriptor: u32) -> Call {
     call(CLOSE, [u64::from(descriptor), 0, 0, 0, 0, 0])
 }
 
-/// Waits while the word has a value, for as long as it takes: whoever may change it is
-/// certain to do so.
-pub(crate) fn wait(word: u64, value: u32) -> Call {
+/// The longest that others wait for the word, as the kernel reads it: far longer than a
+/// chain takes, so that nobody stands still for ever whatever may have gone wrong.
+pub(crate) const LONGEST_WAIT: [u8; 16] = [30, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+/// Waits while the word has a value, for at most the time at an address.
+pub(crate) fn wait(word: u64, value: u32, longest: u64) -> Call {
     const WAIT_PRIVATE: u64 = 128;
-    call(FUTEX, [word, WAIT_PRIVATE, u64::from(value), 0, 0, 0])
+    call(FUTEX, [word, WAIT_PRIVATE, u64::from(value), longest, 0, 0])
 }
 
 /// Sets the word to [`RELEASED`], and wakes all who wait on it.

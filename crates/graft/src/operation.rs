@@ -403,7 +403,7 @@ fn check_filters(pid: u32, pieces: &[Piece], watch: Watch<'_>) -> Result<(), Gra
     }
     let mut calls = vec![
         injected::memfd_create(0, region_file::creation_flags()),
-        injected::wait(0, 0),
+        injected::wait(0, 0, 0),
         injected::release(0),
         injected::close(LIKELY),
     ];

@@ -5,7 +5,7 @@
 //!
 //! While memory is replaced whose bytes count, the others must not run even if we die, or
 //! what they write after the copy would be lost. So each of them is given a chain of its
-//! own that waits on a futex, and the borrowed thread's chain ends by waking them:
+//! own that waits on a futex (for at most 30 s), and the borrowed thread's chain ends by waking them:
 //!
 //! 1. the borrowed thread is set to nothing but the waking;
 //! 2. the word says "wait", and the others are set to wait for it;
@@ -540,18 +540,20 @@ impl<'a> Tracer<'a> {
         calls.push(injected::release(place.data));
         let released = u64::from(injected::RELEASED).to_le_bytes();
         let chain = self.chain(borrowed, &place, &calls, &released)?;
-        let wait = [injected::wait(place.data, mark)];
+        let longest = injected::LONGEST_WAIT;
         let mut waits = Vec::with_capacity(others.len());
         for other in others {
             // Room for one call is what a signal needs; a stack made since the mappings were
             // read shows by being written to.
-            let place = Place::below(&other.continuation, 0, 1).ok_or(Refusal::NoRoom)?;
+            let wait_place =
+                Place::below(&other.continuation, longest.len(), 1).ok_or(Refusal::NoRoom)?;
             if let Some(start) = self.victim.stack_start(other.continuation.stopped.rsp)
-                && place.lowest() < start
+                && wait_place.lowest() < start
             {
                 return Err(Refusal::NoRoom.into());
             }
-            waits.push(self.chain(other, &place, &wait, &[])?);
+            let wait = [injected::wait(place.data, mark, wait_place.data)];
+            waits.push(self.chain(other, &wait_place, &wait, &longest)?);
         }
         let (Some(first), Some(last)) = (chain.entry(0), chain.last_entry()) else {
             return Err(Refusal::NoRoom.into());
