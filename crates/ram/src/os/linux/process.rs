@@ -68,6 +68,15 @@ impl ProcRoot {
         !self.path.join("1").exists()
     }
 
+    /// All mappings of a process, in the order of their addresses.
+    ///
+    /// # Errors
+    ///
+    /// As the system answers: no such process, or no right to look.
+    pub fn mappings(&self, pid: u32) -> io::Result<Vec<MemoryMapping>> {
+        Ok(maps::parse(&fs::read(self.process(pid).path("maps"))?))
+    }
+
     /// One process; it need not exist.
     pub(crate) fn process(&self, pid: u32) -> Process {
         Process {
