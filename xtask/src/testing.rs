@@ -139,6 +139,16 @@ fn steps(all: bool) -> Vec<Step> {
         ),
     ];
     if all {
+        steps.push((
+            "the long tests of grafting",
+            Box::new(|counts| {
+                let package = ["test", "--package", "vmshm-graft", "--test", "life"];
+                tests(
+                    artifacts::cargo().args(package).args(["--", "--ignored"]),
+                    counts,
+                )
+            }),
+        ));
         steps.push(("the benchmark's own checks", Box::new(bench_checks)));
         steps.push((
             "the benchmark, quickly",

@@ -43,6 +43,7 @@ fn in_file(file: &std::fs::File, offset: u64) -> u64 {
 }
 
 #[test]
+#[ignore = "long: some minutes on a small machine"]
 fn a_busy_program_is_grafted_and_undone_a_hundred_times() {
     let mut victim = Victim::start("");
     let region = victim.region("hundred");
@@ -137,6 +138,7 @@ fn memory_that_nobody_uses_is_grafted_with_one_thread_borrowed() {
 }
 
 #[test]
+#[ignore = "long: some minutes on a small machine"]
 fn who_grafts_may_be_killed_at_any_moment() {
     let mut victim = Victim::start("");
     let region = victim.region("moments");
@@ -163,6 +165,7 @@ fn who_grafts_may_be_killed_at_any_moment() {
 }
 
 #[test]
+#[ignore = "long: some minutes on a small machine"]
 fn who_grafts_may_die_after_every_step() {
     let mut victim = Victim::start("");
     let region = victim.region("steps");

@@ -92,8 +92,8 @@ fn latency(machine: &Machine, quick: bool) -> Value {
         let seen = watch(machine, 3, &["--screen", "test-card"]);
         let damage = number(&seen["damage_bytes"]) / number(&seen["frames"]).max(1.0);
         json!({
-            "ours": number(&seen["acknowledged"][0]) / 1e3,
-            "ours_p999": number(&seen["acknowledged"][1]) / 1e3,
+            "ours": number(&seen["acknowledged_ns"]["p50"]) / 1e3,
+            "ours_p999": number(&seen["acknowledged_ns"]["p99"]) / 1e3,
             "floor": copying(damage) * 1e6,
             "waited": 0.0,
         })
@@ -132,7 +132,7 @@ fn torn(machine: &Machine, quick: bool) -> Value {
         frames += number(&seen["frames"]);
         wrong += number(&seen["wrong"]);
         retaken += number(&seen["retaken"]);
-        over += number(&seen["over_nanos"]) / 1e9;
+        over += number(&seen["over_ns"]) / 1e9;
         assert!(number(&seen["frames"]) > 0.0, "no frames: {seen}");
     }
     let more = json!({"frames": frames, "taken again": retaken, "frames a second": frames / over});
