@@ -34,6 +34,15 @@ pub enum OutletError {
     },
 }
 
+impl OutletError {
+    /// Whether the frames' memory holds something else than what was written there: the agent
+    /// has taken it back, and the word of it is on its way. The screen itself is all right.
+    #[must_use]
+    pub const fn is_taken_back(&self) -> bool {
+        matches!(self, Self::Link(_))
+    }
+}
+
 /// Whether a frame is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Demand {

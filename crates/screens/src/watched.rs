@@ -74,6 +74,12 @@ impl Watched {
         self.outlet.is_some()
     }
 
+    /// Nobody watches it any more, whether or not that was said: the frames' memory was taken back.
+    pub fn forget(&mut self) {
+        self.outlet = None;
+        self.asked = None;
+    }
+
     /// Whether memory was asked for that has not come yet.
     #[must_use]
     pub const fn is_asking(&self) -> bool {

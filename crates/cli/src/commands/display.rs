@@ -178,7 +178,13 @@ impl Course<'_> {
         let start = Instant::now();
         loop {
             if interruption.came() {
-                return Ok(Ended::Interrupted);
+                // What was measured until now was measured.
+                let measures = self.display.nowhere.is_some();
+                return Ok(if measures {
+                    Ended::Measured
+                } else {
+                    Ended::Interrupted
+                });
             }
             for event in shown.turn(interruption.as_fd())? {
                 if let Some(ended) = self.take(event, shown) {

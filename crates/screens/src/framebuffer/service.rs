@@ -226,7 +226,10 @@ impl<'a, D: Driver> Service<'a, D> {
     }
 
     fn begin_watch(&mut self, file: &OwnedFd, size: u64) -> Result<(), SourceError> {
-        let outlet = Outlet::open(file, size).map_err(|error| self.failed(&error.into()))?;
+        let outlet = match Outlet::open(file, size) {
+            Ok(outlet) => outlet,
+            Err(error) => return self.lose(&error.into()),
+        };
         // Before a picture fits, nothing is read: a page stands for the memory.
         let mapped = self.picture.as_ref().map_or(4096, |picture| picture.memory);
         let memory = self.map(mapped)?;
@@ -411,7 +414,10 @@ impl<'a, D: Driver> Service<'a, D> {
         };
         let demand = watch.outlet.demand();
         let nobody = watch.outlet.readers().next().is_none();
-        let demand = demand.map_err(|error| self.failed(&error.into()))?;
+        let demand = match demand {
+            Ok(demand) => demand,
+            Err(error) => return self.lose(&error.into()),
+        };
         let fresh = match demand {
             Demand::Nobody => {
                 self.due = started + if nobody { UNWATCHED } else { SLOWEST };
@@ -428,7 +434,9 @@ impl<'a, D: Driver> Service<'a, D> {
                 return Ok(());
             };
             let looked = watch.look(&picture);
-            looked.map_err(|error| self.failed(&error))?;
+            if let Err(error) = looked {
+                return self.lose(&error);
+            }
             if !picture.room_for_two {
                 steady = true;
                 break;
@@ -445,7 +453,9 @@ impl<'a, D: Driver> Service<'a, D> {
         };
         let announced = watch.announce(&picture, started, steady, fresh);
         let interval = watch.pace.interval();
-        announced.map_err(|error| self.failed(&error))?;
+        if let Err(error) = announced {
+            return self.lose(&error);
+        }
         self.due = (started + interval).max(Instant::now() + Duration::from_millis(1));
         self.say_screen()
     }
@@ -464,7 +474,9 @@ impl<'a, D: Driver> Service<'a, D> {
             self.refresh()?;
             if let Some((watch, picture)) = self.visible() {
                 let noted = watch.note_pan(&picture);
-                noted.map_err(|error| self.failed(&error))?;
+                if let Err(error) = noted {
+                    return self.lose(&error);
+                }
             }
         }
         if let Some(watch) = &mut self.watch {
@@ -542,6 +554,17 @@ impl<'a, D: Driver> Service<'a, D> {
             ),
             hint: None,
         })
+    }
+
+    /// Frames cannot go on: nobody watches, or the source ends.
+    fn lose(&mut self, error: &WatchError) -> Result<(), SourceError> {
+        match error {
+            WatchError::Outlet(outlet) if outlet.is_taken_back() => {
+                self.watch = None;
+                Ok(())
+            }
+            _ => Err(self.failed(error)),
+        }
     }
 
     fn failed(&self, error: &WatchError) -> SourceError {

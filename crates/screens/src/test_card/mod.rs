@@ -15,7 +15,7 @@ use vmshm_link::frames::MAX_SIDE;
 use vmshm_link::test_card::MIN_SIDE;
 
 use crate::SourceError;
-use crate::outlet::{Demand, slot_bytes};
+use crate::outlet::{Demand, OutletError, slot_bytes};
 use crate::watched::{self, Change, Watched};
 use paint::Painter;
 
@@ -257,6 +257,15 @@ impl Source {
         self.watched.need(channel, slot_bytes, SLOTS)
     }
 
+    /// Frames cannot go on: nobody watches, or the source ends.
+    fn lose(&mut self, error: &OutletError) -> Result<Option<Duration>, SourceError> {
+        if error.is_taken_back() {
+            self.watched.forget();
+            return Ok(None);
+        }
+        Err(watched::failed(error))
+    }
+
     /// Draws a picture if one is due and wanted, and says how long there is nothing to do.
     fn deliver(&mut self, channel: &mut Channel) -> Result<Option<Duration>, SourceError> {
         let mode = self.mode;
@@ -274,7 +283,10 @@ impl Source {
             }
             return Ok(Some(AGAIN));
         }
-        let demand = outlet.demand().map_err(|error| watched::failed(&error))?;
+        let demand = match outlet.demand() {
+            Ok(demand) => demand,
+            Err(error) => return self.lose(&error),
+        };
         let fresh = match demand {
             Demand::Nobody if outlet.readers().next().is_none() => return Ok(None),
             Demand::Nobody => return Ok(Some(SELDOM)),
@@ -286,7 +298,9 @@ impl Source {
         let is_due = period.is_some() && now >= self.due;
         if fresh || is_due {
             let drawn = self.painter.paint(outlet, mode.width, mode.height);
-            drawn.map_err(|error| watched::failed(&error))?;
+            if let Err(error) = drawn {
+                return self.lose(&error);
+            }
         }
         let Some(period) = period else {
             return Ok(Some(SELDOM));

@@ -310,9 +310,13 @@ impl Source {
 
     /// A screen's frames cannot go on.
     fn stop(&mut self, screen: u64, error: &OutletError) {
-        if let Some(mut watched) = self.watched.remove(&screen) {
-            watched.set_gone();
+        let Some(mut watched) = self.watched.remove(&screen) else {
+            return;
+        };
+        if error.is_taken_back() {
+            return;
         }
+        watched.set_gone();
         let message = error.to_string();
         self.out.push(FromSource::Note { message });
     }

@@ -10,8 +10,10 @@ use std::time::Duration;
 use agent::{Agent, size};
 use viewer::Viewer;
 use vmshm_channel::source::{FromSource, ToSource};
+use vmshm_link::frames::FRAMES_SIZE;
 use vmshm_link::frames::{FrameReader, SourceState, Wants};
 use vmshm_screens::test_card::STILL;
+use vmshm_shm::SharedMemory;
 
 /// Numbers that look made up and are the same in every run.
 struct Numbers(u64);
@@ -216,6 +218,31 @@ fn a_source_that_starts_again_goes_on_in_the_same_frames() {
     let until = viewer.serial + 5;
     while viewer.serial < until {
         viewer.show_next(&mut agent);
+    }
+    agent.end();
+}
+
+#[test]
+fn memory_that_is_taken_back_before_the_word_of_it_ends_no_source() {
+    let mut agent = Agent::start("taken-back");
+    agent.set_mode(size(120, 90, 240_000)).expect("possible");
+    for _ in 0..3 {
+        agent.watch();
+        agent.readers(&[0]);
+        let mut viewer = Viewer::open(&agent, 0);
+        let until = viewer.serial + 3;
+        while viewer.serial < until {
+            viewer.show_next(&mut agent);
+        }
+        // Its pages are another's, all zero, while the source still draws.
+        let zeros = [0_u8; 4096];
+        for page in 0..FRAMES_SIZE / 4096 {
+            agent
+                .map_frames()
+                .write(page * 4096, &zeros)
+                .expect("succeeds");
+        }
+        std::thread::sleep(Duration::from_millis(50));
     }
     agent.end();
 }

@@ -28,24 +28,74 @@ fn what_is_drawn_into_fb0_is_seen_without_a_copy() {
     .json();
     report(&format_args!("{}: {path}", machine.name));
     let screen = number(&machine, "fb0");
+    // This driver's pixels have red first.
     draw(&machine, "\\377\\200\\100\\000");
     wait_for("the colour that was drawn", LATER, || {
         let shot = picture(&machine, screen);
         assert_eq!((shot.width, shot.height), (1024, 768));
-        (0..1024).all(|x| shot.at(x, 400) == [0o100, 0o200, 0o377])
+        (0..1024).all(|x| shot.at(x, 400) == [0o377, 0o200, 0o100])
     });
-    // While it changes, the agent's own counters show that nothing is copied, only compared.
+    // Its source cannot copy: it maps the device for reading, and beside that the frames' four pages.
     let watcher = display(
         &machine,
         &["--screen", &screen.to_string(), "--nowhere", "5", "--stats"],
     )
     .start();
+    let source = machine.guest.check("pgrep -f 'vmshm-agent source'");
+    let source = source.trim();
+    let calls = machine
+        .guest
+        .start(&format!("strace -c -f -o calls -p {source}"));
     for shade in 0..8 {
         draw(&machine, &format!("\\0{shade}0\\0{shade}0\\0{shade}0\\000"));
     }
+    let maps = machine.guest.check(&format!("cat /proc/{source}/maps"));
+    machine.guest.check("pkill -INT -x strace || true");
+    drop(calls.wait(LATER));
+    let calls = machine.guest.check("cat calls");
+    check_nothing_is_copied(&maps, &calls);
     let seen = watcher.wait(LATER).json();
     report(&format_args!("{}: {seen}", machine.name));
     assert!(seen["frames"].as_u64().expect("a number") >= 2, "{seen}");
+}
+
+/// By the source's mappings and its system calls.
+fn check_nothing_is_copied(maps: &str, calls: &str) {
+    let device: Vec<&str> = maps
+        .lines()
+        .filter(|line| line.ends_with("/dev/fb0"))
+        .collect();
+    assert!(
+        !device.is_empty() && device.iter().all(|line| line.contains(" r--s ")),
+        "{maps}"
+    );
+    let shared = maps.lines().filter(|line| line.contains("memfd:"));
+    let bytes: u64 = shared
+        .filter_map(|line| {
+            let (start, end) = line.split(' ').next()?.split_once('-')?;
+            let number = |text: &str| u64::from_str_radix(text, 16).ok();
+            Some(number(end)? - number(start)?)
+        })
+        .sum();
+    assert!(bytes <= 4 * 4096, "{maps}");
+    let forbidden = [
+        "write",
+        "pwrite64",
+        "writev",
+        "splice",
+        "sendfile",
+        "copy_file_range",
+        "process_vm_writev",
+    ];
+    let names: Vec<&str> = calls
+        .lines()
+        .filter_map(|line| line.split_whitespace().last())
+        .collect();
+    assert!(names.len() > 3, "strace has counted something: {calls}");
+    assert!(
+        !names.iter().any(|name| forbidden.contains(name)),
+        "{calls}"
+    );
 }
 
 /// Fills the framebuffer with pixels of one colour: blue, green, red, unused, as octal bytes.
