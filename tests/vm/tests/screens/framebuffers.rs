@@ -1,5 +1,6 @@
 //! A framebuffer device: the host sees the very pages that the guest's programs draw into.
 
+use rustix::process::Signal;
 use vmshm_vm_tests::environment::{self, report};
 use vmshm_vm_tests::machine::{Kind, Machine};
 use vmshm_vm_tests::patience::{LATER, wait_for};
@@ -38,22 +39,33 @@ fn what_is_drawn_into_fb0_is_seen_without_a_copy() {
     // Its source cannot copy: it maps the device for reading, and beside that the frames' four pages.
     let watcher = display(
         &machine,
-        &["--screen", &screen.to_string(), "--nowhere", "5", "--stats"],
+        &[
+            "--screen",
+            &screen.to_string(),
+            "--nowhere",
+            "3600",
+            "--stats",
+        ],
     )
     .start();
-    let source = machine.guest.check("pgrep -f 'vmshm-agent source'");
+    let source = machine.guest.check("pgrep -f 'exe source'");
     let source = source.trim();
+    let mut maps = String::new();
+    wait_for("a source that maps the device", LATER, || {
+        maps = machine.guest.check(&format!("cat /proc/{source}/maps"));
+        maps.contains("/dev/fb0")
+    });
     let calls = machine
         .guest
         .start(&format!("strace -c -f -o calls -p {source}"));
-    for shade in 0..8 {
+    for shade in 0..4 {
         draw(&machine, &format!("\\0{shade}0\\0{shade}0\\0{shade}0\\000"));
     }
-    let maps = machine.guest.check(&format!("cat /proc/{source}/maps"));
     machine.guest.check("pkill -INT -x strace || true");
     drop(calls.wait(LATER));
     let calls = machine.guest.check("cat calls");
     check_nothing_is_copied(&maps, &calls);
+    watcher.signal(Signal::TERM);
     let seen = watcher.wait(LATER).json();
     report(&format_args!("{}: {seen}", machine.name));
     assert!(seen["frames"].as_u64().expect("a number") >= 2, "{seen}");
@@ -100,9 +112,9 @@ fn check_nothing_is_copied(maps: &str, calls: &str) {
 
 /// Fills the framebuffer with pixels of one colour: blue, green, red, unused, as octal bytes.
 fn draw(machine: &Machine, pixel: &str) {
+    // Three pixels, doubled eighteen times, are 1024 by 768.
     machine.guest.check(&format!(
-        "p='{pixel}'; p=$p$p$p$p$p$p$p$p; p=$p$p$p$p$p$p$p$p; p=$p$p$p$p; \
-         printf \"$p\" >row; for i in 1 2 3 4; do cat row; done >four; \
-         for i in $(seq 1 768); do cat four; done >/dev/fb0"
+        "printf '{pixel}{pixel}{pixel}' >some; \
+         for i in $(seq 18); do cat some some >more; mv more some; done; cat some >/dev/fb0"
     ));
 }

@@ -18,6 +18,8 @@ use crate::shown::{add, check_same_as_inside, display, end, monitor_of};
 
 /// Mappings that a process may have more than before without that being a leak: its allocator's own.
 const SLACK: usize = 12;
+/// Bytes of the largest picture that is asked for.
+const LARGEST: u64 = 1920 * 1080 * 4;
 
 #[test]
 fn two_hundred_modes_of_the_test_card() {
@@ -26,7 +28,14 @@ fn two_hundred_modes_of_the_test_card() {
     };
     let watcher = display(
         &machine,
-        &["--screen", "test-card", "--nowhere", "3600", "--verify"],
+        &[
+            "--screen",
+            "test-card",
+            "--nowhere",
+            "3600",
+            "--verify",
+            "--stats",
+        ],
     )
     .start();
     let mut session = attach(&machine);
@@ -37,25 +46,14 @@ fn two_hundred_modes_of_the_test_card() {
     let monitor = monitor_of(&watcher);
     let agent = Status::of(&machine.guest).agent_pid.expect("it runs");
     let mappings = || {
-        let sources = machine
-            .guest
-            .check("for p in $(pgrep -x vmshm-agent); do cat /proc/$p/maps; done | wc -l");
+        let in_guest = |processes: &str| -> usize {
+            let counted = machine.guest.check(&format!("cat {processes} | wc -l"));
+            counted.trim().parse().expect("a number")
+        };
         [
-            std::fs::read_to_string(format!("/proc/{monitor}/maps"))
-                .expect("it runs")
-                .lines()
-                .count(),
-            std::fs::read_to_string(format!("/proc/{}/maps", watcher.pid()))
-                .expect("it runs")
-                .lines()
-                .count(),
-            machine
-                .guest
-                .check(&format!("wc -l </proc/{agent}/maps"))
-                .trim()
-                .parse()
-                .expect("a number"),
-            sources.trim().parse().expect("a number"),
+            lines(watcher.pid()),
+            in_guest(&format!("/proc/{agent}/maps")),
+            in_guest("/proc/$(pgrep -f 'exe source' | head -n 1)/maps"),
         ]
     };
     let before = mappings();
@@ -65,6 +63,12 @@ fn two_hundred_modes_of_the_test_card() {
     for (before, after) in before.iter().zip(after) {
         assert!(after <= before + SLACK, "{before} mappings became {after}");
     }
+    // The monitor has one mapping for each run of pages; what counts is how much it maps: two regions at most.
+    let mapped = mapped_of_guest(monitor);
+    assert!(
+        mapped <= 2 * 3 * LARGEST + (64 << 10),
+        "{mapped} bytes are mapped"
+    );
     drop(session);
     watcher.signal(Signal::TERM);
     let seen = watcher.wait(LATER).json();
@@ -74,6 +78,24 @@ fn two_hundred_modes_of_the_test_card() {
     ));
     assert_eq!(seen["wrong"], 0, "{seen}");
     assert!(seen["frames"].as_u64().expect("a number") > 200, "{seen}");
+}
+
+fn lines(pid: u32) -> usize {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("it runs");
+    maps.lines().count()
+}
+
+/// Bytes of the guest's RAM that a process maps.
+fn mapped_of_guest(pid: u32) -> u64 {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("it runs");
+    let of_guest = maps.lines().filter(|line| line.contains(" /dev/shm/"));
+    of_guest
+        .filter_map(|line| {
+            let (start, end) = line.split(' ').next()?.split_once('-')?;
+            let number = |text: &str| u64::from_str_radix(text, 16).ok();
+            Some(number(end)? - number(start)?)
+        })
+        .sum()
 }
 
 #[test]
