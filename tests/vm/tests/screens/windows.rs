@@ -79,6 +79,45 @@ fn a_window_is_a_monitor(kind: Kind) {
     close(window, &server, &id, &desktop, &before);
 }
 
+#[test]
+#[ignore = "long: the windows above show most of it"]
+fn the_mode_follows_the_window() {
+    let Some(machine) = fleet::borrow(Kind::UmlDesktop) else {
+        return;
+    };
+    let Some(server) = XServer::start(1280, 1024) else {
+        return;
+    };
+    let desktop = Desktop::start(&machine, "/run/user/1000");
+    let before = desktop.output_names();
+    let window = display(&machine, &["--add", "800x600", "--follow"])
+        .environment("DISPLAY", &server.display)
+        .environment("WAYLAND_DISPLAY", "")
+        .start();
+    let name = added(&desktop, &before);
+    let number = number(&machine, &name);
+    let id = server.window(&machine.name);
+    for (width, height) in [(1000, 700), (640, 480)] {
+        server.xdotool(&["windowsize", &id, &width.to_string(), &height.to_string()]);
+        wait_for("the mode of the window's size", LATER, || {
+            let outputs = desktop.outputs();
+            let output = outputs
+                .iter()
+                .find(|output| output["name"] == name.as_str());
+            let mode = &output.expect("it is there")["current_mode"];
+            mode["width"] == width && mode["height"] == height
+        });
+        wait_for("the guest's picture in the window", LATER, || {
+            server.picture().find(&picture(&machine, number)).is_some()
+        });
+        report(&format_args!(
+            "{}: {name} is {width}x{height}, as the window",
+            machine.name
+        ));
+    }
+    end(window, &desktop, &before);
+}
+
 fn click(server: &XServer, window: &str, x: u32, y: u32) {
     server.xdotool(&[
         "mousemove",
