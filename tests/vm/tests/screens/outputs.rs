@@ -3,6 +3,8 @@
 use vmshm_vm_tests::desktop::Desktop;
 use vmshm_vm_tests::fleet;
 use vmshm_vm_tests::machine::Kind;
+use vmshm_vm_tests::patience::{LATER, SOON, wait_for};
+use vmshm_vm_tests::png_file::Picture;
 
 use crate::shown::{add, check_same_as_inside, display, end, list};
 
@@ -55,15 +57,13 @@ fn a_monitor_is_added(kind: Kind, runtime: &str) {
     let file = space.path().join("shot.png");
     let path = file.to_str().expect("it is text");
     display(&machine, &["--add", "800x600", "--screenshot", path])
-        .run_within(vmshm_vm_tests::patience::LATER)
+        .run_within(LATER)
         .success();
-    let shot = vmshm_vm_tests::png_file::Picture::read(&file);
+    let shot = Picture::read(&file);
     assert_eq!((shot.width, shot.height), (800, 600));
-    vmshm_vm_tests::patience::wait_for(
-        "the output to be unplugged",
-        vmshm_vm_tests::patience::SOON,
-        || desktop.output_names() == before,
-    );
+    wait_for("the output to be unplugged", SOON, || {
+        desktop.output_names() == before
+    });
 }
 
 #[test]

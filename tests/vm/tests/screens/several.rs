@@ -3,6 +3,7 @@
 use vmshm_vm_tests::desktop::Desktop;
 use vmshm_vm_tests::fleet;
 use vmshm_vm_tests::machine::Kind;
+use vmshm_vm_tests::patience::LATER;
 
 use crate::shown::{add, check_same_as_inside, display, end, number};
 
@@ -27,7 +28,7 @@ fn two_displays_of_one_screen_and_displays_of_two_screens() {
     ];
     check_same_as_inside(&machine, &desktop, &two);
     for watcher in watchers {
-        let seen = watcher.wait(vmshm_vm_tests::patience::LATER).json();
+        let seen = watcher.wait(LATER).json();
         assert!(seen["frames"].as_u64().expect("a number") >= 4, "{seen}");
     }
     end(second, &desktop, &with_one);

@@ -3,9 +3,8 @@
 use vmshm_vm_tests::desktop::Desktop;
 use vmshm_vm_tests::environment::report;
 use vmshm_vm_tests::fleet;
-use vmshm_vm_tests::machine::Kind;
+use vmshm_vm_tests::machine::{Kind, Machine};
 use vmshm_vm_tests::patience::{LATER, wait_for};
-use vmshm_vm_tests::program::Running;
 use vmshm_vm_tests::x_server::XServer;
 
 use crate::shown::{added, display, end, number, picture};
@@ -76,7 +75,8 @@ fn a_window_is_a_monitor(kind: Kind) {
     report(&format_args!("{}: typed {typed:?}", machine.name));
 
     clicks_land(&machine, &desktop, &server, &id, &name);
-    close(window, &server, &id, &desktop, &before);
+    // Which unplugs the output.
+    end(window, &desktop, &before);
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn click(server: &XServer, window: &str, x: u32, y: u32) {
 
 /// A program of the guest that fills the output tells where clicks land.
 fn clicks_land(
-    machine: &vmshm_vm_tests::machine::Machine,
+    machine: &Machine,
     desktop: &Desktop<'_>,
     server: &XServer,
     window: &str,
@@ -176,10 +176,4 @@ fn last_place(told: &str) -> Option<(f64, f64)> {
         let (x, y) = numbers.split_once(", ")?;
         Some((x.trim().parse().ok()?, y.trim().parse().ok()?))
     })
-}
-
-/// Closes the window, which unplugs the output.
-fn close(window: Running, server: &XServer, id: &str, desktop: &Desktop<'_>, before: &[String]) {
-    let _ = (server, id);
-    end(window, desktop, before);
 }
