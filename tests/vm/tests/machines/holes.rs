@@ -119,8 +119,9 @@ fn prepare(machine: &Machine, method: &str) -> Status {
 
 fn punch(guest: &Guest, region: &Region, then: &str) {
     let memory = &region.memory.memory;
+    // The agent may notice, and close its descriptor, before the next command opens the file.
     guest.check(&format!(
-        "memory={memory}; fallocate --punch-hole --offset {OFFSET} --length 4096 $memory {then}"
+        "exec 7<>{memory}; memory=/proc/self/fd/7; fallocate --punch-hole --offset {OFFSET} --length 4096 $memory {then}"
     ));
 }
 
