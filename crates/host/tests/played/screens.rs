@@ -110,6 +110,9 @@ impl Guest {
         let Some(region) = self.regions.iter_mut().find(|region| region.id == id) else {
             return refusal(RefusalCode::NotFound);
         };
+        if !region.ready && !region.holders.is_empty() {
+            return refusal(RefusalCode::Proving);
+        }
         region.holders.push((slot, Role::Watch));
         Reply::Region(RegionReply {
             region: region.id,
