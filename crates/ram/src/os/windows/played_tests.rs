@@ -1,6 +1,5 @@
 //! On Windows: a process that plays VMware, with its guest's RAM in sections, is found from
 //! outside, read and written. The process is this very program under VMware's name.
-#![cfg(windows)]
 #![allow(
     unsafe_code,
     reason = "sections and private memory are made by raw calls"
@@ -13,13 +12,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use vmshm_link::GuestPhysical;
-use vmshm_ram::{
+use crate::{
     Access, Backing, BlockOffset, BlockPiece, Census, DumpFormat, DumpPlan, Evidence, FindError,
     Found, GuestRam, Machine, Method, Obstacle, Patterns, Privileges, ProcRoot, Protection,
     RamError, RunState, SearchOptions, SearchSink, Source, Step, StoredDump, Vmm, VmmKind,
     find_all, find_by_pid,
 };
+use vmshm_link::GuestPhysical;
 use vmshm_shm::{Mapping, SharedMemory};
 use windows_sys::Win32::Foundation::INVALID_HANDLE_VALUE;
 use windows_sys::Win32::System::Memory::{
@@ -31,6 +30,8 @@ const MIB: u64 = 1 << 20;
 /// `reserved:16` and `private:16` with sizes in MiB.
 const MAKE: &str = "VMSHM_TEST_MAKE";
 const BRAND: &[u8] = b"a brand that nobody else writes";
+/// What the test is called that only plays.
+const PLAY: &str = "os::windows::played_tests::play_a_vmm";
 /// Where the brand stands.
 const BRAND_AT: u64 = 2 * MIB;
 
@@ -132,7 +133,7 @@ impl Player {
         }
         let settings: PathBuf = directory.path().join("Small Box.vmx");
         let mut command = Command::new(copy);
-        command.args(["play_a_vmm", "--exact", "--nocapture"]);
+        command.args([PLAY, "--exact", "--nocapture"]);
         if let Some(memsize) = memsize {
             let text = format!("displayName = \"A small one\"\nmemsize = \"{memsize}\"\n");
             std::fs::write(&settings, text).expect("written");
