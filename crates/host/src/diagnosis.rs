@@ -49,6 +49,12 @@ pub struct Diagnosis {
     pub agent: Cause,
 }
 
+/// What is good to know of this host and of this program's rights, whichever VM is meant.
+#[must_use]
+pub fn about_this_host() -> Vec<Cause> {
+    crate::os::about_this_host()
+}
+
 /// Looks closer at VMs that were looked at.
 #[must_use]
 pub fn diagnose(machine: MachineView) -> Diagnosis {
