@@ -4,6 +4,7 @@
 use vmshm_ram::{Access, Confidential, Examination, Namespace, Obstacle, VmmKind};
 
 use crate::machines::{AgentState, MachineView};
+use crate::os::advice;
 
 /// One thing that stands in the way, or that is good to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,7 +137,7 @@ fn agent(machine: &MachineView) -> Cause {
         Some(AgentState::Seen) => Cause::new("running", None),
         Some(AgentState::Silent) => Cause::new(
             "silent: its heartbeat stands still",
-            Some("is the VM paused? (kill -CONT PID)"),
+            Some(advice::IS_IT_PAUSED),
         ),
         Some(AgentState::Dead) => Cause::new(
             "dead: its keeper still holds the memory",

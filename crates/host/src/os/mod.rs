@@ -24,8 +24,8 @@ pub(crate) use system::{
 // Agents that connect, and bells.
 pub(crate) use system::is_no_such_address_family;
 pub use system::{Doorbells, Listener};
-// For `doctor`.
-pub(crate) use system::about_this_host;
+// What is said to the user.
+pub(crate) use system::{about_this_host, advice};
 
 // What knows no system call is tested on every system.
 #[cfg(all(test, not(windows)))]

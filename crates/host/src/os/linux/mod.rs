@@ -1,6 +1,7 @@
 //! Linux: processes through /proc, notes in directories by their modes, listening and bells
 //! over sockets.
 
+pub(crate) mod advice;
 mod clock;
 mod doorbell;
 mod errors;

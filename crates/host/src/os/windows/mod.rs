@@ -2,6 +2,7 @@
 //! descriptors. There is no listener and no doorbell here: what needs them re-checks within
 //! its bounds.
 
+pub(crate) mod advice;
 mod clock;
 mod doorbell;
 mod errors;
