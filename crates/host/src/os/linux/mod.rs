@@ -9,6 +9,7 @@ mod host_facts;
 mod identity;
 mod listen;
 mod notes;
+mod stopwatch;
 
 pub(crate) use clock::milliseconds_since_boot;
 pub use doorbell::Doorbells;
@@ -20,3 +21,4 @@ pub(crate) use notes::{
     NoteDirectory, candidates, create_private_file, is_ours_alone, make_private_directory,
     open_unlinked,
 };
+pub(crate) use stopwatch::Moment;

@@ -13,6 +13,7 @@ mod notes;
 mod process_list;
 mod rights;
 mod security;
+mod stopwatch;
 mod system_information;
 mod user;
 
@@ -26,3 +27,4 @@ pub(crate) use notes::{
     NoteDirectory, candidates, create_private_file, is_ours_alone, make_private_directory,
     open_unlinked,
 };
+pub(crate) use stopwatch::Moment;
