@@ -207,7 +207,9 @@ fn in_turns(
         let ours = turns.records(session, messages)?;
         let floor = turns.lines(session, messages)?;
         let medians = Percentiles::of(ours.clone()).zip(Percentiles::of(floor.clone()));
-        ratios.extend(medians.map(|(ours, floor)| ours.p50 / floor.p50));
+        let ratio = medians.map(|(ours, floor)| ours.p50 / floor.p50);
+        // A coarse clock may have seen no time pass.
+        ratios.extend(ratio.filter(|ratio| ratio.is_finite()));
         record.extend(ours);
         line.extend(floor);
     }
