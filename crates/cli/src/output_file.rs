@@ -91,10 +91,7 @@ impl WholeFile {
 
 fn open(path: &Path, readers: Readers) -> io::Result<OutputFile> {
     if is_stream(path) {
-        // Opening a pipe may wait for its reader.
-        return Ok(OutputFile::Stream(
-            OpenOptions::new().write(true).open(path)?,
-        ));
+        return Ok(OutputFile::Stream(os::open_stream(path)?));
     }
     let replaced = match std::fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
@@ -107,7 +104,10 @@ fn open(path: &Path, readers: Readers) -> io::Result<OutputFile> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
-    let place = replaced.clone().unwrap_or_else(|| path.to_owned());
+    let place = match &replaced {
+        Some(place) => place.clone(),
+        None => os::new_place(path)?,
+    };
     // A name may be as long as the file system allows; the partial file's is longer.
     let name = place.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let mut prefix = os::start_of_name(name);
@@ -172,7 +172,7 @@ mod tests {
             directory.path().join("no/such"),
         ] {
             let failure = OutputFile::open(&path, Readers::Owner).expect_err("refused");
-            let text = format!("{failure:?}");
+            let text = failure.to_string();
             assert!(text.contains(&path.display().to_string()), "{text}");
             assert!(!text.contains("partial"), "{text}");
         }

@@ -5,7 +5,7 @@
 //! - [`Signals`]: Ctrl-C and its like, as a flag and as something that can be waited for.
 //! - [`Descriptor`]: how this system names an open file that is lent.
 //! - `prepare_streams`, `standard_output`, `descriptor`, `shows_colour`, `reader_has_left`, `wait`: standard streams.
-//! - `is_stream`, `create_partial`, `start_of_name`, `make_sparse`, `write_all_at`, `free_room`: files.
+//! - `is_stream`, `open_stream`, `new_place`, `create_partial`, `start_of_name`, `make_sparse`, `write_all_at`, `free_room`: files.
 //! - `keep_apart`, [`Parent`]: the reaper and who started it.
 //! - `pattern_bytes`, `hidden_machines`, `hint_for`, and the constants: arguments and words.
 
@@ -15,6 +15,16 @@ mod linux;
 pub(crate) use linux::{
     Descriptor, FILE_TOO_LARGE_HINT, GRAFT_REFUSAL, NO_MACHINE_HINT, Parent, Signals,
     create_partial, descriptor, free_room, hidden_machines, hint_for, is_stream, keep_apart,
-    make_sparse, pattern_bytes, prepare_streams, reader_has_left, shows_colour, standard_output,
-    start_of_name, wait, write_all_at,
+    make_sparse, new_place, open_stream, pattern_bytes, prepare_streams, reader_has_left,
+    shows_colour, standard_output, start_of_name, wait, write_all_at,
+};
+
+#[cfg(windows)]
+mod windows;
+#[cfg(windows)]
+pub(crate) use windows::{
+    Descriptor, FILE_TOO_LARGE_HINT, GRAFT_REFUSAL, NO_MACHINE_HINT, Parent, Signals,
+    create_partial, descriptor, free_room, hidden_machines, hint_for, is_stream, keep_apart,
+    make_sparse, new_place, open_stream, pattern_bytes, prepare_streams, reader_has_left,
+    shows_colour, standard_output, start_of_name, wait, write_all_at,
 };

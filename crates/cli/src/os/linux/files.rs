@@ -1,11 +1,11 @@
 //! Files: modes, holes, what is no regular file.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{File, Permissions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
@@ -15,6 +15,20 @@ use crate::output_file::Readers;
 pub(crate) fn is_stream(path: &Path) -> bool {
     path.metadata()
         .is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir())
+}
+
+/// Opens a pipe or a device for writing. Opening a pipe waits for its reader.
+pub(crate) fn open_stream(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).open(path)
+}
+
+/// Where a new file goes; here where its path says.
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "the same name on a system where it can fail"
+)]
+pub(crate) fn new_place(path: &Path) -> io::Result<PathBuf> {
+    Ok(path.to_owned())
 }
 
 /// The start of a name, short enough to be part of another one.

@@ -7,7 +7,8 @@ mod streams;
 mod words;
 
 pub(crate) use files::{
-    create_partial, free_room, is_stream, make_sparse, start_of_name, write_all_at,
+    create_partial, free_room, is_stream, make_sparse, new_place, open_stream, start_of_name,
+    write_all_at,
 };
 pub(crate) use process::{Parent, keep_apart};
 pub(crate) use signals::Signals;
