@@ -17,6 +17,9 @@
     reason = "this crate exists to hold the raw access that the others must not contain"
 )]
 
+#[cfg(windows)]
+extern crate std;
+
 mod copy;
 mod fault;
 mod local;
@@ -27,4 +30,6 @@ mod word;
 pub use fault::Fault;
 pub use local::LocalMemory;
 pub use memory::SharedMemory;
-pub use os::{MapError, Mapping, PAGE_SIZE, Piece, Protection};
+#[cfg(windows)]
+pub use os::lays_views_side_by_side;
+pub use os::{MapError, Mapping, PAGE_SIZE, Piece, Protection, SystemError};

@@ -43,6 +43,10 @@ impl Span {
     }
 
     /// The same without what lies behind its first `length` bytes.
+    #[allow(
+        dead_code,
+        reason = "for Linux's files of huge pages, which can only be mapped whole"
+    )]
     pub(crate) fn shortened(self, length: usize) -> Self {
         let length = self.length.min(length);
         Self {

@@ -1,24 +1,36 @@
 //! Mappings of a memory file: pieces in any order, reading only, and what is refused.
-#![cfg(target_os = "linux")]
+#[cfg(target_os = "linux")]
+#[path = "mapping/memory_file.rs"]
+mod memory_file;
+#[cfg(windows)]
+#[path = "mapping/section.rs"]
+mod memory_file;
 
-use std::fs;
-
-use rustix::fd::OwnedFd;
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
-use rustix::io::{pread, pwrite};
+use memory_file::{File, create};
 use vmshm_shm::{Fault, MapError, Mapping, PAGE_SIZE, Piece, Protection, SharedMemory};
 
 const PAGES: u64 = 8;
 
 /// A memory file of some pages, each filled with its number plus one.
-fn numbered_pages() -> OwnedFd {
-    let file = memfd_create("vmshm-test", MemfdFlags::CLOEXEC).expect("a memory file");
-    ftruncate(&file, PAGES * PAGE_SIZE).expect("resized");
+fn numbered_pages() -> File {
+    let file = create(PAGES * PAGE_SIZE);
     for page in 0..PAGES {
         let byte = u8::try_from(page + 1).expect("small");
-        pwrite(&file, &[byte; 4096], page * PAGE_SIZE).expect("written");
+        put(&file, page * PAGE_SIZE, &[byte; 4096]);
     }
     file
+}
+
+/// Writes to the file behind the back of whoever has mapped parts of it.
+fn put(file: &File, offset: u64, bytes: &[u8]) {
+    let all = Mapping::whole(file, PAGES * PAGE_SIZE, Protection::ReadWrite).expect("mapped");
+    all.write(offset, bytes).expect("inside");
+}
+
+/// What the file has at a place.
+fn get(file: &File, offset: u64, bytes: &mut [u8]) {
+    let all = Mapping::whole(file, PAGES * PAGE_SIZE, Protection::Read).expect("mapped");
+    all.read(offset, bytes).expect("inside");
 }
 
 const fn piece(page: u64, pages: u64) -> Piece {
@@ -52,11 +64,11 @@ fn pieces_in_odd_order_are_one_memory() {
         .write(2 * PAGE_SIZE - 300, &[0xee; 600])
         .expect("inside");
     let mut found = [0; 300];
-    pread(&file, &mut found, 7 * PAGE_SIZE - 300).expect("read");
+    get(&file, 7 * PAGE_SIZE - 300, &mut found);
     assert_eq!(found, [0xee; 300]);
-    pread(&file, &mut found, 0).expect("read");
+    get(&file, 0, &mut found);
     assert_eq!(found, [0xee; 300]);
-    pread(&file, &mut found, 300).expect("read");
+    get(&file, 300, &mut found);
     assert_eq!(found, [1; 300]);
 }
 
@@ -69,7 +81,7 @@ fn one_page_may_be_mapped_twice_and_holders_see_each_other() {
     memory.store_release(8, 0x1234).expect("inside");
     assert_eq!(memory.load_acquire(PAGE_SIZE + 8), Ok(0x1234));
     assert_eq!(other.load_acquire(2 * PAGE_SIZE + 8), Ok(0x1234));
-    pwrite(&file, &[0x55; 8], 2 * PAGE_SIZE + 8).expect("written");
+    put(&file, 2 * PAGE_SIZE + 8, &[0x55; 8]);
     assert_eq!(memory.load_acquire(8), Ok(0x5555_5555_5555_5555));
 }
 
@@ -127,42 +139,6 @@ fn pieces_that_are_no_runs_of_pages_are_refused_by_number() {
     let huge = bad(0, 1 << 63);
     let result = Mapping::new(&file, &[huge, huge], Protection::Read);
     assert_eq!(result.err(), Some(MapError::BadPiece { index: 1 }));
-}
-
-/// How many mappings of this test's file this process has.
-fn mappings_named(name: &str) -> usize {
-    let maps = fs::read_to_string("/proc/self/maps").expect("a list of mappings");
-    maps.lines().filter(|line| line.contains(name)).count()
-}
-
-#[test]
-fn a_mapping_goes_when_it_is_dropped_and_when_it_fails() {
-    const NAME: &str = "vmshm-test-drop";
-    let file = memfd_create(NAME, MemfdFlags::CLOEXEC).expect("a memory file");
-    ftruncate(&file, PAGES * PAGE_SIZE).expect("resized");
-    let pieces = [piece(6, 1), piece(2, 1), piece(4, 1)];
-    let memory = Mapping::new(&file, &pieces, Protection::ReadWrite).expect("mapped");
-    assert_eq!(mappings_named(NAME), 3);
-    let range = memory.address()..memory.address() + memory.size();
-    assert_eq!(range.start % PAGE_SIZE, 0);
-    drop(memory);
-    assert_eq!(mappings_named(NAME), 0);
-
-    // A pipe cannot be mapped: the reservation that was made for it goes again.
-    let (pipe, _other) = rustix::pipe::pipe().expect("a pipe");
-    let before = reserved();
-    for _ in 0..20 {
-        let result = Mapping::whole(&pipe, 1 << 40, Protection::Read);
-        assert!(matches!(result, Err(MapError::System(_))), "{result:?}");
-    }
-    assert!(reserved() < before + (1 << 40), "a failed mapping stays");
-}
-
-/// Bytes of address space that this process has.
-fn reserved() -> u64 {
-    let statm = fs::read_to_string("/proc/self/statm").expect("figures of this process");
-    let pages = statm.split(' ').next().expect("a first figure");
-    pages.parse::<u64>().expect("a number") * PAGE_SIZE
 }
 
 #[test]

@@ -7,51 +7,18 @@ use core::ffi::c_void;
 use core::ptr::{self, NonNull};
 
 use rustix::fd::AsFd;
-use rustix::io::Errno;
+/// What the system answers when it refuses.
+pub use rustix::io::Errno as SystemError;
 use rustix::mm::{
     Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap, mmap_anonymous, mprotect, munmap,
 };
 
+use super::pieces::{MapError, PAGE_SIZE, Piece, Protection, total_length};
 use crate::SharedMemory;
 use crate::word::{Span, shared_memory_over_span};
 
-/// The page size of every system that this crate supports so far (x86-64).
-pub const PAGE_SIZE: u64 = 4096;
-
 /// Huge pages of x86-64 Linux that RAM files are commonly made of.
 const HUGE_PAGE: usize = 2 << 20;
-
-/// One run of bytes of a file, to be mapped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Piece {
-    /// Where the run starts in the file; a multiple of [`PAGE_SIZE`].
-    pub offset: u64,
-    /// How long it is; a multiple of [`PAGE_SIZE`], not zero.
-    pub length: u64,
-}
-
-/// What may be done through a mapping.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protection {
-    /// Loads and reads; stores answer [`Fault::ReadOnly`](crate::Fault::ReadOnly).
-    Read,
-    /// Loads and stores.
-    ReadWrite,
-}
-
-/// Why a mapping could not be made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum MapError {
-    /// A piece is empty, not made of whole pages, or the sum overflows.
-    #[error("piece {index} is not a run of whole pages")]
-    BadPiece {
-        /// Which piece.
-        index: usize,
-    },
-    /// The system refused; `ENOMEM` with many pieces means `vm.max_map_count`.
-    #[error("the system refused to map the memory: {0}")]
-    System(Errno),
-}
 
 /// Pieces of a file, mapped one after the other as one memory; unmapped on drop.
 ///
@@ -208,7 +175,7 @@ fn reserve(total: usize) -> Result<NonNull<u8>, MapError> {
     let slack = if total < HUGE_PAGE { 0 } else { HUGE_PAGE };
     let length = total
         .checked_add(slack)
-        .ok_or(MapError::System(Errno::NOMEM))?;
+        .ok_or(MapError::System(SystemError::NOMEM))?;
     let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
     // SAFETY: a fresh private reservation at an address that the system chooses.
     let whole = unsafe { mmap_anonymous(ptr::null_mut(), length, ProtFlags::empty(), flags) }
@@ -229,21 +196,5 @@ fn reserve(total: usize) -> Result<NonNull<u8>, MapError> {
         }
     }
     // SAFETY: before <= slack, so the address is inside the reservation.
-    NonNull::new(unsafe { whole.add(before) }).ok_or(MapError::System(Errno::NOMEM))
-}
-
-fn total_length(pieces: &[Piece]) -> Result<usize, MapError> {
-    let mut total = 0_u64;
-    for (index, piece) in pieces.iter().enumerate() {
-        let bad = MapError::BadPiece { index };
-        if piece.length == 0 || piece.length % PAGE_SIZE != 0 || piece.offset % PAGE_SIZE != 0 {
-            return Err(bad);
-        }
-        piece.offset.checked_add(piece.length).ok_or(bad)?;
-        total = total.checked_add(piece.length).ok_or(bad)?;
-    }
-    if pieces.is_empty() {
-        return Err(MapError::BadPiece { index: 0 });
-    }
-    usize::try_from(total).map_err(|_| MapError::BadPiece { index: 0 })
+    NonNull::new(unsafe { whole.add(before) }).ok_or(MapError::System(SystemError::NOMEM))
 }
