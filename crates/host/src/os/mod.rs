@@ -24,6 +24,8 @@ pub(crate) use system::{
 // Agents that connect, and bells.
 pub(crate) use system::is_no_such_address_family;
 pub use system::{Doorbells, Listener};
+// Showing screens: memory of our own that another process maps, and waiting.
+pub(crate) use system::{make_memory_file, only_readable, wait_for_monitor};
 // What is said to the user.
 pub(crate) use system::{about_this_host, advice};
 

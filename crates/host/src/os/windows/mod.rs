@@ -4,6 +4,7 @@
 
 pub(crate) mod advice;
 mod clock;
+mod display;
 mod doorbell;
 mod errors;
 mod host_facts;
@@ -18,6 +19,7 @@ mod system_information;
 mod user;
 
 pub(crate) use clock::milliseconds_since_boot;
+pub(crate) use display::{make_memory_file, only_readable, wait_for_monitor};
 pub use doorbell::Doorbells;
 pub(crate) use errors::is_no_such_address_family;
 pub(crate) use host_facts::about_this_host;
