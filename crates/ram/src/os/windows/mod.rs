@@ -28,6 +28,8 @@ mod memory;
 #[cfg(windows)]
 mod named_section;
 #[cfg(windows)]
+mod parameters;
+#[cfg(windows)]
 mod private_file;
 #[cfg(windows)]
 mod privileges;
