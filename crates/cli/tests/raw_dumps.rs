@@ -69,7 +69,7 @@ fn whoever_makes_a_raw_dump_that_looks_like_another_is_told() {
     let directory = directory.path();
     for (magic, name) in MAGICS {
         std::fs::write(directory.join("memory"), memory(magic)).expect("written");
-        for output in ["file", "/dev/null"] {
+        for output in ["file", if cfg!(windows) { "NUL" } else { "/dev/null" }] {
             let dump = ["dump", "dump:raw:memory", "-o", output, "--format", "raw"];
             let dumped = vmshm(directory, &dump);
             assert!(dumped.status.success(), "{dumped:?}");
