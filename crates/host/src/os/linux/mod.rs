@@ -1,9 +1,11 @@
 //! Linux: processes through /proc, notes in directories by their modes, listening and bells
 //! over sockets.
 
+pub(crate) mod advice;
 mod clock;
 mod doorbell;
 mod errors;
+mod host_facts;
 mod identity;
 mod listen;
 mod notes;
@@ -11,6 +13,7 @@ mod notes;
 pub(crate) use clock::milliseconds_since_boot;
 pub use doorbell::Doorbells;
 pub(crate) use errors::is_no_such_address_family;
+pub(crate) use host_facts::about_this_host;
 pub(crate) use identity::{boot_id, has_ended, pid_namespace, start_time};
 pub use listen::Listener;
 pub(crate) use notes::{
