@@ -14,8 +14,8 @@ use windows as system;
 
 // Who a process is.
 pub(crate) use system::{boot_id, has_ended, pid_namespace, start_time};
-// The clock that runs through the host's sleep.
-pub(crate) use system::milliseconds_since_boot;
+// The clock that runs through the host's sleep, and one for the shortest times.
+pub(crate) use system::{Moment, milliseconds_since_boot};
 // Files that are this user's alone.
 pub(crate) use system::{
     NoteDirectory, candidates, create_private_file, is_ours_alone, make_private_directory,
@@ -24,6 +24,8 @@ pub(crate) use system::{
 // Agents that connect, and bells.
 pub(crate) use system::is_no_such_address_family;
 pub use system::{Doorbells, Listener};
+// Showing screens: memory of our own that another process maps, and waiting.
+pub(crate) use system::{make_memory_file, only_readable, wait_for_monitor};
 // What is said to the user.
 pub(crate) use system::{about_this_host, advice};
 

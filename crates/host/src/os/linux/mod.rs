@@ -3,14 +3,17 @@
 
 pub(crate) mod advice;
 mod clock;
+mod display;
 mod doorbell;
 mod errors;
 mod host_facts;
 mod identity;
 mod listen;
 mod notes;
+mod stopwatch;
 
 pub(crate) use clock::milliseconds_since_boot;
+pub(crate) use display::{make_memory_file, only_readable, wait_for_monitor};
 pub use doorbell::Doorbells;
 pub(crate) use errors::is_no_such_address_family;
 pub(crate) use host_facts::about_this_host;
@@ -20,3 +23,4 @@ pub(crate) use notes::{
     NoteDirectory, candidates, create_private_file, is_ours_alone, make_private_directory,
     open_unlinked,
 };
+pub(crate) use stopwatch::Moment;

@@ -4,6 +4,7 @@
 
 pub(crate) mod advice;
 mod clock;
+mod display;
 mod doorbell;
 mod errors;
 mod host_facts;
@@ -13,10 +14,12 @@ mod notes;
 mod process_list;
 mod rights;
 mod security;
+mod stopwatch;
 mod system_information;
 mod user;
 
 pub(crate) use clock::milliseconds_since_boot;
+pub(crate) use display::{make_memory_file, only_readable, wait_for_monitor};
 pub use doorbell::Doorbells;
 pub(crate) use errors::is_no_such_address_family;
 pub(crate) use host_facts::about_this_host;
@@ -26,3 +29,4 @@ pub(crate) use notes::{
     NoteDirectory, candidates, create_private_file, is_ours_alone, make_private_directory,
     open_unlinked,
 };
+pub(crate) use stopwatch::Moment;
