@@ -14,8 +14,8 @@ use windows as system;
 
 // Who a process is.
 pub(crate) use system::{boot_id, has_ended, pid_namespace, start_time};
-// The clock that runs through the host's sleep.
-pub(crate) use system::milliseconds_since_boot;
+// The clock that runs through the host's sleep, and one for the shortest times.
+pub(crate) use system::{Moment, milliseconds_since_boot};
 // Files that are this user's alone.
 pub(crate) use system::{
     NoteDirectory, candidates, create_private_file, is_ours_alone, make_private_directory,

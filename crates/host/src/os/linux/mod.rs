@@ -10,6 +10,7 @@ mod host_facts;
 mod identity;
 mod listen;
 mod notes;
+mod stopwatch;
 
 pub(crate) use clock::milliseconds_since_boot;
 pub(crate) use display::{make_memory_file, only_readable, wait_for_monitor};
@@ -22,3 +23,4 @@ pub(crate) use notes::{
     NoteDirectory, candidates, create_private_file, is_ours_alone, make_private_directory,
     open_unlinked,
 };
+pub(crate) use stopwatch::Moment;

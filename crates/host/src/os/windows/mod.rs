@@ -14,6 +14,7 @@ mod notes;
 mod process_list;
 mod rights;
 mod security;
+mod stopwatch;
 mod system_information;
 mod user;
 
@@ -28,3 +29,4 @@ pub(crate) use notes::{
     NoteDirectory, candidates, create_private_file, is_ours_alone, make_private_directory,
     open_unlinked,
 };
+pub(crate) use stopwatch::Moment;
