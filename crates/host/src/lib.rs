@@ -25,7 +25,8 @@ pub mod listen;
 mod look;
 pub mod machines;
 pub mod observer;
-#[cfg(test)]
+mod os;
+#[cfg(all(test, target_os = "linux"))]
 mod own_guest;
 pub mod physical;
 pub mod pipe;

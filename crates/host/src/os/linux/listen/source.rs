@@ -11,10 +11,10 @@ use rustix::net::sockopt;
 use socket2::Socket;
 use vmshm_link::rendezvous::endpoint::{self, Endpoint, Place};
 
-use super::address::Address;
-use super::event::ListenError;
 use super::line::Line;
 use super::vsock;
+use crate::listen::address::ANY_MACHINE;
+use crate::listen::{Address, ListenError};
 
 /// How long a connection may be quiet before the system asks whether it is there.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
@@ -53,7 +53,7 @@ impl Source {
             Place::Vsock { cid, port } => {
                 let socket = vsock::bind(cid, port).map_err(|source| ListenError::Bind {
                     address: Address::Vsock {
-                        cid: cid.unwrap_or(vsock::ANY),
+                        cid: cid.unwrap_or(ANY_MACHINE),
                         port,
                     },
                     source,

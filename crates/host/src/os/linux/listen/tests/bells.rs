@@ -12,8 +12,8 @@ use vmshm_link::rendezvous::bells::MOST_BELLS;
 
 use super::*;
 use crate::doorbell::Doorbells;
-use crate::doorbell::wire::Datagram;
-use crate::listen::relay::MOST_CLIENTS;
+use crate::os::linux::doorbell::wire::Datagram;
+use crate::os::linux::listen::relay::MOST_CLIENTS;
 
 /// A user's directory.
 struct Home {

@@ -22,6 +22,7 @@ use vmshm_shm::LocalMemory;
 
 use super::*;
 use crate::identity::start_time;
+use crate::listen::Suspect;
 
 const SECRET: Secret = Secret([5; 16]);
 /// Longer than any test takes that does not fail.

@@ -1,5 +1,4 @@
-//! A program's standard streams, taken over whole, so that ending a direction reaches
-//! whoever is behind it.
+//! Linux: the standard streams' descriptors are duplicated, and lead nowhere from then on.
 
 use std::fs::File;
 use std::io;

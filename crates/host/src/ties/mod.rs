@@ -7,17 +7,22 @@
 //! whose number was given anew. What it takes is only a place to look at: attaching
 //! proves it as if it had been typed.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+#[cfg(target_os = "linux")]
+mod listeners;
+#[cfg(test)]
+mod tests;
+
+use std::fs;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
 use vmshm_link::GuestPhysical;
 use vmshm_link::quantity::parse_number;
 
 use crate::identity::start_time;
 use crate::user_directory::{self, is_ours_alone};
+#[cfg(target_os = "linux")]
+pub(crate) use listeners::listeners_of;
 
 /// What the first line of each file begins with.
 const MARK: &str = "vmshm-ties 1";
@@ -92,12 +97,7 @@ impl Record {
             text.push_str(&format!("{} {} {}\n", tie.pid, tie.start_time, tie.beacon));
         }
         let partial = self.path.with_extension("new");
-        OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&partial)
+        user_directory::create_private_file(&partial)
             .and_then(|mut file| file.write_all(text.as_bytes()))
             .and_then(|()| fs::rename(&partial, &self.path))
             .map_err(|source| TiesError::Write {
@@ -119,7 +119,7 @@ impl Drop for Record {
 pub(crate) fn own_directory(directories: &[PathBuf]) -> Result<&Path, TiesError> {
     let usable = |directory: &&PathBuf| {
         // One that is there already, or cannot be made, is judged by what is there.
-        let _ = DirBuilder::new().mode(0o700).create(directory);
+        let _ = user_directory::make_private_directory(directory);
         is_ours_alone(directory)
     };
     match directories.iter().find(usable) {
@@ -132,22 +132,6 @@ pub(crate) fn own_directory(directories: &[PathBuf]) -> Result<&Path, TiesError>
             Err(TiesError::NoDirectory(tried.join(", ")))
         }
     }
-}
-
-/// The running listeners of this user that hold a connection to the guest in process `pid`,
-/// which started then: each one's directory and process number.
-pub(crate) fn listeners_of(directories: &[PathBuf], pid: u32, started: u64) -> Vec<(PathBuf, u32)> {
-    let is_meant = |tie: &Tie| tie.pid == pid && tie.start_time == started;
-    let own = directories
-        .iter()
-        .filter(|directory| is_ours_alone(directory));
-    own.flat_map(|directory| files(directory))
-        .filter(|path| read(path).is_some_and(|ties| ties.iter().any(is_meant)))
-        .filter_map(|path| {
-            let number = path.file_name()?.to_str()?.strip_prefix(PREFIX)?;
-            Some((path.parent()?.to_owned(), number.parse().ok()?))
-        })
-        .collect()
 }
 
 /// Where the beacon of the guest in process `pid` lies, if a running listener of this
@@ -187,12 +171,7 @@ fn files(directory: &Path) -> Vec<PathBuf> {
 /// The ties in a file, if the listener that wrote it still runs.
 fn read(path: &Path) -> Option<Vec<Tie>> {
     let mut text = String::new();
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let file: File = OpenOptions::new()
-        .read(true)
-        .custom_flags(i32::try_from(flags.bits()).ok()?)
-        .open(path)
-        .ok()?;
+    let file = user_directory::open_unlinked(path).ok()?;
     file.take(LONGEST).read_to_string(&mut text).ok()?;
     let (head, rest) = text.split_once('\n')?;
     let (pid, started) = head.strip_prefix(MARK)?.trim().split_once(' ')?;
@@ -208,104 +187,4 @@ fn parse_tie(line: &str) -> Option<Tie> {
         start_time: word()?.parse().ok()?,
         beacon: GuestPhysical(parse_number(word()?).ok()?),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::{MetadataExt, PermissionsExt};
-
-    use super::*;
-
-    fn own_tie(beacon: u64) -> Tie {
-        let pid = std::process::id();
-        Tie {
-            pid,
-            start_time: start_time(u64::from(pid)).expect("we run"),
-            beacon: GuestPhysical(beacon),
-        }
-    }
-
-    #[test]
-    fn what_a_listener_writes_is_found_until_it_ends() {
-        let home = tempfile::tempdir().expect("a directory");
-        let places = [home.path().join("vmshm")];
-        let record = Record::open_in(&places).expect("opens");
-        let (pid, tie) = (std::process::id(), own_tie(0x1_4020_0000));
-        assert_eq!(beacon_in(&places, pid), None);
-        record.write(&[tie]).expect("written");
-        assert_eq!(beacon_in(&places, pid), Some(tie.beacon));
-        let file = fs::metadata(&record.path).expect("there");
-        let directory = fs::metadata(&places[0]).expect("there");
-        assert_eq!(
-            (file.mode() & 0o777, directory.mode() & 0o777),
-            (0o600, 0o700)
-        );
-        let stranger = Tie {
-            start_time: tie.start_time + 1,
-            ..tie
-        };
-        record.write(&[stranger]).expect("written");
-        assert_eq!(
-            beacon_in(&places, pid),
-            None,
-            "another process had that pid"
-        );
-        record.write(&[tie]).expect("written");
-        drop(record);
-        assert_eq!(beacon_in(&places, pid), None);
-        assert_eq!(fs::read_dir(&places[0]).expect("listed").count(), 0);
-    }
-
-    #[test]
-    fn a_directory_that_others_may_enter_is_neither_written_nor_read() {
-        let home = tempfile::tempdir().expect("a directory");
-        let open = home.path().join("open");
-        let link = home.path().join("link");
-        let good = home.path().join("good");
-        fs::create_dir(&open).expect("made");
-        fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).expect("set");
-        std::os::unix::fs::symlink(&good, &link).expect("linked");
-        let places = [open.clone(), link.clone(), good.clone()];
-        let record = Record::open_in(&places).expect("the last one will do");
-        assert!(record.path.starts_with(&good));
-        record.write(&[own_tie(0x20_0000)]).expect("written");
-        let pid = std::process::id();
-        assert!(beacon_in(std::slice::from_ref(&good), pid).is_some());
-        assert_eq!(beacon_in(&[link], pid), None, "a link leads to it");
-        fs::copy(
-            &record.path,
-            open.join(record.path.file_name().expect("named")),
-        )
-        .expect("copied");
-        assert_eq!(beacon_in(std::slice::from_ref(&open), pid), None);
-        let error = Record::open_in(&[open]).expect_err("refused").to_string();
-        assert!(error.contains("open"), "{error}");
-    }
-
-    #[test]
-    fn odd_files_and_dead_listeners_tell_nothing() {
-        let home = tempfile::tempdir().expect("a directory");
-        let places = [home.path().join("vmshm")];
-        let record = Record::open_in(&places).expect("opens");
-        let tie = own_tie(0x20_0000);
-        let own = format!("{} {} {}\n", tie.pid, tie.start_time, tie.beacon);
-        let listener = format!("{MARK} {} {}", tie.pid, tie.start_time);
-        let dead = format!("{MARK} {} {}", tie.pid, tie.start_time + 1);
-        for text in [
-            String::new(),
-            own.clone(),
-            format!("{dead}\n{own}"),
-            format!("{listener}\n{} {}\n", tie.pid, tie.start_time),
-            format!("{listener}\n{} {} 0xzz\n", tie.pid, tie.start_time),
-            format!("{MARK}\n{own}"),
-            "\u{0}\n".repeat(1 << 17),
-        ] {
-            fs::write(&record.path, &text).expect("written");
-            assert_eq!(beacon_in(&places, tie.pid), None, "{text:.80}");
-        }
-        fs::write(&record.path, format!("{listener}\nodd\n{own}")).expect("written");
-        assert_eq!(beacon_in(&places, tie.pid), Some(tie.beacon));
-        fs::write(&record.path, [0xff, 0xfe, b'\n']).expect("written");
-        assert_eq!(beacon_in(&places, tie.pid), None);
-    }
 }

@@ -24,9 +24,9 @@ use vmshm_link::rendezvous::serial::{
     Decoder, FLUSH, Frame, Kind, MAX_CHUNK, MAX_FRAME, SILENCE_SECONDS,
 };
 
-use super::address::Address;
 use super::budget::Budget;
 use super::source::Connection;
+use crate::listen::Address;
 
 /// The most bytes that are read within a second: less than of a peer, so that what is
 /// passed on is always taken.

@@ -21,7 +21,7 @@ use rustix::net::{
 use vmshm_link::rendezvous::bells::Bells;
 
 use super::budget::Budget;
-use crate::doorbell::wire::{Datagram, MAX_DATAGRAM, Vmm};
+use crate::os::linux::doorbell::wire::{Datagram, MAX_DATAGRAM, Vmm};
 
 /// Programs at once.
 pub(super) const MOST_CLIENTS: usize = 64;
