@@ -37,7 +37,7 @@ pub(super) fn recognise(candidate: &Candidate) -> Option<Draft> {
     };
     // The name is what the file is called; where the file can be read, it must be QEMU
     // inside, too.
-    match ExecutableKind::qemu_or_other(&candidate.process.path("exe")) {
+    match ExecutableKind::qemu_or_other(&candidate.process.executable_file()) {
         ExecutableKind::QemuSystem => evidence.push(Evidence::Executable),
         ExecutableKind::Unknown
             if named && arguments.telling_options > 0 && candidate.is_called_what_it_says() =>

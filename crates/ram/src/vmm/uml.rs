@@ -20,7 +20,7 @@ pub(super) fn recognise(candidate: &Candidate) -> Option<Draft> {
         .iter()
         .any(|key| last_value(&candidate.words, key).is_some());
     let mut evidence = Vec::new();
-    match ExecutableKind::uml_or_other(&candidate.process.path("exe")) {
+    match ExecutableKind::uml_or_other(&candidate.process.executable_file()) {
         ExecutableKind::UserModeLinux => evidence.push(Evidence::Executable),
         // What cannot be read must at least be started like a kernel.
         ExecutableKind::Unknown
