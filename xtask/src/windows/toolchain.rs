@@ -77,6 +77,7 @@ impl Toolchain {
         }
         cargo.arg("--target-dir").arg(self.directory());
         cargo.env("CARGO_TARGET_X86_64_PC_WINDOWS_GNU_LINKER", &self.linker);
+        self.show_programs(&mut cargo);
         cargo
     }
 
@@ -86,8 +87,20 @@ impl Toolchain {
     }
 
     /// MinGW's C compiler, which is its linker.
-    pub fn compiler(&self) -> &Path {
-        &self.linker
+    pub fn compiler(&self) -> Command {
+        let mut compiler = Command::new(&self.linker);
+        self.show_programs(&mut compiler);
+        compiler
+    }
+
+    /// MinGW looks for its assembler on the PATH, and so does Rust for what makes import libraries.
+    fn show_programs(&self, command: &mut Command) {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let directory = self.linker.parent().map(Path::to_path_buf);
+        let all = directory.into_iter().chain(std::env::split_paths(&path));
+        if let Ok(path) = std::env::join_paths(all) {
+            command.env("PATH", path);
+        }
     }
 
     /// A directory for each of the two compilers, so that neither builds anew what the other built.
