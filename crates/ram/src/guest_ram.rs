@@ -304,8 +304,8 @@ impl GuestRam {
             let open = self.blocks.get(piece.at.block);
             open.is_some_and(OpenBlock::has_no_place)
         };
-        let copying = (self.copying && !pieces.iter().all(has_no_place))
-            || !pieces.iter().all(has_file);
+        let copying =
+            (self.copying && !pieces.iter().all(has_no_place)) || !pieces.iter().all(has_file);
         let copied = self.memory.as_ref().filter(|_| copying);
         let step = if copied.is_some() {
             WORD
@@ -429,9 +429,9 @@ impl GuestRam {
     /// Whether the system tells where a run of existing pages ends only by walking to its
     /// end, however far that is.
     pub(crate) fn sees_whole_runs(&self, block: usize) -> bool {
-        self.blocks.get(block).is_some_and(|open| {
-            open.origin.is_some() || open.residency.is_by_file()
-        })
+        self.blocks
+            .get(block)
+            .is_some_and(|open| open.origin.is_some() || open.residency.is_by_file())
     }
 
     /// Whether anything of a block can be reached.

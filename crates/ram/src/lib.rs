@@ -16,6 +16,7 @@ mod block;
 mod brand;
 mod census;
 mod dump;
+mod executable;
 mod firmware;
 mod guest_os;
 mod guest_ram;
@@ -42,6 +43,8 @@ pub use guest_ram::{FileRuns, GuestRam, RamRead};
 pub use layout::{Layout, LayoutError, LayoutRange, Location, Source};
 pub use layout_proof::Point;
 pub use mapping::{FileIdentity, MemoryMapping};
+#[cfg(windows)]
+pub use os::Privileges;
 pub use os::{Liveness, ProcRoot, RunState};
 pub use ram_error::{OpenError, RamError};
 pub use scan::{ScanStats, Sink, Step};

@@ -69,9 +69,7 @@ impl OpenError {
             Self::Map {
                 cause: MapError::System(error),
                 ..
-            } if error.raw_os_error() == code::NO_MEMORY => {
-                Some(advice::MANY_PIECES.to_owned())
-            }
+            } if error.raw_os_error() == code::NO_MEMORY => Some(advice::MANY_PIECES.to_owned()),
             Self::Map { .. } => Some("use the copy method".to_owned()),
             Self::Moved { .. } => Some("try again".to_owned()),
             Self::Gone { .. } | Self::BadPiece { .. } => None,

@@ -95,6 +95,10 @@ pub(crate) struct HeldSections {
 
 /// Whether a name that a section may have leads to one of a process's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(
+    not(any(windows, test)),
+    allow(dead_code, reason = "Linux has no sections, whatever their names")
+)]
 pub(crate) enum NamedSection {
     /// There is none of that name.
     Absent,

@@ -8,10 +8,11 @@ use super::{Evidence, Machine, Vmm, VmmKind};
 use crate::access::{Obstacle, Reach};
 use crate::address::VmmVirtual;
 use crate::block::{Backing, RamBlock};
+use crate::executable::holds_constant;
 use crate::mapping::MemoryMapping;
 use crate::os::{
-    BackingFile, Descriptor, HeldSections, Liveness, ProcRoot, Process, ProcessError,
-    ProcessMemory, ProcessStatus, NAMES_ARE_FILES, code, copy_denial, denial, holds_constant, program_name, unseen,
+    BackingFile, Descriptor, HeldSections, Liveness, NAMES_ARE_FILES, ProcRoot, Process,
+    ProcessError, ProcessMemory, ProcessStatus, code, copy_denial, denial, program_name, unseen,
 };
 
 /// What there is to judge a process by.

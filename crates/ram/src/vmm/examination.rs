@@ -92,7 +92,9 @@ pub enum GraftObstacle {
     #[error("the process runs with a shadow stack")]
     ShadowStack,
     /// No system call for it.
-    #[error("this system has no way to replace memory of another process: grafting works on Linux hosts")]
+    #[error(
+        "this system has no way to replace memory of another process: grafting works on Linux hosts"
+    )]
     System,
     /// Encrypted pages cannot be replaced.
     #[error("the guest's memory is confidential ({0})")]

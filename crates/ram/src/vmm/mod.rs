@@ -133,18 +133,14 @@ impl fmt::Display for Evidence {
             Self::RamMapping => "a mapping is exactly the RAM that was configured",
             Self::KvmDescriptor => "the process holds a KVM virtual machine",
             Self::DriverDescriptor => "the process holds another hypervisor's device",
-            Self::NamedSection => {
-                "the process holds the section that this VMM names after it"
-            }
+            Self::NamedSection => "the process holds the section that this VMM names after it",
             Self::SectionOfSize => {
                 "a section that the process holds is exactly the RAM that was configured"
             }
             Self::SeveralSections => {
                 "several sections may be the RAM: the beacon in one of them decides"
             }
-            Self::LargeSections => {
-                "sections that the process holds are large enough to be RAM"
-            }
+            Self::LargeSections => "sections that the process holds are large enough to be RAM",
             Self::ForeignSection => {
                 "not taken: a section has this VMM's name, but the process does not hold it"
             }

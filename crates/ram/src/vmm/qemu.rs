@@ -6,8 +6,8 @@ use super::candidate::{Candidate, Draft};
 use super::qemu_arguments::QemuArguments;
 use super::{Evidence, Machine, VmmKind};
 use crate::block::{self, RamBlock, WantedBlock};
+use crate::executable::ExecutableKind;
 use crate::layout_rule;
-use crate::os::ExecutableKind;
 
 /// Options that make a command line QEMU's even if the program has another name.
 const ENOUGH_OPTIONS: usize = 2;

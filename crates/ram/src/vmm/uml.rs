@@ -5,7 +5,7 @@
 use super::candidate::{Candidate, Draft};
 use super::{Evidence, Machine, VmmKind};
 use crate::block::{self, Backing, RamBlock};
-use crate::os::ExecutableKind;
+use crate::executable::ExecutableKind;
 
 /// What the kernel takes without `mem=`.
 const DEFAULT_RAM: u64 = 64 << 20;

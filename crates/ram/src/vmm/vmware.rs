@@ -12,7 +12,7 @@ use super::vmware_sections::{self, Chosen};
 use super::{Evidence, Machine, VmmKind};
 use crate::block::{self, Backing, RamBlock};
 use crate::mapping::MemoryMapping;
-use crate::os::{HAS_SECTIONS, program_name};
+use crate::os::{HAS_SECTIONS, HeldSections, program_name};
 
 const DRIVER: &str = "/dev/vmmon";
 const PROGRAM: &str = "vmware-vmx";
@@ -88,17 +88,18 @@ pub(super) fn recognise(candidate: &Candidate) -> Option<Draft> {
 
 /// What the process holds of sections that may be its guest's RAM.
 fn sections(candidate: &Candidate, told: Option<u64>) -> Chosen {
-    match candidate.sections() {
-        Ok(held) => {
-            let name = vmware_sections::name_of_ram(candidate.process.pid());
-            let named = candidate.process.named_section(&name);
-            vmware_sections::choose(held, &named, told)
-        }
-        Err(error) => Chosen {
-            obstacle: Some(candidate.obstacle_of(error)),
-            ..Chosen::default()
-        },
+    let name = vmware_sections::name_of_ram(candidate.process.pid());
+    let none = HeldSections::default();
+    let held = candidate.sections();
+    // A name may be opened where handles may not be copied.
+    let named = candidate
+        .process
+        .named_section(&name, held.unwrap_or(&none));
+    let mut chosen = vmware_sections::choose(held.unwrap_or(&none), &named, told);
+    if let (Err(error), Some(_)) = (held, &chosen.obstacle) {
+        chosen.obstacle = Some(candidate.obstacle_of(error));
     }
+    chosen
 }
 
 fn of_files(blocks: Vec<RamBlock>) -> Chosen {

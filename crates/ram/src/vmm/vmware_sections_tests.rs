@@ -53,7 +53,11 @@ fn the_named_section_is_taken_before_all_others() {
     let chosen = choose(&all, &NamedSection::Held(own.clone()), None);
     assert_eq!(chosen.evidence, [Evidence::NamedSection]);
     // It cannot be smaller than what it has to hold.
-    let chosen = choose(&held(&[(8, 64 * MIB)]), &NamedSection::Held(own), Some(MIB << 10));
+    let chosen = choose(
+        &held(&[(8, 64 * MIB)]),
+        &NamedSection::Held(own),
+        Some(MIB << 10),
+    );
     assert_eq!(handles(&chosen), [0; 0]);
     let told = 1024 * MIB;
     let largest = 64 * MIB;
@@ -126,5 +130,9 @@ fn handles_that_cannot_be_copied_are_the_reason() {
     let obstacle = chosen.obstacle.expect("nothing fits");
     assert_eq!(obstacle, Obstacle::SectionsRefused { count: 3, code: 5 });
     assert!(obstacle.hint().is_some());
-    assert!(choose(&refused, &NamedSection::Absent, None).obstacle.is_none());
+    assert!(
+        choose(&refused, &NamedSection::Absent, None)
+            .obstacle
+            .is_none()
+    );
 }

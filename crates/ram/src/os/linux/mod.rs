@@ -4,7 +4,6 @@
 pub(crate) mod advice;
 mod backing_file;
 mod denial;
-mod executable;
 mod liveness;
 mod local_socket;
 mod maps;
@@ -18,7 +17,6 @@ mod residency;
 
 pub(crate) use backing_file::BackingFile;
 pub(crate) use denial::{copy_denial, denial, unseen};
-pub(crate) use executable::{ExecutableKind, holds_constant};
 pub use liveness::Liveness;
 pub(crate) use local_socket::LocalSocket;
 pub(crate) use memory::ProcessMemory;
@@ -26,7 +24,7 @@ pub(crate) use private_file::PrivateFile;
 pub use process::ProcRoot;
 #[cfg(test)]
 pub(crate) use process::current_user;
-pub(crate) use process::{Process, program_name, user_label};
+pub(crate) use process::{Process, file_number, program_name, user_label};
 pub(crate) use residency::Residency;
 /// A file that somebody else owns, as it is handed to another process.
 pub(crate) use rustix::fd::BorrowedFd as BorrowedFile;

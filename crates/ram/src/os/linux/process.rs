@@ -149,7 +149,7 @@ impl Process {
     }
 
     /// As [`sections`](Self::sections): no name leads to one.
-    pub(crate) fn named_section(&self, _name: &str) -> NamedSection {
+    pub(crate) fn named_section(&self, _name: &str, _held: &HeldSections) -> NamedSection {
         NamedSection::Absent
     }
 
@@ -302,6 +302,11 @@ pub(super) fn stat_state(line: &[u8]) -> Option<u8> {
         .iter()
         .copied()
         .find(|byte| *byte != b' ')
+}
+
+/// What tells a file from all others: its device and number.
+pub(crate) fn file_number(_path: &Path, metadata: &fs::Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
 }
 
 /// The file name in a path of a program.

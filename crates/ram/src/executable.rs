@@ -2,10 +2,13 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::{Mutex, OnceLock};
+use std::time::SystemTime;
+
+use crate::os::file_number;
 
 /// What an executable file turned out to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,19 +60,14 @@ impl ExecutableKind {
 /// Whether an executable has a text among its constants; nothing where it cannot be
 /// read. Reads the constants once and remembers the answer.
 pub(crate) fn holds_constant(path: &Path, text: &'static [u8]) -> Option<bool> {
-    type Key = (u64, u64, i64, i64, &'static [u8]);
+    type Key = (u64, u64, SystemTime, &'static [u8]);
     static KNOWN: OnceLock<Mutex<HashMap<Key, bool>>> = OnceLock::new();
     let metadata = fs::metadata(path).ok()?;
     if !metadata.is_file() || metadata.len() > LARGEST_SEARCHED {
         return Some(false);
     }
-    let key = (
-        metadata.dev(),
-        metadata.ino(),
-        metadata.mtime(),
-        metadata.mtime_nsec(),
-        text,
-    );
+    let (device, number) = file_number(path, &metadata);
+    let key = (device, number, metadata.modified().ok()?, text);
     let known = KNOWN.get_or_init(Mutex::default);
     if let Ok(map) = known.lock()
         && let Some(answer) = map.get(&key)
@@ -99,7 +97,7 @@ impl Sections {
         const LARGEST_TABLE: u64 = 1 << 20;
         const SMALLEST_ENTRY: u16 = 64;
         let mut header = [0_u8; 64];
-        file.read_exact_at(&mut header, 0).ok()?;
+        read_exact_at(file, &mut header, 0).ok()?;
         if !header.starts_with(b"\x7fELF\x02\x01") {
             return None;
         }
@@ -112,12 +110,12 @@ impl Sections {
         }
         let entry_size = usize::from(entry_size);
         let mut headers = vec![0_u8; entry_size * usize::from(count)];
-        file.read_exact_at(&mut headers, headers_at).ok()?;
+        read_exact_at(file, &mut headers, headers_at).ok()?;
         let names = headers.get(usize::from(names_index) * entry_size..)?;
         let names_at = number(names, 0x18)?;
         let size = number(names, 0x20)?.min(LARGEST_TABLE);
         let mut names = vec![0_u8; usize::try_from(size).ok()?];
-        file.read_exact_at(&mut names, names_at).ok()?;
+        read_exact_at(file, &mut names, names_at).ok()?;
         Some(Self {
             headers,
             entry_size,
@@ -146,6 +144,16 @@ fn section(file: &File, wanted: &[u8]) -> Option<Range<u64>> {
         })
 }
 
+fn read_at(mut file: &File, into: &mut [u8], at: u64) -> io::Result<usize> {
+    file.seek(SeekFrom::Start(at))?;
+    file.read(into)
+}
+
+fn read_exact_at(mut file: &File, into: &mut [u8], at: u64) -> io::Result<()> {
+    file.seek(SeekFrom::Start(at))?;
+    file.read_exact(into)
+}
+
 fn number(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
 }
@@ -161,7 +169,7 @@ fn holds(file: &File, part: Range<u64>, text: &[u8]) -> bool {
     let mut at = part.start;
     while at < part.end {
         let room = usize::try_from(part.end - at).map_or(AT_ONCE, |left| left.min(AT_ONCE));
-        let Ok(count) = file.read_at(&mut buffer[..room], at) else {
+        let Ok(count) = read_at(file, &mut buffer[..room], at) else {
             return false;
         };
         if memchr::memmem::find(&buffer[..count], text).is_some() {
