@@ -4,11 +4,15 @@ use super::Finding;
 use super::source::Source;
 
 /// The only places for `unsafe`: directories end in a slash.
-const PLACES: [&str; 18] = [
+const PLACES: [&str; 22] = [
     "crates/shm/",
     "crates/ram/src/mapping.rs",
     "crates/ram/src/mapping/",
     "crates/ram/src/os/",
+    "crates/channel/src/os/windows/",
+    "crates/pipe/src/os/windows/",
+    "crates/host/src/os/windows/",
+    "crates/cli/src/os/windows/",
     "crates/graft/",
     "crates/agent/src/pin.rs",
     "crates/agent/src/pin/",

@@ -6,10 +6,10 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 use vmshm_host::diagnosis::{Cause, Diagnosis, diagnose};
 use vmshm_host::machines;
-use vmshm_ram::ProcRoot;
 
 use crate::arguments::{Doctor, Global};
 use crate::failure::Failure;
+use crate::os;
 use crate::output;
 
 /// Runs it.
@@ -17,7 +17,10 @@ pub(crate) fn run(doctor: &Doctor, global: &Global) -> Result<(), Failure> {
     let machines = match &doctor.vm {
         Some(vm) => machines::look_by(vec![machines::find(vm)?], global.place()),
         None => {
-            tell_what_may_be_hidden();
+            // Whoever does not see everything should know.
+            if let Some(hidden) = os::hidden_machines() {
+                eprintln!("note: {hidden}");
+            }
             machines::list_by(global.place())?
         }
     };
@@ -27,28 +30,14 @@ pub(crate) fn run(doctor: &Doctor, global: &Global) -> Result<(), Failure> {
         return output::print(&format!("{:#}\n", Value::from(array)));
     }
     if all.is_empty() {
-        return output::print(
-            "no VM found on this host\n  hint: a VM of another user or in another pid namespace may be hidden; run as root\n",
-        );
+        let hint = os::NO_MACHINE_HINT;
+        return output::print(&format!("no VM found on this host\n  hint: {hint}\n"));
     }
     let mut text = String::new();
     for diagnosis in &all {
         describe(&mut text, diagnosis);
     }
     output::print(&text)
-}
-
-/// Whoever is not root does not see everything, and should know.
-fn tell_what_may_be_hidden() {
-    if ProcRoot::system().hides_processes() {
-        eprintln!(
-            "note: /proc hides the processes of other users (hidepid), or shows a container's only; root outside of it sees all"
-        );
-    } else if !rustix::process::geteuid().is_root() {
-        eprintln!(
-            "note: of other users' processes only the command lines are seen; root sees all VMs"
-        );
-    }
 }
 
 fn describe(text: &mut String, diagnosis: &Diagnosis) {

@@ -1,31 +1,38 @@
 //! What the operating system tells about processes, keeps for this user, and carries between
 //! programs. One module per system, all with the same names; everything outside this
 //! module is the same on every system.
-//!
-//! - `boot_id`, `pid_namespace`, `start_time`, `has_ended`: who a process is.
-//! - `milliseconds_since_boot`: the clock that runs through the host's sleep.
-//! - `candidates`, `is_ours_alone`, `make_private_directory`, `create_private_file`,
-//!   `open_unlinked`, `NoteDirectory`: this user's own notes.
-//! - [`Listener`], [`Doorbells`], `is_no_such_address_family`: agents that connect.
 
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
-pub use linux::{Doorbells, Listener};
-#[cfg(target_os = "linux")]
-pub(crate) use linux::{
-    NoteDirectory, boot_id, candidates, create_private_file, has_ended, is_no_such_address_family,
-    is_ours_alone, make_private_directory, milliseconds_since_boot, open_unlinked, pid_namespace,
-    start_time,
-};
+use linux as system;
 
 #[cfg(windows)]
 mod windows;
 #[cfg(windows)]
-pub use windows::{Doorbells, Listener};
-#[cfg(windows)]
-pub(crate) use windows::{
-    NoteDirectory, boot_id, candidates, create_private_file, has_ended, is_no_such_address_family,
-    is_ours_alone, make_private_directory, milliseconds_since_boot, open_unlinked, pid_namespace,
-    start_time,
+use windows as system;
+
+// Who a process is.
+pub(crate) use system::{boot_id, has_ended, pid_namespace, start_time};
+// The clock that runs through the host's sleep, and one for the shortest times.
+pub(crate) use system::{Moment, milliseconds_since_boot};
+// Files that are this user's alone.
+pub(crate) use system::{
+    NoteDirectory, candidates, create_private_file, is_ours_alone, make_private_directory,
+    open_unlinked,
 };
+// Agents that connect, and bells.
+pub(crate) use system::is_no_such_address_family;
+pub use system::{Doorbells, Listener};
+// Showing screens: memory of our own that another process maps, and waiting.
+pub(crate) use system::{make_memory_file, only_readable, wait_for_monitor};
+// What is said to the user.
+pub(crate) use system::{about_this_host, advice};
+
+// What knows no system call is tested on every system.
+#[cfg(all(test, not(windows)))]
+#[path = "windows/process_list.rs"]
+mod windows_process_list;
+#[cfg(all(test, not(windows)))]
+#[path = "windows/security.rs"]
+mod windows_security;

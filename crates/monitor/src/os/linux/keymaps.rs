@@ -15,7 +15,7 @@ use x11rb::protocol::xproto::ModMask;
 use x11rb::xcb_ffi::XCBConnection;
 use xkbcommon_dl::{xkbcommon_compose_option, xkbcommon_option};
 
-use crate::os::x11_keymap;
+use super::x11_keymap;
 
 /// The longest keymap that is passed on, in bytes.
 const LONGEST: usize = 256 << 10;

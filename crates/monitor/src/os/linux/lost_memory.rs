@@ -6,6 +6,10 @@ use std::os::fd::RawFd;
 use std::ptr;
 use std::sync::OnceLock;
 
+/// What is said then.
+pub const MESSAGE: &str = "the file with the guest's memory was cut short";
+/// What may have happened.
+pub const HINT: &str = "the VM has ended, or somebody changes its RAM file";
 /// The exit code.
 pub const EXIT_CODE: i32 = 75;
 

@@ -16,19 +16,13 @@ use seccompiler::{
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-/// Gives everything up, for all threads that there are; what was, in words.
-pub fn confine() -> String {
-    let files = confine_this_thread();
-    confine_calls(files)
-}
-
 /// What holds for one thread and those that it starts: capabilities and Landlock.
 pub fn confine_this_thread() -> Vec<String> {
     vec![drop_capabilities(), drop_files()]
 }
 
 /// What holds for all threads: the list of system calls. The words of the first step, and more.
-pub fn confine_calls(mut words: Vec<String>) -> String {
+pub fn confine_process(mut words: Vec<String>) -> String {
     words.push(match limit_calls() {
         Ok(()) => "system calls are limited: no opening, no connecting, no programs, no threads, \
                    no new code, no other processes (seccomp)"
