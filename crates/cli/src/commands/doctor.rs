@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
-use vmshm_host::diagnosis::{Cause, Diagnosis, diagnose};
+use vmshm_host::diagnosis::{Cause, Diagnosis, about_this_host, diagnose};
 use vmshm_host::machines;
 
 use crate::arguments::{Doctor, Global};
@@ -14,6 +14,7 @@ use crate::output;
 
 /// Runs it.
 pub(crate) fn run(doctor: &Doctor, global: &Global) -> Result<(), Failure> {
+    let facts = about_this_host();
     let machines = match &doctor.vm {
         Some(vm) => machines::look_by(vec![machines::find(vm)?], global.place()),
         None => {
@@ -26,14 +27,26 @@ pub(crate) fn run(doctor: &Doctor, global: &Global) -> Result<(), Failure> {
     };
     let all: Vec<Diagnosis> = machines.into_iter().map(diagnose).collect();
     if doctor.json {
+        // What is printed is of VMs; of the host only what is missing is said.
+        for fact in facts.iter().filter(|fact| fact.hint.is_some()) {
+            let mut text = String::new();
+            lines(&mut text, "note: ", fact);
+            eprint!("{text}");
+        }
         let array: Vec<Value> = all.iter().map(as_json).collect();
         return output::print(&format!("{:#}\n", Value::from(array)));
     }
+    let mut text = String::new();
+    if !facts.is_empty() {
+        text.push_str("this host\n");
+    }
+    for fact in &facts {
+        lines(&mut text, "  ", fact);
+    }
     if all.is_empty() {
         let hint = os::NO_MACHINE_HINT;
-        return output::print(&format!("no VM found on this host\n  hint: {hint}\n"));
+        let _ = writeln!(text, "no VM found on this host\n  hint: {hint}");
     }
-    let mut text = String::new();
     for diagnosis in &all {
         describe(&mut text, diagnosis);
     }
@@ -75,9 +88,15 @@ fn describe(text: &mut String, diagnosis: &Diagnosis) {
 }
 
 fn line(text: &mut String, what: &str, cause: &Cause) {
-    let _ = writeln!(text, "  {what}: {}", output::plain(&cause.what));
+    lines(text, &format!("  {what}: "), cause);
+}
+
+/// A cause behind some words, and its hint below.
+fn lines(text: &mut String, words: &str, cause: &Cause) {
+    let _ = writeln!(text, "{words}{}", output::plain(&cause.what));
     if let Some(hint) = &cause.hint {
-        let _ = writeln!(text, "    hint: {}", output::plain(hint));
+        let indent = if words.starts_with(' ') { "    " } else { "" };
+        let _ = writeln!(text, "{indent}hint: {}", output::plain(hint));
     }
 }
 

@@ -6,6 +6,7 @@
 //! - [`Descriptor`]: how this system names an open file that is lent.
 //! - `prepare_streams`, `standard_output`, `descriptor`, `shows_colour`, `reader_has_left`, `wait`: standard streams.
 //! - `is_stream`, `open_stream`, `new_place`, `create_partial`, `start_of_name`, `make_sparse`, `write_all_at`, `free_room`: files.
+//! - `MONITOR_PROGRAM`, `is_program`, `words_for_end`, `processor_time`: the program that shows screens.
 //! - `keep_apart`, [`Parent`]: the reaper and who started it.
 //! - `pattern_bytes`, `hidden_machines`, `hint_for`, and the constants: arguments and words.
 
@@ -18,6 +19,8 @@ pub(crate) use linux::{
     make_sparse, new_place, open_stream, pattern_bytes, prepare_streams, reader_has_left,
     shows_colour, standard_output, start_of_name, wait, write_all_at,
 };
+#[cfg(target_os = "linux")]
+pub(crate) use linux::{MONITOR_PROGRAM, is_program, processor_time, words_for_end};
 
 #[cfg(windows)]
 mod windows;
@@ -28,3 +31,5 @@ pub(crate) use windows::{
     make_sparse, new_place, open_stream, pattern_bytes, prepare_streams, reader_has_left,
     shows_colour, standard_output, start_of_name, wait, write_all_at,
 };
+#[cfg(windows)]
+pub(crate) use windows::{MONITOR_PROGRAM, is_program, processor_time, words_for_end};

@@ -1,6 +1,7 @@
 //! Linux: signals, `poll`, modes of files, process groups.
 
 mod files;
+mod monitor_program;
 mod process;
 mod signals;
 mod streams;
@@ -10,6 +11,7 @@ pub(crate) use files::{
     create_partial, free_room, is_stream, make_sparse, new_place, open_stream, start_of_name,
     write_all_at,
 };
+pub(crate) use monitor_program::{MONITOR_PROGRAM, is_program, processor_time, words_for_end};
 pub(crate) use process::{Parent, keep_apart};
 pub(crate) use signals::Signals;
 pub(crate) use streams::{

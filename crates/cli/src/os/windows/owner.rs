@@ -1,4 +1,4 @@
-//! Who this user is, whether with all rights, and access lists that let only this user in.
+//! Who this user is, and access lists that let only this user in.
 //!
 //! Sources: GetTokenInformation, ConvertStringSecurityDescriptorToSecurityDescriptorW, "Security Descriptor String
 //! Format" (learn.microsoft.com/windows/win32/secauthz).
@@ -18,8 +18,8 @@ use windows_sys::Win32::Security::Authorization::{
     ConvertSidToStringSidW, ConvertStringSecurityDescriptorToSecurityDescriptorW, SDDL_REVISION_1,
 };
 use windows_sys::Win32::Security::{
-    DACL_SECURITY_INFORMATION, GetFileSecurityW, GetTokenInformation, TOKEN_ELEVATION,
-    TOKEN_INFORMATION_CLASS, TOKEN_QUERY, TOKEN_USER, TokenElevation, TokenUser,
+    DACL_SECURITY_INFORMATION, GetFileSecurityW, GetTokenInformation, TOKEN_INFORMATION_CLASS,
+    TOKEN_QUERY, TOKEN_USER, TokenUser,
 };
 use windows_sys::Win32::System::Threading::{GetCurrentProcess, OpenProcessToken};
 
@@ -77,14 +77,6 @@ impl Descriptor {
             Self::Read(words) => words.as_ptr().cast_mut().cast(),
         }
     }
-}
-
-/// Whether this process has an administrator's rights in force.
-pub(super) fn is_elevated() -> io::Result<bool> {
-    let words = token_information(TokenElevation)?;
-    // SAFETY: the system wrote a whole TOKEN_ELEVATION, a number, at the start of the words.
-    let elevation = unsafe { words.as_ptr().cast::<TOKEN_ELEVATION>().read() };
-    Ok(elevation.TokenIsElevated != 0)
 }
 
 /// This user's identity as text.
@@ -199,7 +191,6 @@ mod tests {
     #[test]
     fn this_user_has_an_identity() {
         assert!(user().expect("known").starts_with("S-1-"));
-        is_elevated().expect("known");
     }
 
     #[test]

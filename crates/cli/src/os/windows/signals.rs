@@ -120,8 +120,12 @@ const fn is_ours(kind: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{BufRead, BufReader};
+    use std::os::windows::process::CommandExt;
+    use std::process::{Command, Stdio};
     use windows_sys::Win32::Foundation::WAIT_OBJECT_0;
-    use windows_sys::Win32::System::Threading::WaitForSingleObject;
+    use windows_sys::Win32::System::Console::{AllocConsole, GenerateConsoleCtrlEvent};
+    use windows_sys::Win32::System::Threading::{CREATE_NEW_PROCESS_GROUP, WaitForSingleObject};
 
     #[test]
     fn an_event_sets_the_flag_and_wakes_who_waits() {
@@ -137,5 +141,46 @@ mod tests {
         // SAFETY: the event is open.
         let state = unsafe { WaitForSingleObject(again.descriptor().as_raw_handle(), 0) };
         assert_eq!(state, WAIT_OBJECT_0);
+    }
+
+    #[test]
+    #[ignore = "the part of a process that a_break_in_the_console_ends_it_well starts"]
+    fn until_it_is_asked_to_end() {
+        let signals = Signals::watch().expect("registered");
+        println!("\nready");
+        let ended = super::super::wait(&signals, Duration::from_secs(60)).expect("waited");
+        assert!(ended && signals.came());
+    }
+
+    #[test]
+    fn a_break_in_the_console_ends_it_well() {
+        // Fails where there is one already, which will do.
+        // SAFETY: takes nothing.
+        unsafe { AllocConsole() };
+        let mut child = Command::new(std::env::current_exe().expect("known"))
+            .args([
+                "until_it_is_asked_to_end",
+                "--include-ignored",
+                "--nocapture",
+            ])
+            .creation_flags(CREATE_NEW_PROCESS_GROUP)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let stdout = child.stdout.take().expect("piped");
+        let mut lines = BufReader::new(stdout).lines();
+        let ready = lines.find(|line| line.as_ref().is_ok_and(|line| line == "ready"));
+        assert!(ready.is_some(), "it ends before it is asked to");
+        // SAFETY: takes numbers alone.
+        let sent = unsafe { GenerateConsoleCtrlEvent(CTRL_BREAK_EVENT, child.id()) };
+        if let Err(error) = check(sent) {
+            // Wine has no Ctrl-Break, and no console where it is started without a terminal.
+            eprintln!("skipped: no Ctrl-Break can be sent here: {error}");
+            child.kill().expect("it lives");
+            child.wait().expect("it ends");
+            return;
+        }
+        assert!(lines.count() > 0);
+        assert!(child.wait().expect("it ends").success());
     }
 }

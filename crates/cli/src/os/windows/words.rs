@@ -7,8 +7,6 @@ use windows_sys::Win32::Foundation::{
     ERROR_ACCESS_DENIED, ERROR_LOCK_VIOLATION, ERROR_PRIVILEGE_NOT_HELD, ERROR_SHARING_VIOLATION,
 };
 
-use super::owner;
-
 /// Why `--method graft` is refused.
 pub(crate) const GRAFT_REFUSAL: &str =
     "the method `graft` is not possible on Windows hosts: it needs ptrace";
@@ -31,14 +29,10 @@ pub(crate) fn pattern_bytes(argument: &OsStr) -> Result<Vec<u8>, String> {
     Ok(text.as_bytes().to_vec())
 }
 
-/// What this user does not see of other users' VMs.
-pub(crate) fn hidden_machines() -> Option<&'static str> {
-    match owner::is_elevated() {
-        Ok(true) => None,
-        Ok(false) | Err(_) => Some(
-            "without an administrator's rights, VMs of other users and those that run with more rights are not reached; run vmshm as administrator to see all",
-        ),
-    }
+/// What this user does not see of other users' VMs: here no more than what this host's facts
+/// say of this program's rights.
+pub(crate) const fn hidden_machines() -> Option<&'static str> {
+    None
 }
 
 /// What to do about an error of the system.
