@@ -24,7 +24,7 @@ use windows_sys::Win32::Storage::FileSystem::{
 use windows_sys::Win32::System::IO::DeviceIoControl;
 use windows_sys::Win32::System::Ioctl::FSCTL_SET_SPARSE;
 
-use super::owner::{self, Descriptor};
+use super::owner::Descriptor;
 use super::{check, wide};
 use crate::output_file::Readers;
 
@@ -188,6 +188,7 @@ pub(crate) fn free_room(directory: &Path) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::owner;
     use super::*;
     use crate::output_file::OutputFile;
 
