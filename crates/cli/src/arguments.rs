@@ -78,7 +78,7 @@ impl Global {
             MethodArgument::Copy => Method::Copy,
             MethodArgument::Graft => {
                 return Err(crate::failure::Failure::new(
-                    "the method `graft` is not in this release",
+                    crate::os::GRAFT_REFUSAL,
                     Some("use `--method auto`, which maps where it can and copies elsewhere"),
                 ));
             }
