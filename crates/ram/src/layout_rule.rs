@@ -365,6 +365,35 @@ mod tests {
     }
 
     #[test]
+    fn vmwares_ram_has_no_gap_and_goes_on_at_4_gib() {
+        let machine = Machine::Vmware { below_4g: 3 * GIB };
+        assert_eq!(offset_of(machine, 8 * GIB, 3 * GIB - 1), Some(3 * GIB - 1));
+        assert_eq!(offset_of(machine, 8 * GIB, 3 * GIB), None);
+        assert_eq!(offset_of(machine, 8 * GIB, FOUR_GIB), Some(3 * GIB));
+        assert_eq!(offset_of(machine, 8 * GIB, 9 * GIB - 1), Some(8 * GIB - 1));
+        assert_eq!(offset_of(machine, 8 * GIB, 9 * GIB), None);
+        assert_eq!(
+            offset_of(machine, GIB, GRAPHICS_START),
+            Some(GRAPHICS_START)
+        );
+        // The section may be larger than the RAM, and never smaller.
+        let larger = by_machine(machine, GIB, &[block(2 * GIB)]).expect("a rule");
+        assert!(larger.translate(GuestPhysical(GIB)).is_err());
+        assert_eq!(larger.ranges()[0].source, Source::MachineRule);
+        // Which of several it is the rule does not know, and each is tried.
+        let several = [block(GIB), block(GIB), block(GIB)];
+        let first = by_machine(machine, GIB, &several).expect("a guess");
+        assert!(first.is_guess());
+        let all = hypotheses(machine, GIB, &several);
+        let blocks: Vec<usize> = all
+            .iter()
+            .map(|one| one.layout.ranges()[0].at.block)
+            .collect();
+        assert_eq!(blocks, [0, 1, 2]);
+        assert_eq!(by_machine(machine, GIB, &[]), Err(LayoutError::NoRule));
+    }
+
+    #[test]
     fn counting_from_the_largest_block_is_called_a_guess() {
         let layout = by_machine(Machine::Counted, 0, &[block(GIB), block(2 << 20)]);
         let layout = layout.expect("a guess");

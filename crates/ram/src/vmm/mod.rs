@@ -192,7 +192,8 @@ pub enum Machine {
 pub struct Vmm {
     /// The VMM's process.
     pub pid: u32,
-    /// When that process started, in clock ticks since boot; names it for good.
+    /// When that process started, in the system's own unit (Linux: clock ticks since boot,
+    /// Windows: 100 ns since 1601); with its number it names it for good.
     pub start_time: u64,
     /// The kind of VMM.
     pub kind: VmmKind,
