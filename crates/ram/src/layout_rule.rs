@@ -76,6 +76,28 @@ pub(crate) fn by_machine(
     pc_layout(blocks, &order, low, low_end)
 }
 
+/// The layouts of such a machine, each with another block where the rule cannot know which
+/// of several is the RAM: of these one is right. Each is by the rule alone what it would be
+/// if there were no other block.
+pub(crate) fn alternatives(machine: Machine, ram_bytes: u64, blocks: &[RamBlock]) -> Vec<Layout> {
+    if !matches!(machine, Machine::Vmware { .. } | Machine::Counted) {
+        return by_machine(machine, ram_bytes, blocks).into_iter().collect();
+    }
+    let candidates = blocks.iter().take(MOST_CANDIDATES).enumerate();
+    let with = |(index, block): (usize, &RamBlock)| {
+        let alone = by_machine(machine, ram_bytes, std::slice::from_ref(block)).ok()?;
+        let ranges = alone.ranges().iter().map(|range| LayoutRange {
+            at: BlockOffset {
+                block: index,
+                offset: range.at.offset,
+            },
+            ..*range
+        });
+        Layout::new(ranges.collect()).ok()
+    };
+    candidates.filter_map(with).collect()
+}
+
 /// RAM from 0 up to one of `ends`, the smallest first, and the rest in a block of its own
 /// from 4 GiB. Legacy graphics memory does not exist there.
 fn split(blocks: &[RamBlock], ends: &[u64]) -> Result<Layout, LayoutError> {

@@ -276,6 +276,13 @@ impl Vmm {
         layout_rule::by_machine(self.machine, self.ram_bytes, &self.blocks)
     }
 
+    /// The layouts by the rule of the machine it plays: one, or where the rule cannot know
+    /// which of several blocks is the RAM, one for each block.
+    #[must_use]
+    pub fn rule_layouts(&self) -> Vec<Layout> {
+        layout_rule::alternatives(self.machine, self.ram_bytes, &self.blocks)
+    }
+
     /// The layout as well as it can be told without an agent: by the tables that firmware
     /// and kernel left in the opened RAM, where these do not speak by the machine's rule.
     /// Takes up to about twice `budget`, and where a guest's tables lead on and on no more
