@@ -29,6 +29,8 @@ mod memory;
 mod named_section;
 #[cfg(windows)]
 mod parameters;
+#[cfg(all(test, windows))]
+mod played_tests;
 #[cfg(windows)]
 mod private_file;
 #[cfg(windows)]
