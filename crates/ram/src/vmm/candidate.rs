@@ -187,6 +187,15 @@ impl Draft {
                 let probe = probe.map(|mapping| mapping.start);
                 reach(&candidate, self.kind, &mut self.blocks, probe)
             }
+            // A section may be opened by its name where the process may not be looked at.
+            Err(_)
+                if self
+                    .blocks
+                    .iter()
+                    .any(|block| block.backing == Backing::Section) =>
+            {
+                reach(&candidate, self.kind, &mut self.blocks, None)
+            }
             Err(error) => Reach::none(candidate.obstacle_of(error)),
         };
         let pid = candidate.process.pid();
@@ -217,6 +226,12 @@ fn reach(
 ) -> Reach {
     if blocks.is_empty() {
         return Reach::none(Obstacle::NoBlock);
+    }
+    if probe.is_none()
+        && let Err(error) = Liveness::new(&candidate.process, candidate.start_time)
+    {
+        // Nobody would notice that the section is no VM's any more.
+        return Reach::none(candidate.obstacle_of(&error));
     }
     let mut mapped = 0;
     let mut obstacle = None;

@@ -8,6 +8,7 @@
 mod command_line;
 mod handle_table;
 mod process_table;
+mod refusal;
 mod region;
 mod unicode_string;
 

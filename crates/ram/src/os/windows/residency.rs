@@ -25,7 +25,6 @@ impl Residency {
     }
 
     /// Whether the file tells, and reading what does not exist is harmless: never here.
-    #[allow(clippy::unused_self, reason = "other systems choose")]
     pub(crate) const fn is_by_file(&self) -> bool {
         false
     }
