@@ -26,7 +26,7 @@ mod look;
 pub mod machines;
 pub mod observer;
 mod os;
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
 mod own_guest;
 pub mod physical;
 pub mod pipe;

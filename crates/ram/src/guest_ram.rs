@@ -480,6 +480,6 @@ impl GuestRam {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 #[path = "guest_ram_tests.rs"]
 mod tests;

@@ -29,6 +29,9 @@ pub(crate) use system::{make_memory_file, only_readable, wait_for_monitor};
 // What is said to the user.
 pub(crate) use system::{about_this_host, advice};
 
+#[cfg(test)]
+pub(crate) use system::trial;
+
 // What knows no system call is tested on every system.
 #[cfg(all(test, not(windows)))]
 #[path = "windows/process_list.rs"]

@@ -11,6 +11,8 @@ mod identity;
 mod listen;
 mod notes;
 mod stopwatch;
+#[cfg(test)]
+pub(crate) mod trial;
 
 pub(crate) use clock::milliseconds_since_boot;
 pub(crate) use display::{make_memory_file, only_readable, wait_for_monitor};

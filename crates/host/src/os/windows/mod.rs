@@ -16,6 +16,8 @@ mod rights;
 mod security;
 mod stopwatch;
 mod system_information;
+#[cfg(test)]
+pub(crate) mod trial;
 mod user;
 
 pub(crate) use clock::milliseconds_since_boot;

@@ -15,7 +15,7 @@ use windows_sys::Win32::System::Threading::{
 };
 
 use super::code;
-use super::handle::{last_error, open_process};
+use super::handle::{has_ended, last_error, open_process};
 use super::liveness::Liveness;
 use super::process::Process;
 use crate::address::VmmVirtual;
@@ -43,20 +43,7 @@ impl ProcessMemory {
 
     /// Fills `into` from `address`. The error is the system's code.
     pub(crate) fn read(&self, address: VmmVirtual, into: &mut [u8]) -> Result<(), i32> {
-        let at = usize::try_from(address.0).map_err(|_| ERROR_INVALID_ADDRESS.cast_signed())?;
-        let mut copied = 0;
-        // SAFETY: the address is the other process's; the system writes no more than the
-        // buffer's length, and fails where nothing is mapped.
-        let done = unsafe {
-            ReadProcessMemory(
-                self.process.as_raw_handle(),
-                std::ptr::without_provenance(at),
-                into.as_mut_ptr().cast(),
-                into.len(),
-                &raw mut copied,
-            )
-        };
-        self.answer(done, copied, into.len())
+        read_from(&self.process, address.0, into)
     }
 
     /// Writes `from` to `address`; errors as for [`read`](Self::read).
@@ -74,23 +61,7 @@ impl ProcessMemory {
                 &raw mut copied,
             )
         };
-        self.answer(done, copied, from.len())
-    }
-
-    fn answer(&self, done: i32, copied: usize, wanted: usize) -> Result<(), i32> {
-        if done == 0 {
-            let failed = last_error();
-            return Err(if super::handle::has_ended(&self.process) {
-                code::NO_PROCESS
-            } else {
-                failed
-            });
-        }
-        if copied == wanted {
-            Ok(())
-        } else {
-            Err(ERROR_PARTIAL_COPY.cast_signed())
-        }
+        answer(&self.process, done, copied, from.len())
     }
 
     /// Fills `into` from one run of memory.
@@ -142,5 +113,39 @@ impl ProcessMemory {
             return Err(code::NO_PROCESS);
         }
         Ok(())
+    }
+}
+
+/// Fills `into` from an address of an opened process. The error is the system's code.
+pub(super) fn read_from(process: &OwnedHandle, at: u64, into: &mut [u8]) -> Result<(), i32> {
+    let at = usize::try_from(at).map_err(|_| ERROR_INVALID_ADDRESS.cast_signed())?;
+    let mut copied = 0;
+    // SAFETY: the address is the other process's; the system writes no more than the buffer's
+    // length, and fails where nothing is mapped.
+    let done = unsafe {
+        ReadProcessMemory(
+            process.as_raw_handle(),
+            std::ptr::without_provenance(at),
+            into.as_mut_ptr().cast(),
+            into.len(),
+            &raw mut copied,
+        )
+    };
+    answer(process, done, copied, into.len())
+}
+
+fn answer(process: &OwnedHandle, done: i32, copied: usize, wanted: usize) -> Result<(), i32> {
+    if done == 0 {
+        let failed = last_error();
+        return Err(if has_ended(process) {
+            code::NO_PROCESS
+        } else {
+            failed
+        });
+    }
+    if copied == wanted {
+        Ok(())
+    } else {
+        Err(ERROR_PARTIAL_COPY.cast_signed())
     }
 }

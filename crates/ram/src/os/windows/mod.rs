@@ -28,6 +28,10 @@ mod memory;
 #[cfg(windows)]
 mod named_section;
 #[cfg(windows)]
+mod parameters;
+#[cfg(all(test, windows))]
+mod played_tests;
+#[cfg(windows)]
 mod private_file;
 #[cfg(windows)]
 mod privileges;

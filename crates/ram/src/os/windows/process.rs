@@ -21,7 +21,10 @@ use windows_sys::Win32::System::Threading::{
 
 use super::handle::{failure, last_error, open_process, process_error};
 use super::system_table::Table;
-use super::{command_line, named_section, process_table, regions, section, unicode_string, users};
+use super::{
+    code, command_line, named_section, parameters, process_table, regions, section, unicode_string,
+    users,
+};
 use crate::mapping::MemoryMapping;
 use crate::os::facts::{Descriptor, HeldSections, NamedSection, ProcessError, ProcessStatus};
 
@@ -135,11 +138,19 @@ impl Process {
         };
         let mut words = vec![0_u64; LONGEST_LINE / 8];
         // SAFETY: any bytes are words.
-        unsafe { ask(&process, ProcessCommandLineInformation, &mut words) }
-            .map_err(|code| process_error("the command line", code))?;
-        let base = words.as_ptr() as u64;
-        let bytes: Vec<u8> = words.into_iter().flat_map(u64::to_le_bytes).collect();
-        let line = unicode_string::text(&bytes, base, 0).unwrap_or_default();
+        let told = unsafe { ask(&process, ProcessCommandLineInformation, &mut words) };
+        let line = if told.is_ok() {
+            let base = words.as_ptr() as u64;
+            let bytes: Vec<u8> = words.into_iter().flat_map(u64::to_le_bytes).collect();
+            unicode_string::text(&bytes, base, 0).unwrap_or_default()
+        } else {
+            // Systems before Windows 8.1, and Wine: as the process has it itself.
+            match parameters::command_line(self.pid) {
+                Ok(line) => line,
+                Err(code::NO_PROCESS) => return Err(ProcessError::Gone),
+                Err(_) => return Ok(vec![self.listed()?.name]),
+            }
+        };
         Ok(command_line::words(&line))
     }
 
@@ -279,22 +290,29 @@ impl Process {
         None
     }
 
-    /// The text of a plain file of moderate length under a path of its command line. Only
-    /// whole paths on drives are followed: another host must not be asked because of a name
-    /// that somebody chose, and the process's working directory is not known.
-    #[allow(clippy::unused_self, reason = "on other systems each has its own root")]
+    /// The text of a plain file of moderate length under a path of its command line: whole,
+    /// or below its working directory. Only paths on drives are followed: another host must
+    /// not be asked because of a name that somebody chose.
     pub(crate) fn text_file(&self, path: &Path) -> Option<String> {
-        let text = path.to_str()?;
+        let whole = if path.is_relative() {
+            PathBuf::from(parameters::directory(self.pid).ok()?).join(path)
+        } else {
+            path.to_owned()
+        };
+        let text = whole.to_str()?;
         let mut start = text.chars();
         let is_on_drive = start.next()?.is_ascii_alphabetic()
             && start.next()? == ':'
             && matches!(start.next()?, '\\' | '/');
-        let metadata = fs::metadata(path).ok().filter(|_| is_on_drive)?;
+        if !is_on_drive {
+            return None;
+        }
+        let metadata = fs::metadata(&whole).ok()?;
         if !metadata.is_file() || metadata.len() == 0 {
             return None;
         }
         let mut bytes = Vec::new();
-        let file = fs::File::open(path).ok()?;
+        let file = fs::File::open(&whole).ok()?;
         file.take(LARGEST_TEXT).read_to_end(&mut bytes).ok()?;
         Some(String::from_utf8_lossy(&bytes).into_owned())
     }
@@ -304,7 +322,7 @@ impl Process {
 ///
 /// # Safety
 /// Whatever the class fills in must be a valid `T`.
-unsafe fn ask<T>(
+pub(super) unsafe fn ask<T>(
     process: &OwnedHandle,
     class: PROCESSINFOCLASS,
     into: &mut [T],

@@ -1,22 +1,22 @@
 //! The played guest's screens: pictures that are drawn when told, modes, input that is
 //! noted. Regions of frames are proved as any other; those of pixels never.
 
+use vmshm_link::control::{RefusalCode, Reply, Role};
+use vmshm_link::directory::RegionKind;
+use vmshm_link::fields::Text;
 use vmshm_link::frames::{
     Damage, FRAMES_SIZE, Frame, FrameWriter, Mode, PixelFormat, PixelSlots, Place, Rectangle,
     SourceState,
 };
-use vmshm_link::screens::{Abilities, ModeList, ScreenReply, ScreenRequest};
+use vmshm_link::screens::{Abilities, ModeList, ScreenReply, ScreenRequest, TEST_CARD};
+use vmshm_shm::SharedMemory;
 
-use super::*;
+use crate::guest::Guest;
+use crate::ram::{GuestMemory, Window};
+use crate::requests::refusal;
 
-/// Bytes between two pictures.
-const SLOT: u64 = 256 << 10;
-/// The widest and highest picture.
-const MOST: u32 = 250;
-
-#[derive(Default)]
-pub(super) struct Screens {
-    all: Vec<Screen>,
+pub(crate) struct Screens<M> {
+    pub(crate) all: Vec<Screen<M>>,
     last: u64,
     random: u64,
     events: Vec<String>,
@@ -26,22 +26,39 @@ pub(super) struct Screens {
     forbids_input: bool,
 }
 
-struct Screen {
-    id: u64,
-    name: String,
-    mode: Mode,
-    added_by: Option<usize>,
-    frames: Option<u64>,
-    writer: Option<FrameWriter<Mapping>>,
-    pixels: Option<(u64, Mapping)>,
-    slots: PixelSlots,
-    watchers: Vec<usize>,
-    picture: Vec<u8>,
+impl<M> Default for Screens<M> {
+    fn default() -> Self {
+        Self {
+            all: Vec::new(),
+            last: 0,
+            random: 0,
+            events: Vec::new(),
+            keymap: Vec::new(),
+            is_old: false,
+            adds_nothing: false,
+            forbids_input: false,
+        }
+    }
 }
 
-impl Screens {
+pub(crate) struct Screen<M> {
+    id: u64,
+    name: String,
+    pub(crate) mode: Mode,
+    /// It shows the test card, and is not in the list.
+    pub(crate) is_card: bool,
+    added_by: Option<usize>,
+    frames: Option<u64>,
+    pub(crate) writer: Option<FrameWriter<Window<M>>>,
+    pixels: Option<(u64, Window<M>)>,
+    slots: PixelSlots,
+    watchers: Vec<usize>,
+    pub(crate) picture: Vec<u8>,
+}
+
+impl<M: GuestMemory> Screens<M> {
     /// The guest has started again.
-    pub(super) fn forget_regions(&mut self) {
+    pub(crate) fn forget_regions(&mut self) {
         self.all.retain(|screen| screen.added_by.is_none());
         for screen in &mut self.all {
             (screen.frames, screen.writer, screen.pixels) = (None, None, None);
@@ -57,12 +74,13 @@ impl Screens {
         self.random >> 16
     }
 
-    fn add(&mut self, name: &str, mode: Mode, added_by: Option<usize>) -> usize {
+    pub(crate) fn add(&mut self, name: &str, mode: Mode, added_by: Option<usize>) -> usize {
         self.last += 1;
         self.all.push(Screen {
             id: self.last,
             name: name.to_owned(),
             mode,
+            is_card: false,
             added_by,
             frames: None,
             writer: None,
@@ -74,11 +92,18 @@ impl Screens {
         self.all.len() - 1
     }
 
+    /// The screen with this number in the list.
+    fn numbered(&self, number: usize) -> Option<usize> {
+        let listed = self.all.iter().enumerate();
+        let mut listed = listed.filter(|(_, screen)| !screen.is_card);
+        listed.nth(number).map(|(index, _)| index)
+    }
+
     fn reply(&self, index: usize) -> Reply {
         let screen = &self.all[index];
         Reply::Screen(ScreenReply {
             screen: screen.id,
-            total: self.all.len() as u64,
+            total: self.all.iter().filter(|one| !one.is_card).count() as u64,
             mode: screen.mode,
             scale_thousandths: 1500,
             abilities: Abilities {
@@ -101,7 +126,7 @@ fn checksum(picture: &[u8]) -> u64 {
     })
 }
 
-impl Guest {
+impl<M: GuestMemory> Guest<M> {
     fn screen(&mut self, id: u64) -> Option<usize> {
         self.screens.all.iter().position(|screen| screen.id == id)
     }
@@ -114,26 +139,26 @@ impl Guest {
             return refusal(RefusalCode::Proving);
         }
         region.holders.push((slot, Role::Watch));
-        Reply::Region(RegionReply {
-            region: region.id,
-            size: region.size,
-            extents: 2,
-            ready: region.ready,
-            key: 99,
-            placement: region.placement,
-        })
+        region.reply()
     }
 
     /// Nothing for what is never answered.
-    pub(super) fn answer_screen(&mut self, slot: usize, request: &ScreenRequest) -> Option<Reply> {
+    pub(crate) fn answer_screen(&mut self, slot: usize, request: &ScreenRequest) -> Option<Reply> {
         if self.screens.is_old {
             return Some(refusal(RefusalCode::Unsupported));
         }
         Some(match request {
-            ScreenRequest::Describe { number } => match usize::try_from(*number) {
-                Ok(index) if index < self.screens.all.len() => self.screens.reply(index),
-                _ => refusal(RefusalCode::NotFound),
+            ScreenRequest::Describe { number: TEST_CARD } => match self.test_card() {
+                Some(index) => self.screens.reply(index),
+                None => refusal(RefusalCode::NotFound),
             },
+            ScreenRequest::Describe { number } => {
+                let number = usize::try_from(*number).ok();
+                match number.and_then(|number| self.screens.numbered(number)) {
+                    Some(index) => self.screens.reply(index),
+                    None => refusal(RefusalCode::NotFound),
+                }
+            }
             ScreenRequest::Add { .. } if self.screens.adds_nothing => refusal(RefusalCode::Unable),
             ScreenRequest::Add { mode } => {
                 let name = format!("ADDED-{}", self.screens.last + 1);
@@ -195,7 +220,7 @@ impl Guest {
     }
 
     /// A frames region that was proved is laid out, and the first picture is drawn.
-    pub(super) fn lay_out_frames(&mut self, region: u64) {
+    pub(crate) fn lay_out_frames(&mut self, region: u64) {
         let mut all = self.screens.all.iter();
         let Some(index) = all.position(|screen| screen.frames == Some(region)) else {
             return;
@@ -205,7 +230,11 @@ impl Guest {
         let writer = FrameWriter::resume(memory).expect("laid out");
         self.screens.all[index].writer = Some(writer);
         self.replace_pixels(index);
-        self.draw(index, 3);
+        if self.screens.all[index].is_card {
+            let _ = self.draw_card(index);
+        } else {
+            self.draw(index, 3);
+        }
     }
 
     fn replace_pixels(&mut self, index: usize) {
@@ -213,7 +242,7 @@ impl Guest {
             self.regions.retain(|region| region.id != old);
         }
         let name = format!("pixels-{}", self.last_id);
-        self.make(&name, RegionKind::Pixels, 3 * SLOT, 0);
+        self.make(&name, RegionKind::Pixels, 3 * self.plan.slot, 0);
         let region = self.regions.last_mut().expect("just made");
         region.ready = true;
         let id = region.id;
@@ -247,10 +276,12 @@ impl Guest {
             }
             damage.add(part);
         }
-        self.publish(index, damage);
+        self.publish(index, damage, None);
     }
 
-    fn publish(&mut self, index: usize, damage: Damage) {
+    /// Shows the picture as it is now; its checksum is computed where none is given.
+    pub(crate) fn publish(&mut self, index: usize, damage: Damage, sum: Option<u64>) {
+        let slot_bytes = self.plan.slot;
         let screen = &mut self.screens.all[index];
         let (Some(writer), Some((region, pixels))) = (&mut screen.writer, &screen.pixels) else {
             return;
@@ -260,7 +291,7 @@ impl Guest {
         let place = Place {
             region: *region,
             slot,
-            offset: slot as u64 * SLOT,
+            offset: slot as u64 * slot_bytes,
             width: screen.mode.width,
             height: screen.mode.height,
             stride: screen.mode.width * 4 + 24,
@@ -283,7 +314,7 @@ impl Guest {
             capture_nanos: 1,
             bytes_touched: 0,
             acknowledged_nanos: 0,
-            checksum: checksum(&screen.picture),
+            checksum: sum.unwrap_or_else(|| checksum(&screen.picture)),
         };
         let height = screen.mode.height;
         writer
@@ -296,7 +327,7 @@ impl Guest {
         let Some(index) = self.screen(screen) else {
             return refusal(RefusalCode::NotFound);
         };
-        if mode.width > MOST || mode.height > MOST {
+        if mode.width > self.plan.most || mode.height > self.plan.most {
             return refusal(RefusalCode::Unable);
         }
         let screen = &mut self.screens.all[index];
@@ -304,7 +335,11 @@ impl Guest {
         screen.picture = vec![7; usize::try_from(mode.frame_bytes()).expect("small")];
         if screen.writer.is_some() {
             self.replace_pixels(index);
-            self.publish(index, Damage::whole(mode.width, mode.height));
+            if self.screens.all[index].is_card {
+                let _ = self.draw_card(index);
+            } else {
+                self.publish(index, Damage::whole(mode.width, mode.height), None);
+            }
         }
         self.screens.reply(index)
     }
@@ -325,7 +360,7 @@ impl Guest {
     }
 
     /// A session has ended.
-    pub(super) fn leave_screens(&mut self, slot: usize) {
+    pub(crate) fn leave_screens(&mut self, slot: usize) {
         for index in (0..self.screens.all.len()).rev() {
             let screen = &self.screens.all[index];
             if screen.watchers.contains(&slot) || screen.added_by == Some(slot) {
@@ -335,9 +370,10 @@ impl Guest {
     }
 
     /// Carries out an order about screens.
-    pub(super) fn obey_screen(&mut self, order: &str) -> String {
+    pub(crate) fn obey_screen(&mut self, order: &str) -> String {
         let (word, rest) = order.split_once(' ').unwrap_or((order, ""));
         let number = rest.parse().unwrap_or(0);
+        let number = self.screens.numbered(number).unwrap_or(0);
         let screens = &mut self.screens;
         match word {
             "plug" => {
@@ -354,6 +390,10 @@ impl Guest {
                 }
                 screens.all.remove(number);
             }
+            "card" => {
+                let serial = self.test_card().and_then(|index| self.draw_card(index));
+                return serial.map_or_else(|| "nobody".to_owned(), |one| one.to_string());
+            }
             "draw" => {
                 self.draw(number, 3);
                 return checksum(&self.screens.all[number].picture).to_string();
@@ -362,13 +402,13 @@ impl Guest {
             "replace" => {
                 self.replace_pixels(number);
                 let mode = self.screens.all[number].mode;
-                self.publish(number, Damage::whole(mode.width, mode.height));
+                self.publish(number, Damage::whole(mode.width, mode.height), None);
             }
             "nonsense" => {
                 let screen = &mut screens.all[number];
                 let picture = std::mem::take(&mut screen.picture);
                 screen.mode.width += 100_000;
-                self.publish(number, Damage::none());
+                self.publish(number, Damage::none(), None);
                 self.screens.all[number].mode.width -= 100_000;
                 self.screens.all[number].picture = picture;
             }
@@ -381,7 +421,8 @@ impl Guest {
                 return (line.acknowledged == writer.newest()).to_string();
             }
             "names" => {
-                let names: Vec<_> = screens.all.iter().map(|one| one.name.as_str()).collect();
+                let listed = screens.all.iter().filter(|one| !one.is_card);
+                let names: Vec<_> = listed.map(|one| one.name.as_str()).collect();
                 return names.join(",");
             }
             "mode" => {
