@@ -253,7 +253,7 @@ fn running(vmm: &Vmm, options: &AttachOptions) -> Result<Inspection, PhysicalErr
     } else if !physical::is_proved(&found.layout) {
         found.layout = physical::complete(&found.layout, vmm, &ram);
     }
-    found.note_missing();
+    found.note_missing(vmm.ram_is_one_of_several());
     Ok(found)
 }
 
@@ -334,8 +334,9 @@ impl Inspection {
         }
     }
 
-    /// Says what a user would look for and not find.
-    fn note_missing(&mut self) {
+    /// Says what a user would look for and not find, and where `one_of_several` blocks is the
+    /// RAM, which was taken.
+    fn note_missing(&mut self, one_of_several: bool) {
         let weak = |range: &&vmshm_ram::LayoutRange| range.source >= Source::MachineRule;
         let rest: Vec<String> = self
             .layout
@@ -355,6 +356,16 @@ impl Inspection {
         }
         let ranges = self.layout.ranges().iter();
         let seen: BTreeSet<usize> = ranges.map(|range| range.at.block).collect();
+        let taken = seen.first().filter(|_| one_of_several && seen.len() == 1);
+        if let (Some(block), Some(beacon)) = (taken, self.beacon) {
+            self.notes.push(Note {
+                what: format!(
+                    "block {block} is the guest's RAM, and the others are not: the beacon that states {beacon} lies where that address is in this one, its heart beats there, and the agent's pages are there too"
+                ),
+                hint: None,
+            });
+            return self.note_system();
+        }
         for index in 0..self.blocks.len() {
             if !seen.is_empty() && !seen.contains(&index) {
                 self.notes.push(Note {

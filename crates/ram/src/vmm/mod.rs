@@ -276,6 +276,12 @@ impl Vmm {
         layout_rule::by_machine(self.machine, self.ram_bytes, &self.blocks)
     }
 
+    /// Whether all of the guest's RAM is in one of the blocks, and the rule cannot know which.
+    #[must_use]
+    pub fn ram_is_one_of_several(&self) -> bool {
+        matches!(self.machine, Machine::Vmware { .. }) && self.blocks.len() > 1
+    }
+
     /// The layouts by the rule of the machine it plays: one, or where the rule cannot know
     /// which of several blocks is the RAM, one for each block.
     #[must_use]
