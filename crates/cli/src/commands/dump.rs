@@ -109,6 +109,10 @@ pub(crate) fn run(dump: &Dump, global: &Global) -> Result<(), Failure> {
     };
     let written = write();
     bar.finish_and_clear();
+    // A dump that is replaced by one of itself is closed first: not every system gives a
+    // file's name to another file while it is read.
+    drop(physical);
+    drop(subject);
     let head = std::mem::take(&mut sink.head);
     let finished = written.and_then(|read| {
         sink.file.finish().map_err(DumpWriteError::Output)?;
