@@ -10,8 +10,9 @@ use vmshm_link::frames::{
 };
 use vmshm_shm::{Mapping, PAGE_SIZE, Protection, SharedMemory};
 
-#[cfg_attr(target_os = "linux", path = "linux.rs")]
-#[cfg_attr(windows, path = "windows.rs")]
+// What the unit tests use.
+#[cfg_attr(target_os = "linux", path = "../../../src/os/linux/trial.rs")]
+#[cfg_attr(windows, path = "../../../src/os/windows/trial.rs")]
 mod memory;
 pub use memory::memory_file;
 #[cfg(windows)]
