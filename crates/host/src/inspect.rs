@@ -69,7 +69,10 @@ impl BlockView {
         });
         Self {
             block: block.clone(),
-            resident: told.ok().map(|()| total),
+            resident: told
+                .ok()
+                .filter(|()| ram.knows_existing(index))
+                .map(|()| total),
             pieces,
             piece,
         }

@@ -100,6 +100,8 @@ pub enum Evidence {
     Executable,
     /// The executable cannot be read, but is called like this VMM's.
     ExecutableName,
+    /// The executable is called like this VMM's, and the system vouches for that name.
+    ProgramName,
     /// The command line has this VMM's options.
     CommandLine,
     /// A mapping is exactly the RAM that was configured.
@@ -129,6 +131,7 @@ impl fmt::Display for Evidence {
             Self::ExecutableName => {
                 "the executable, which cannot be read, is called like this VMM's"
             }
+            Self::ProgramName => "the executable is called like this VMM's",
             Self::CommandLine => "the command line has this VMM's options",
             Self::RamMapping => "a mapping is exactly the RAM that was configured",
             Self::KvmDescriptor => "the process holds a KVM virtual machine",
