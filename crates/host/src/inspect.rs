@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use vmshm_link::directory::{RegionEntry, RegionKind};
 use vmshm_link::{Extent, GuestPhysical};
-use vmshm_ram::{DumpFormat, GuestRam, Layout, RamBlock, Source, Vmm, guest_os_in};
+use vmshm_ram::{DumpFormat, Evidence, GuestRam, Layout, RamBlock, Source, Vmm, guest_os_in};
 
 use crate::attach::{self, AttachError, AttachOptions};
 use crate::deadline::Deadline;
@@ -69,7 +69,10 @@ impl BlockView {
         });
         Self {
             block: block.clone(),
-            resident: told.ok().map(|()| total),
+            resident: told
+                .ok()
+                .filter(|()| ram.knows_existing(index))
+                .map(|()| total),
             pieces,
             piece,
         }
@@ -253,7 +256,7 @@ fn running(vmm: &Vmm, options: &AttachOptions) -> Result<Inspection, PhysicalErr
     } else if !physical::is_proved(&found.layout) {
         found.layout = physical::complete(&found.layout, vmm, &ram);
     }
-    found.note_missing(vmm.ram_is_one_of_several());
+    found.note_missing();
     Ok(found)
 }
 
@@ -334,9 +337,8 @@ impl Inspection {
         }
     }
 
-    /// Says what a user would look for and not find, and where `one_of_several` blocks is the
-    /// RAM, which was taken.
-    fn note_missing(&mut self, one_of_several: bool) {
+    /// Says what a user would look for and not find.
+    fn note_missing(&mut self) {
         let weak = |range: &&vmshm_ram::LayoutRange| range.source >= Source::MachineRule;
         let rest: Vec<String> = self
             .layout
@@ -356,15 +358,10 @@ impl Inspection {
         }
         let ranges = self.layout.ranges().iter();
         let seen: BTreeSet<usize> = ranges.map(|range| range.at.block).collect();
-        let taken = seen.first().filter(|_| one_of_several && seen.len() == 1);
-        if let (Some(block), Some(beacon)) = (taken, self.beacon) {
-            self.notes.push(Note {
-                what: format!(
-                    "block {block} is the guest's RAM, and the others are not: the beacon that states {beacon} lies where that address is in this one, its heart beats there, and the agent's pages are there too"
-                ),
-                hint: None,
-            });
-            return self.note_system();
+        if let Some(note) = self.choice(&seen) {
+            self.notes.push(note);
+            self.note_system();
+            return;
         }
         for index in 0..self.blocks.len() {
             if !seen.is_empty() && !seen.contains(&index) {
@@ -375,6 +372,46 @@ impl Inspection {
             }
         }
         self.note_system();
+    }
+
+    /// Where any of several blocks may be the RAM: which was taken, and why.
+    fn choice(&self, seen: &BTreeSet<usize>) -> Option<Note> {
+        let Identity::Running(vmm) = &self.identity else {
+            return None;
+        };
+        let may_be_any = vmm.evidence.contains(&Evidence::SeveralSections);
+        let taken = *seen.first().filter(|_| may_be_any && seen.len() == 1)?;
+        let others: Vec<String> = (0..self.blocks.len())
+            .filter(|index| *index != taken)
+            .map(|index| index.to_string())
+            .collect();
+        let others = others.join(", ");
+        let source = self
+            .layout
+            .ranges()
+            .iter()
+            .map(|range| range.source)
+            .min()?;
+        Some(match source {
+            Source::Proved => Note {
+                what: format!(
+                    "block {taken} is taken for the guest's RAM, since the beacon that lives is in it; block {others} could be it by size, and holds none"
+                ),
+                hint: None,
+            },
+            weak if weak >= Source::MachineRule => Note {
+                what: format!(
+                    "block {taken} is only the first that could be the guest's RAM by size; so could block {others}"
+                ),
+                hint: Some("run vmshm-agent in the guest: its beacon tells".to_owned()),
+            },
+            shown => Note {
+                what: format!(
+                    "block {taken} is taken for the guest's RAM, since addresses in it are {shown}; block {others} could be it by size"
+                ),
+                hint: None,
+            },
+        })
     }
 
     fn note_system(&mut self) {

@@ -71,6 +71,12 @@ impl Target {
         }
     }
 
+    /// Whether all of the guest's RAM is in one of several blocks. Where blocks are no more
+    /// than counted, it may be in more of them.
+    fn is_in_one_block(&self) -> bool {
+        self.rules.len() > 1 && !self.rules.iter().any(Layout::is_guess)
+    }
+
     /// The machine's rule, if this block is the guest's RAM.
     fn rule_of(&self, block: usize) -> Option<&Layout> {
         let has_block = |rule: &&Layout| rule.ranges().iter().any(|range| range.at.block == block);
@@ -310,7 +316,7 @@ fn locate_page(
     beside
         .into_iter()
         .chain(target.likely_places(page))
-        .filter(|at| at.block == candidate.at.block || !target.vmm.ram_is_one_of_several())
+        .filter(|at| at.block == candidate.at.block || !target.is_in_one_block())
         .find(|at| states_address(&target.ram, *at, page))
         .ok_or(DirectoryError::NotFound(page))
 }

@@ -426,6 +426,14 @@ impl GuestRam {
             .map_err(|code| self.ram_error(at, code))
     }
 
+    /// Whether it can be told which pages of a block exist; where not, all count.
+    #[must_use]
+    pub fn knows_existing(&self, block: usize) -> bool {
+        self.blocks
+            .get(block)
+            .is_some_and(|open| open.origin.is_some() || open.residency.is_known())
+    }
+
     /// Whether the system tells where a run of existing pages ends only by walking to its
     /// end, however far that is.
     pub(crate) fn sees_whole_runs(&self, block: usize) -> bool {

@@ -74,6 +74,15 @@ impl Candidate {
                 .is_some_and(|name| name.starts_with(kernel_name))
     }
 
+    /// What a name that [`is_called_what_it_says`](Self::is_called_what_it_says) speaks for.
+    pub(super) fn by_name(&self) -> Evidence {
+        if NAMES_ARE_FILES && self.executable.is_some() {
+            Evidence::ProgramName
+        } else {
+            Evidence::ExecutableName
+        }
+    }
+
     /// Whether all that was read is of the same process: one may have ended meanwhile
     /// and another taken its number.
     pub(super) fn is_consistent(&self) -> bool {

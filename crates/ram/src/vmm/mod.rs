@@ -100,6 +100,8 @@ pub enum Evidence {
     Executable,
     /// The executable cannot be read, but is called like this VMM's.
     ExecutableName,
+    /// The executable is called like this VMM's, and the system vouches for that name.
+    ProgramName,
     /// The command line has this VMM's options.
     CommandLine,
     /// A mapping is exactly the RAM that was configured.
@@ -129,6 +131,7 @@ impl fmt::Display for Evidence {
             Self::ExecutableName => {
                 "the executable, which cannot be read, is called like this VMM's"
             }
+            Self::ProgramName => "the executable is called like this VMM's",
             Self::CommandLine => "the command line has this VMM's options",
             Self::RamMapping => "a mapping is exactly the RAM that was configured",
             Self::KvmDescriptor => "the process holds a KVM virtual machine",
@@ -274,12 +277,6 @@ impl Vmm {
     /// [`LayoutError::NoRule`] where no rule is known.
     pub fn rule_layout(&self) -> Result<Layout, LayoutError> {
         layout_rule::by_machine(self.machine, self.ram_bytes, &self.blocks)
-    }
-
-    /// Whether all of the guest's RAM is in one of the blocks, and the rule cannot know which.
-    #[must_use]
-    pub fn ram_is_one_of_several(&self) -> bool {
-        matches!(self.machine, Machine::Vmware { .. }) && self.blocks.len() > 1
     }
 
     /// The layouts by the rule of the machine it plays: one, or where the rule cannot know

@@ -29,6 +29,11 @@ impl Residency {
         false
     }
 
+    /// Whether there is a way.
+    pub(crate) const fn is_known(&self) -> bool {
+        !matches!(self, Self::Unknown)
+    }
+
     /// Chooses the way for a block.
     pub(crate) fn choose(_process: &Process, file: Option<&BackingFile>) -> Self {
         if file.is_some_and(BackingFile::is_reserved) {
