@@ -122,6 +122,7 @@ impl<M: GuestMemory> Guest<M> {
         self.beat();
         if self.is_serving {
             self.serve();
+            self.greet_readers_of_card();
         }
     }
 

@@ -47,6 +47,10 @@ pub(crate) struct Screen<M> {
     pub(crate) mode: Mode,
     /// It shows the test card, and is not in the list.
     pub(crate) is_card: bool,
+    /// Of the card that it shows.
+    pub(crate) card_checksum: u64,
+    /// How often readers have come.
+    pub(crate) opened: u64,
     added_by: Option<usize>,
     frames: Option<u64>,
     pub(crate) writer: Option<FrameWriter<Window<M>>>,
@@ -81,6 +85,8 @@ impl<M: GuestMemory> Screens<M> {
             name: name.to_owned(),
             mode,
             is_card: false,
+            card_checksum: 0,
+            opened: 0,
             added_by,
             frames: None,
             writer: None,
