@@ -1,7 +1,7 @@
-//! The played guest's test card: a screen that is not in the list, and shows one picture until the next is ordered, so
-//! that whoever takes a screenshot knows what is on it.
+//! The played guest's test card: a screen that is not in the list, and shows one picture until the next is ordered or
+//! somebody comes to look, so that whoever takes a screenshot can know what is on it.
 
-use vmshm_link::frames::{Damage, Mode, READERS};
+use vmshm_link::frames::{Damage, Mode};
 use vmshm_link::test_card::{Checksum, TestCard};
 
 use crate::guest::Guest;
@@ -28,26 +28,28 @@ impl<M: GuestMemory> Guest<M> {
         }))
     }
 
-    /// Shows the card again when a reader has come, as sources do: it may want a frame from after its coming.
-    pub(crate) fn greet_readers_of_card(&mut self) {
-        for index in 0..self.screens.all.len() {
-            let screen = &mut self.screens.all[index];
-            let (true, Some(writer)) = (screen.is_card, &screen.writer) else {
-                continue;
-            };
-            let opened = (0..READERS).map(|reader| writer.reader(reader).expect("there").opened);
-            let opened = opened.sum();
-            let before = std::mem::replace(&mut screen.opened, opened);
-            if opened != before && writer.newest() > 0 {
-                let mode = screen.mode;
-                let checksum = screen.card_checksum;
-                self.publish(
-                    index,
-                    Damage::whole(mode.width, mode.height),
-                    Some(checksum),
-                );
-            }
+    /// Who has just come waits for a picture that is newer than its coming.
+    pub(crate) fn greet_readers(&mut self) {
+        let mut cards = self.screens.all.iter_mut();
+        let Some(index) = cards.position(|screen| screen.is_card) else {
+            return;
+        };
+        let screen = &mut self.screens.all[index];
+        let Some(writer) = &screen.writer else {
+            return;
+        };
+        let opened = |slot: &usize| writer.reader(*slot).expect("there").opened;
+        let now: Vec<_> = screen.watchers.iter().map(opened).collect();
+        if now != screen.greeted {
+            screen.greeted = now;
+            let _ = self.draw_card(index);
         }
+    }
+
+    /// The serial of the card that is shown; nothing where none is.
+    pub(crate) fn shown_card(&self) -> Option<u64> {
+        let card = self.screens.all.iter().find(|screen| screen.is_card)?;
+        Some(card.writer.as_ref()?.newest())
     }
 
     /// Draws and shows the next card; its serial.
@@ -61,7 +63,6 @@ impl<M: GuestMemory> Guest<M> {
         for (row, bytes) in (0..height).zip(rows) {
             card.draw(row, 0, checksum, bytes);
         }
-        screen.card_checksum = checksum;
         self.publish(index, Damage::whole(width, height), Some(checksum));
         Some(serial)
     }

@@ -122,7 +122,6 @@ impl<M: GuestMemory> Guest<M> {
         self.beat();
         if self.is_serving {
             self.serve();
-            self.greet_readers_of_card();
         }
     }
 
@@ -202,6 +201,7 @@ impl<M: GuestMemory> Guest<M> {
         self.regions
             .retain(|region| region.ended.is_none() || !region.holders.is_empty());
         self.pump();
+        self.greet_readers();
         self.list();
     }
 
