@@ -104,8 +104,9 @@ fn a_screenshot_holds_the_test_card() {
         &shown,
     ];
     let _ = wine.vmshm(options).run_within(LATER).success();
-    // It was drawn for who came, and is the only one since.
-    assert_eq!(Picture::read(&path), card(2));
+    // Drawn for who came: `vmshm` and its monitor both open the frames, and the guest may have seen them apart.
+    let shot = Picture::read(&path);
+    assert!((2..=3).any(|serial| shot == card(serial)), "another card");
 }
 
 /// Wine's own processes on the server end with it.
