@@ -104,8 +104,12 @@ fn a_screenshot_holds_the_test_card() {
         &shown,
     ];
     let _ = wine.vmshm(options).run_within(LATER).success();
-    // It was drawn for who came, and is the only one since.
-    assert_eq!(Picture::read(&path), card(2));
+    // One of the first few: a card is drawn whenever a reader comes.
+    let picture = Picture::read(&path);
+    assert!(
+        (1..8).any(|serial| picture == card(serial)),
+        "another picture"
+    );
 }
 
 /// Wine's own processes on the server end with it.
