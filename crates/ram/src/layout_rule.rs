@@ -416,6 +416,24 @@ mod tests {
     }
 
     #[test]
+    fn where_the_rule_cannot_know_the_block_each_is_as_if_it_was_alone() {
+        let machine = Machine::Vmware { below_4g: GIB };
+        let several = [block(2 * GIB), block(2 * GIB)];
+        let all = alternatives(machine, 2 * GIB, &several);
+        assert_eq!(all.len(), 2);
+        for (index, layout) in all.iter().enumerate() {
+            assert!(!layout.is_guess());
+            let high = layout.translate(GuestPhysical(FOUR_GIB)).expect("there");
+            assert_eq!((high.at.block, high.at.offset), (index, GIB));
+        }
+        let counted = alternatives(Machine::Counted, 0, &several);
+        assert!(counted.len() == 2 && counted.iter().all(Layout::is_guess));
+        let pc = Machine::Pc { below_4g: None };
+        assert_eq!(alternatives(pc, 2 * GIB, &several[..1]).len(), 1);
+        assert!(alternatives(Machine::Unknown, 0, &several).is_empty());
+    }
+
+    #[test]
     fn counting_from_the_largest_block_is_called_a_guess() {
         let layout = by_machine(Machine::Counted, 0, &[block(GIB), block(2 << 20)]);
         let layout = layout.expect("a guess");

@@ -20,9 +20,9 @@ use crate::output_file::{OutputFile, Readers, is_stream};
 /// What `vmshm dump` says after its options.
 pub(crate) const AFTER_HELP: &str = "\
 The VM runs on while it is dumped: the dump is no snapshot of one instant. Pause the VM first
-where that matters. Only memory that exists is read; the rest, and pages of zeros, are holes of
-the file. The file appears under its name when it is whole, and a new one is readable by its
-owner alone; a pipe or a device is written straight, with zeros for holes.
+where that matters. Only memory that exists is read, where the system tells; the rest, and pages
+of zeros, are holes of the file. The file appears under its name when it is whole, and a new one
+is readable by its owner alone; a pipe or a device is written straight, with zeros for holes.
 
 Formats:
   elf   core file with guest-physical addresses in its program headers; for Volatility, gdb, objdump
