@@ -104,12 +104,9 @@ fn a_screenshot_holds_the_test_card() {
         &shown,
     ];
     let _ = wine.vmshm(options).run_within(LATER).success();
-    // One of the first few: a card is drawn whenever a reader comes.
-    let picture = Picture::read(&path);
-    assert!(
-        (1..8).any(|serial| picture == card(serial)),
-        "another picture"
-    );
+    // Drawn for who came: `vmshm` and its monitor both open the frames, and the guest may have seen them apart.
+    let shot = Picture::read(&path);
+    assert!((2..=3).any(|serial| shot == card(serial)), "another card");
 }
 
 /// Wine's own processes on the server end with it.
