@@ -40,6 +40,9 @@ pub(crate) struct Global {
     /// Do not scan guest RAM for the beacon: look where --beacon says, else where a running `vmshm listen` has learned it to be
     #[arg(long, global = true)]
     pub(crate) no_scan: bool,
+    /// Have this broker attach, by its socket [default: /run/vmshm/broker.sock, where one's own user may not attach]
+    #[arg(long, global = true, value_name = "PATH", env = "VMSHM_BROKER", hide_env_values = true)]
+    pub(crate) broker: Option<PathBuf>,
     /// How long to wait for the guest [default: 5; for a `--screenshot`: 30; for `wait`, `list --watch`, a running pipe and a display: no limit]
     #[arg(long, global = true, value_name = "SECONDS", value_parser = parse_seconds)]
     pub(crate) timeout: Option<Duration>,
@@ -87,6 +90,10 @@ impl Global {
             method,
             place: self.place(),
             timeout: self.patience(),
+            broker: self
+                .broker
+                .clone()
+                .filter(|path| !path.as_os_str().is_empty()),
         })
     }
 

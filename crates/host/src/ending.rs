@@ -26,6 +26,18 @@ pub enum SessionEnd {
     /// The beacon is not there any more: the guest rebooted, or its keeper died.
     #[error("guest restarted: its beacon has gone (a reboot, or its keeper was killed)")]
     GuestRestarted,
+    /// A broker kept the session, and is not there any more.
+    #[error("broker gone: vmshm-broker has ended the connection")]
+    BrokerGone,
+    /// The guest's keeper did not beat, and the broker has made the memory the guest's own
+    /// again.
+    #[error(
+        "guest silent: its keeper's heartbeat stood still, so the broker has taken the memory back (a reboot, a pause, or its keeper was killed)"
+    )]
+    TakenBack,
+    /// A holder of a region's file has taken pages out of it.
+    #[error("region damaged: a holder of its file has taken pages out of it")]
+    PagesTaken,
     /// What the memory or its writer did.
     #[error("session ended: {0}")]
     Link(LinkError),
@@ -39,7 +51,10 @@ impl SessionEnd {
             Self::AgentDied | Self::AgentLeft => {
                 Some("start `vmshm-agent run` in the guest again, as root")
             }
-            Self::AgentRestarted | Self::GuestRestarted => Some("run the command again"),
+            Self::AgentRestarted | Self::GuestRestarted | Self::TakenBack | Self::PagesTaken => {
+                Some("run the command again")
+            }
+            Self::BrokerGone => Some("is it running? sudo systemctl start vmshm-broker"),
             Self::VmGone { .. } | Self::Link(_) => None,
         }
     }
@@ -59,7 +74,12 @@ impl From<SessionEnd> for End {
             SessionEnd::AgentDied => Self::AgentDied,
             SessionEnd::AgentRestarted => Self::AgentRestarted,
             SessionEnd::AgentLeft => Self::AgentLeft,
-            SessionEnd::GuestRestarted => Self::GuestRestarted,
+            SessionEnd::GuestRestarted | SessionEnd::TakenBack => Self::GuestRestarted,
+            // The broker has undone all that it gave.
+            SessionEnd::BrokerGone => Self::Link(LinkError::Revoked),
+            SessionEnd::PagesTaken => Self::RegionDamaged(
+                "a holder of its file on the host has taken pages out of it".to_owned(),
+            ),
             SessionEnd::Link(error) => Self::Link(error),
         }
     }

@@ -129,6 +129,32 @@ fn reason(code: i32) -> std::io::Error {
 }
 
 impl Obstacle {
+    /// Whether a process with more rights could do what this one may not.
+    #[must_use]
+    pub const fn is_lack_of_rights(&self) -> bool {
+        matches!(
+            self,
+            Self::OtherUser { .. }
+                | Self::NotDumpable
+                | Self::Confined
+                | Self::MissingCapability
+                | Self::Yama { .. }
+        )
+    }
+
+    /// Whose process it is, where that is what stands in the way: the user as people know
+    /// it, and the number of who asks.
+    #[must_use]
+    pub fn owner(&self) -> Option<(String, u32)> {
+        match self {
+            Self::OtherUser { owner, own } => {
+                let name = user_name(*owner).unwrap_or_else(|| format!("uid {owner}"));
+                Some((name, *own))
+            }
+            _ => None,
+        }
+    }
+
     /// What the user can do about it.
     #[must_use]
     pub fn hint(&self) -> Option<String> {

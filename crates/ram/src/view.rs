@@ -113,6 +113,25 @@ impl View {
         Ok(Self { reach })
     }
 
+    /// Maps the first `size` bytes of a file that holds a region and nothing else, all its
+    /// pages present: no message shall pay for the first touch of a page. Whoever calls
+    /// this knows that the file cannot shrink.
+    ///
+    /// # Errors
+    /// [`MapError`].
+    #[cfg(target_os = "linux")]
+    pub fn of_file(
+        file: impl rustix::fd::AsFd,
+        size: u64,
+        protection: Protection,
+    ) -> Result<Self, MapError> {
+        let mut mapping = Mapping::whole(file, size, protection)?;
+        mapping.populate()?;
+        Ok(Self {
+            reach: Reach::Linear(mapping),
+        })
+    }
+
     /// Copies to and from runs of the VMM's memory.
     pub(crate) fn copied(
         memory: Arc<ProcessMemory>,

@@ -155,13 +155,8 @@ pub(super) fn hold(
             Err(error) => return Err(session.why_it_ended(error).into()),
         }
     };
-    let pieces = ground.pieces(&frames.extents);
-    let pieces = pieces.map_err(DisplayError::Request)?;
-    let can_be_mapped = !wanted.relayed
-        && session
-            .ram()
-            .file_runs(&pieces, Protection::ReadWrite)
-            .is_some();
+    let runs = ground.file_runs(&frames.place, Protection::ReadWrite);
+    let can_be_mapped = !wanted.relayed && runs.is_some();
     let way = if can_be_mapped {
         Way::Mapped(state)
     } else {

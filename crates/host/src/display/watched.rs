@@ -14,14 +14,14 @@ use vmshm_link::control::{Reply, Request};
 use vmshm_link::directory::{self, RegionEntry};
 use vmshm_link::frames::{FrameReader, SourceState, Wants};
 use vmshm_link::screens::ScreenRequest;
-use vmshm_ram::{BlockPiece, Protection};
+use vmshm_ram::Protection;
 
 use super::asking::{Asking, Screen};
 use super::error::DisplayError;
 use super::opening::{self, Wanted, Way};
 use super::relay::{self, Relay, RelayCounts, RelayError, Step};
 use crate::ending::SessionEnd;
-use crate::region::{Region, unexpected};
+use crate::region::{Place, Region, unexpected};
 use crate::session::{RequestError, Session};
 
 /// The most runs that a monitor is asked to map; a process may have some 65000 mappings.
@@ -50,7 +50,7 @@ impl From<SessionEnd> for Lost {
 #[derive(Debug)]
 struct Held {
     region: u64,
-    pieces: Vec<BlockPiece>,
+    place: Place,
 }
 
 /// A screen that is watched.
@@ -68,6 +68,8 @@ pub(super) struct Watched {
     looked: Instant,
     /// Where the frames' region was in the guest's table.
     entry: usize,
+    /// Whether a broker has said that the frames' region is over.
+    is_told_over: bool,
 }
 
 impl Watched {
@@ -103,6 +105,7 @@ impl Watched {
                 picture: wanted.picture,
                 looked: Instant::now(),
                 entry: 0,
+                is_told_over: false,
             }),
             (Ok(_), None) => Err((Some(session), DisplayError::Request(unexpected().into()))),
             (Err(error), _) => {
@@ -141,10 +144,8 @@ impl Watched {
             let frames = ToMonitor::Frames { runs, reader };
             return Ok(channel.send(&frames, Some(file))?);
         }
-        let pieces = self.session.ground().pieces(&self.frames.extents);
-        let pieces = pieces.map_err(DisplayError::Request)?;
-        let ram = self.session.ram();
-        let Some(found) = ram.file_runs(&pieces, Protection::ReadWrite) else {
+        let ground = self.session.ground();
+        let Some(found) = ground.file_runs(&self.frames.place, Protection::ReadWrite) else {
             return Err(DisplayError::Request(RequestError::Pages(
                 "they cannot be mapped by another process".to_owned(),
             )));
@@ -186,9 +187,9 @@ impl Watched {
             Err(lost) => return Ok(Err(lost)),
         }
         let held = self.held.iter().find(|held| held.region == region);
-        let pieces = held.map(|held| held.pieces.as_slice()).unwrap_or_default();
-        let ram = self.session.ram();
-        match ram.file_runs(pieces, Protection::Read) {
+        let ground = self.session.ground();
+        let found = held.and_then(|held| ground.file_runs(&held.place, Protection::Read));
+        match found {
             Some(found) if found.runs.len() <= MOST_RUNS => {
                 let runs = as_runs(&found.runs);
                 let pixels = ToMonitor::Pixels { region, runs };
@@ -235,12 +236,12 @@ impl Watched {
                 return Err(unexpected().into());
             };
             let ask = &mut |request: &Request| asking.request(request);
-            let pieces = ground.locate(&granted, self.patience, ask)?;
-            Ok((granted.region, pieces))
+            let place = ground.locate(&granted, self.patience, ask)?;
+            Ok((granted.region, place))
         })();
         match result {
-            Ok((granted, pieces)) if granted == region => {
-                self.held.push(Held { region, pieces });
+            Ok((granted, place)) if granted == region => {
+                self.held.push(Held { region, place });
                 Ok(true)
             }
             Ok(_) => Err(self.lost(unexpected().into())),
@@ -298,7 +299,13 @@ impl Watched {
 
     /// Whether the guest's table still has the frames region.
     fn is_listed(&mut self) -> Result<bool, LinkError> {
-        let table = &self.session.directory().memory;
+        for (region, _) in self.session.regions_told_over() {
+            self.is_told_over |= region == self.frames.id;
+        }
+        let Some(direct) = self.session.direct() else {
+            return Ok(!self.is_told_over);
+        };
+        let table = &direct.directory().memory;
         let is_ours = |entry: &RegionEntry| entry.id == self.frames.id;
         let there = directory::read_region(table, self.entry)?;
         if let Some(entry) = there.filter(is_ours) {
@@ -317,10 +324,12 @@ impl Watched {
     fn give_relay(&mut self, region: u64) -> Result<(), Lost> {
         let view = if self.hold_pixels(region)? {
             let held = self.held.iter().find(|held| held.region == region);
-            let pieces = held.map(|held| held.pieces.as_slice()).unwrap_or_default();
-            let view = self.session.ram().view(pieces, Protection::Read);
+            let ground = self.session.ground();
+            let view = held.map(|held| ground.view(&held.place, Protection::Read));
+            let view = view.transpose();
             view.inspect_err(|error| tracing::debug!(region, %error, "no pixels"))
                 .ok()
+                .flatten()
         } else {
             None
         };

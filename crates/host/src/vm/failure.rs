@@ -10,6 +10,8 @@ use vmshm_endpoint::OpenError;
 use crate::attach::AttachError;
 use crate::ending::Condition;
 use crate::machines::SelectError;
+#[cfg(target_os = "linux")]
+use crate::reaching::ReachError;
 use crate::session::RequestError;
 
 /// A request that failed, after having waited for `waited`.
@@ -75,6 +77,13 @@ pub(super) fn not_attached(name: &str, error: AttachError) -> OpenError {
             unreachable(Some(format!("cannot connect to {name}")), error, hint)
         }
     }
+}
+
+/// Another user's VM, and nothing of it by a broker.
+#[cfg(target_os = "linux")]
+pub(super) fn not_reached(error: ReachError) -> OpenError {
+    let hint = error.hint();
+    unreachable(None, error, hint)
 }
 
 /// A session, but no thread to keep it.

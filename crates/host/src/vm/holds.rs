@@ -138,8 +138,8 @@ impl Hold {
     }
 }
 
-/// Why a region is over, by its entry in the table.
-fn end_of(cause: EndCause) -> End {
+/// Why a region is over, by its entry in the table or a broker's words.
+pub(super) fn end_of(cause: EndCause) -> End {
     match cause {
         EndCause::Removed => End::RegionRemoved,
         EndCause::Damaged => End::RegionDamaged(

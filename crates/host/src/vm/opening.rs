@@ -9,7 +9,7 @@ use vmshm_ram::Protection;
 
 use super::failure::open_error;
 use super::live::Live;
-use super::{Vm, WriteRight};
+use super::Vm;
 use crate::deadline::Deadline;
 use crate::region::unexpected;
 use crate::session::{RequestError, region_name};
@@ -51,7 +51,7 @@ pub(super) fn open(live: &Live, handle: u64, wish: &Wish) -> Result<Held<Vm>, Op
     Ok(Held {
         region: handle,
         memory: region.memory,
-        right: WriteRight(live.tenure.clone()),
+        right: live.right.clone(),
         tether,
         doorbell: live.doorbell(region.id),
     })
