@@ -51,14 +51,14 @@ pub(crate) struct Global {
     pub(crate) verbose: bool,
 }
 
-/// As [`Method`], with `graft`, which is refused with its reason.
+/// As [`Method`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum MethodArgument {
     /// Map where that works, else copy
     Auto,
     /// Map the pages that are used; zero copy
     Map,
-    /// Replace a region's pages by a memory file (not in this release)
+    /// Make each region that is opened a file of its own first, in the VM's process; zero copy, whatever the VM's memory is
     Graft,
     /// Have the system copy from and to the VM's process
     Copy,
@@ -76,12 +76,7 @@ impl Global {
             MethodArgument::Auto => Method::Auto,
             MethodArgument::Map => Method::Map,
             MethodArgument::Copy => Method::Copy,
-            MethodArgument::Graft => {
-                return Err(crate::failure::Failure::new(
-                    "the method `graft` is not in this release",
-                    Some("use `--method auto`, which maps where it can and copies elsewhere"),
-                ));
-            }
+            MethodArgument::Graft => Method::Graft,
         };
         Ok(AttachOptions {
             method,

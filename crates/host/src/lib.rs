@@ -18,6 +18,8 @@ pub mod display;
 pub mod doorbell;
 pub mod ending;
 pub mod findings;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod graft;
 pub mod identity;
 pub mod inspect;
 mod last_seen;

@@ -123,6 +123,8 @@ impl Session {
 pub(crate) struct Ground {
     pub(crate) ram: Arc<GuestRam>,
     pub(crate) layout: Arc<Layout>,
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    pub(crate) graft: crate::graft::Ground,
 }
 
 /// Asks the agent and waits for its answer.
@@ -145,17 +147,19 @@ impl Ground {
         let extents = self.fetch_extents(granted, timeout, ask)?;
         let pieces = self.pieces(&extents)?;
         let placement = placement(&pieces);
-        let view = self.ram.view(&pieces, protection);
-        let memory = Arc::new(view.map_err(|e| pages(&e))?);
-        if granted.ready {
+        if granted.ready && granted.placement != placement {
             // Another host process saw the proof; we look at the same pages only if we
             // come to the same place.
-            if granted.placement != placement {
-                return Err(RequestError::Pages(
-                    "they were proved at another place in the VM's memory".to_owned(),
-                ));
-            }
-        } else {
+            return Err(RequestError::Pages(
+                "they were proved at another place in the VM's memory".to_owned(),
+            ));
+        }
+        if self.ram.is_to_be_grafted() {
+            return self.lay_out_grafted(granted, extents, &pieces, ask);
+        }
+        let view = self.ram.view(&pieces, protection);
+        let memory = Arc::new(view.map_err(|e| pages(&e))?);
+        if !granted.ready {
             proof::verify_pattern(&memory, granted.key, granted.region)?;
             ask(&Request::Proved {
                 region: granted.region,
@@ -166,6 +170,31 @@ impl Ground {
             id: granted.region,
             memory,
             extents,
+        })
+    }
+
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    fn lay_out_grafted(
+        &self,
+        granted: &RegionReply,
+        extents: Vec<Extent>,
+        pieces: &[BlockPiece],
+        ask: Ask<'_>,
+    ) -> Result<Region, RequestError> {
+        crate::graft::lay_out(self, granted, extents, pieces, ask)
+    }
+
+    #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+    fn lay_out_grafted(
+        &self,
+        _: &RegionReply,
+        _: Vec<Extent>,
+        _: &[BlockPiece],
+        _: Ask<'_>,
+    ) -> Result<Region, RequestError> {
+        Err(RequestError::Graft {
+            cause: "regions are grafted on 64-bit x86 Linux hosts only".to_owned(),
+            hint: Some("use --method map or copy".to_owned()),
         })
     }
 
@@ -268,7 +297,7 @@ pub(crate) const fn unexpected() -> LinkError {
 }
 
 /// A number for where a region's pieces lie in the VMM's RAM blocks. Never zero.
-fn placement(pieces: &[BlockPiece]) -> u64 {
+pub(crate) fn placement(pieces: &[BlockPiece]) -> u64 {
     pieces
         .iter()
         .fold(1, |sum, piece| {

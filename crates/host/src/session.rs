@@ -66,6 +66,14 @@ pub enum RequestError {
     /// The region's pages could not be reached or proved.
     #[error("the region's pages cannot be used: {0}")]
     Pages(String),
+    /// The region was to be grafted, and was not.
+    #[error("{cause}")]
+    Graft {
+        /// Why.
+        cause: String,
+        /// What the user can do about it.
+        hint: Option<String>,
+    },
 }
 
 impl RequestError {
@@ -89,6 +97,7 @@ impl RequestError {
             Self::NoAnswer { .. } => "--timeout SECONDS waits longer",
             Self::BadName(_) => "names are 1 to 64 letters, digits, dots, dashes and underscores",
             Self::Ended(end) => return end.hint().map(str::to_owned),
+            Self::Graft { hint, .. } => return hint.clone(),
             Self::Pages(_) => return None,
         };
         Some(text.to_owned())
@@ -198,6 +207,13 @@ impl Session {
         Ground {
             ram: Arc::clone(&self.ram),
             layout: Arc::new(self.layout().clone()),
+            #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+            graft: crate::graft::Ground {
+                pid: self.pid(),
+                epoch: self.beacon.epoch,
+                ram: Arc::clone(&self.ram),
+                directory: Arc::clone(&self.directory.memory),
+            },
         }
     }
 
