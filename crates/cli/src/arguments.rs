@@ -211,6 +211,11 @@ pub(crate) enum Region {
     /// Write a region's bytes
     #[command(after_help = "Example:\n  vmshm region write web/shared 0x10 --hex 01020304")]
     Write(RegionWrite),
+    /// Make a region a file of its own in the VM's process, which can be mapped without copying
+    #[command(
+        after_help = "Examples:\n  vmshm region graft web/shared\n  vmshm region graft web/shared --undo"
+    )]
+    Graft(RegionGraft),
 }
 
 #[derive(Debug, Args)]
@@ -237,6 +242,19 @@ pub(crate) struct RegionRemove {
     /// VM and region
     #[arg(value_name = "VM/NAME", value_parser = parse_target)]
     pub(crate) target: RegionTarget,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RegionGraft {
+    /// VM and region; with --undo also the name of a graft, as errors and the VM's mappings show it
+    #[arg(value_name = "VM/NAME", value_parser = parse_target)]
+    pub(crate) target: RegionTarget,
+    /// Make the region's memory the VM's own again
+    #[arg(long)]
+    pub(crate) undo: bool,
+    /// Print a JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

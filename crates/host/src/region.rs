@@ -100,7 +100,7 @@ impl Session {
         self.request(&request, timeout).map(drop)
     }
 
-    fn hold(&mut self, reply: Reply, timeout: Duration) -> Result<Region, RequestError> {
+    pub(crate) fn hold(&mut self, reply: Reply, timeout: Duration) -> Result<Region, RequestError> {
         let Reply::Region(granted) = reply else {
             return Err(unexpected().into());
         };

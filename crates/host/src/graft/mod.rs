@@ -23,10 +23,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use vmshm_graft::{Contents, Grafted};
+use vmshm_link::beacon::Beacon;
+use vmshm_link::control::{Request, Role};
+use vmshm_link::directory::RegionKind;
 use vmshm_ram::{MapError, ProcRoot, Protection, View};
 
+use crate::ending::SessionEnd;
 use crate::region::Region;
-use crate::session::Session;
+use crate::session::{RequestError, Session, region_name};
 
 pub use failure::GraftFailure;
 pub(crate) use laying::lay_out;
@@ -68,6 +72,51 @@ impl GraftedRegion {
         let file = rustix::io::fcntl_dupfd_cloexec(&self.file, 0).map_err(MapError::System)?;
         let view = View::of_file(file, self.size, Protection::ReadWrite)?;
         Ok(Arc::new(view))
+    }
+}
+
+/// What tells the graft of a guest's region from all others of its VM.
+#[must_use]
+pub fn id(beacon: &Beacon, region: u64) -> String {
+    places::id(beacon.epoch, region)
+}
+
+/// Holds a region of whatever kind that can be held without taking an end of it, so that
+/// it can be grafted.
+///
+/// # Errors
+/// [`RequestError`]; regions of which somebody must have an end, and those of screens, are
+/// grafted by who opens them with [`Method::Graft`](vmshm_ram::Method::Graft).
+pub fn hold(session: &mut Session, name: &str, timeout: Duration) -> Result<Region, RequestError> {
+    let named = region_name(name)?;
+    let entries = session.regions().map_err(SessionEnd::from)?;
+    let entry = entries.iter().find(|entry| entry.name.as_str() == name);
+    let (kind, record) = entry.map_or((RegionKind::Raw, 0), |entry| (entry.kind, entry.record));
+    let request = match kind {
+        RegionKind::Raw => return session.open_region(name, kind, 0, timeout),
+        RegionKind::Ring | RegionKind::Latest | RegionKind::Stream => Request::Link {
+            kind,
+            size: 0,
+            name: named,
+            record,
+            role: Role::Watch,
+        },
+        RegionKind::Frames | RegionKind::Pixels => {
+            return Err(not_by_name(name, kind, "vmshm display --method graft"));
+        }
+        _ => return Err(not_by_name(name, kind, "vmshm pipe --method graft")),
+    };
+    let reply = session.request(&request, timeout)?;
+    session.hold(reply, timeout)
+}
+
+fn not_by_name(name: &str, kind: RegionKind, instead: &str) -> RequestError {
+    RequestError::Graft {
+        cause: format!(
+            "`{name}` is a {} region, which is grafted as it is opened",
+            kind.name()
+        ),
+        hint: Some(format!("use `{instead}`")),
     }
 }
 

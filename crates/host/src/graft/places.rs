@@ -83,6 +83,11 @@ pub(super) fn as_it_stands(mappings: &[MemoryMapping], id: &str) -> vmshm_graft:
     }
 }
 
+/// What tells a graft from all others of a VM.
+pub(super) fn id(epoch: u64, region: u64) -> String {
+    format!("{region}.{epoch:016x}")
+}
+
 /// The VMM in whose memory regions are grafted.
 #[derive(Debug, Clone)]
 pub(crate) struct Ground {
@@ -97,7 +102,7 @@ impl Ground {
     /// What tells the graft of a region from all others of the VM, earlier boots of its
     /// guest included.
     pub(crate) fn id(&self, region: u64) -> String {
-        format!("{region}.{:016x}", self.epoch)
+        id(self.epoch, region)
     }
 
     /// Puts a region's file in the place of its pieces.

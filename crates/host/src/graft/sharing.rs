@@ -154,7 +154,7 @@ mod tests {
             runs[0].overlaps(&theirs)
         };
         assert!(there(ram(0x9000, 0x1000, 0x11000)));
-        assert!(there(ram(0x9000, 0x8000, 0)) == false);
+        assert!(!there(ram(0x9000, 0x8000, 0)));
         assert!(there(ram(0x9000, 0x11001, 0)));
         assert!(!there(ram(0x9000, 0x1000, 0x12000)));
     }
