@@ -54,14 +54,14 @@ pub(crate) struct Global {
     pub(crate) verbose: bool,
 }
 
-/// As [`Method`], with `graft`, which is refused with its reason.
+/// As [`Method`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum MethodArgument {
     /// Map where that works, else copy
     Auto,
     /// Map the pages that are used; zero copy
     Map,
-    /// Replace a region's pages by a memory file (not in this release)
+    /// Make each region that is opened a file of its own first, in the VM's process; zero copy, whatever the VM's memory is
     Graft,
     /// Have the system copy from and to the VM's process
     Copy,
@@ -79,12 +79,7 @@ impl Global {
             MethodArgument::Auto => Method::Auto,
             MethodArgument::Map => Method::Map,
             MethodArgument::Copy => Method::Copy,
-            MethodArgument::Graft => {
-                return Err(crate::failure::Failure::new(
-                    "the method `graft` is not in this release",
-                    Some("use `--method auto`, which maps where it can and copies elsewhere"),
-                ));
-            }
+            MethodArgument::Graft => Method::Graft,
         };
         Ok(AttachOptions {
             method,
@@ -223,6 +218,11 @@ pub(crate) enum Region {
     /// Write a region's bytes
     #[command(after_help = "Example:\n  vmshm region write web/shared 0x10 --hex 01020304")]
     Write(RegionWrite),
+    /// Make a region a file of its own in the VM's process, which can be mapped without copying
+    #[command(
+        after_help = "Examples:\n  vmshm region graft web/shared\n  vmshm region graft web/shared --undo"
+    )]
+    Graft(RegionGraft),
 }
 
 #[derive(Debug, Args)]
@@ -249,6 +249,19 @@ pub(crate) struct RegionRemove {
     /// VM and region
     #[arg(value_name = "VM/NAME", value_parser = parse_target)]
     pub(crate) target: RegionTarget,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RegionGraft {
+    /// VM and region; with --undo also the name of a graft, as errors and the VM's mappings show it
+    #[arg(value_name = "VM/NAME", value_parser = parse_target)]
+    pub(crate) target: RegionTarget,
+    /// Make the region's memory the VM's own again
+    #[arg(long)]
+    pub(crate) undo: bool,
+    /// Print a JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

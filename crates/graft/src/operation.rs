@@ -150,7 +150,7 @@ pub fn graft(
 
 /// Makes a region's pieces private memory of the process again, and closes the memory
 /// file there. Holders of the file keep what was in it; what they write no longer
-/// reaches the guest. A region that lay in a shared file before becomes private, too.
+/// reaches the guest, and its mode, which is 0 from then on, says so. A region that lay in a shared file before becomes private, too.
 ///
 /// # Errors
 ///
@@ -169,6 +169,9 @@ pub fn undo(
     }
     let mut pauses = vec![settle(pid, watch)?];
     for file in region_file::find(pid, &name)? {
+        // Before its first byte moves, whoever has the file can see that it is no longer the
+        // guest's.
+        region_file::withdraw(&file)?;
         let change = Change::Undo {
             number: file.number,
         };

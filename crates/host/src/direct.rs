@@ -124,7 +124,17 @@ impl Direct {
 
     /// Where its regions lie.
     pub(crate) fn ground(&self) -> Ground {
-        Ground::direct(Arc::clone(&self.ram), Arc::new(self.layout().clone()))
+        Ground {
+            ram: Arc::clone(&self.ram),
+            layout: Arc::new(self.layout().clone()),
+            #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+            graft: crate::graft::Ground {
+                pid: self.pid(),
+                epoch: self.beacon.epoch,
+                ram: Arc::clone(&self.ram),
+                directory: Arc::clone(&self.directory.memory),
+            },
+        }
     }
 
     /// Keeps the session alive and looks whether it is. Call it several times a second;

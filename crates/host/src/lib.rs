@@ -22,6 +22,8 @@ pub mod display;
 pub mod doorbell;
 pub mod ending;
 pub mod findings;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod graft;
 pub mod identity;
 pub mod inspect;
 mod last_seen;
@@ -38,6 +40,7 @@ pub mod region;
 mod right;
 pub mod session;
 pub mod sighting;
+mod source;
 pub mod ties;
 mod user_directory;
 pub mod vm;

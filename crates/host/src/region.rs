@@ -9,14 +9,9 @@ use vmshm_link::control::{RegionReply, Reply, Request};
 use vmshm_link::directory::RegionKind;
 use vmshm_link::mix::mix;
 use vmshm_link::{Extent, LinkError, proof};
-use vmshm_ram::{
-    BlockPiece, FileRuns, GuestRam, Layout, OpenError, Protection, View, merge_pieces,
-};
+use vmshm_ram::{BlockPiece, GuestRam, Layout, Protection, View, merge_pieces};
 
-#[cfg(target_os = "linux")]
-use crate::brokered::{Files, RegionFile};
 use crate::deadline::Deadline;
-use crate::direct::Direct;
 use crate::session::{RequestError, Session, region_name};
 
 /// A region that this session holds.
@@ -29,8 +24,6 @@ pub struct Region {
     /// Its pages in the guest, in its own order. None where a broker gave it, which does not
     /// tell.
     pub extents: Vec<Extent>,
-    /// Where another process of this host would find its bytes.
-    pub(crate) place: Place,
 }
 
 impl Session {
@@ -89,14 +82,9 @@ impl Session {
         let Reply::Region(granted) = reply else {
             return Err(unexpected().into());
         };
-        let direct = self.direct().map(Direct::ground);
+        let source = self.source();
         let mut ask = |request: &Request| self.request(request, timeout);
-        let extents = match &direct {
-            Some(Ground::Direct { ram, .. }) => fetch_extents(ram, &granted, timeout, &mut ask),
-            _ => Err(RequestError::Pages(
-                "a broker does not tell where they are".to_owned(),
-            )),
-        };
+        let extents = source.fetch_extents(&granted, timeout, &mut ask);
         let region = granted.region;
         let closed = self.request(&Request::Close { region }, timeout);
         let extents = extents?;
@@ -113,13 +101,13 @@ impl Session {
         self.request(&request, timeout).map(drop)
     }
 
-    fn hold(&mut self, reply: Reply, timeout: Duration) -> Result<Region, RequestError> {
+    pub(crate) fn hold(&mut self, reply: Reply, timeout: Duration) -> Result<Region, RequestError> {
         let Reply::Region(granted) = reply else {
             return Err(unexpected().into());
         };
-        let ground = self.ground();
+        let source = self.source();
         let mut ask = |request: &Request| self.request(request, timeout);
-        let result = ground.lay_out(&granted, Protection::ReadWrite, timeout, &mut ask);
+        let result = source.lay_out(&granted, Protection::ReadWrite, timeout, &mut ask);
         if result.is_err() {
             let close = Request::Close {
                 region: granted.region,
@@ -133,25 +121,17 @@ impl Session {
 
 /// Where a session's regions lie: what laying one out needs beside the agent's answers.
 #[derive(Debug, Clone)]
-pub(crate) enum Ground {
-    /// In the VMM's memory.
-    Direct {
-        ram: Arc<GuestRam>,
-        layout: Arc<Layout>,
-    },
-    /// In files that a broker sends.
-    #[cfg(target_os = "linux")]
-    Brokered(Files),
+pub(crate) struct Ground {
+    pub(crate) ram: Arc<GuestRam>,
+    pub(crate) layout: Arc<Layout>,
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    pub(crate) graft: crate::graft::Ground,
 }
 
 /// Asks the agent and waits for its answer.
 pub(crate) type Ask<'a> = &'a mut dyn FnMut(&Request) -> Result<Reply, RequestError>;
 
 impl Ground {
-    pub(crate) const fn direct(ram: Arc<GuestRam>, layout: Arc<Layout>) -> Self {
-        Self::Direct { ram, layout }
-    }
-
     /// Lays a granted region out as one memory and proves it, unless another host process
     /// has. `timeout` bounds the answers about its extents taken together.
     ///
@@ -165,35 +145,22 @@ impl Ground {
         ask: Ask<'_>,
     ) -> Result<Region, RequestError> {
         let pages = |error: &dyn std::error::Error| RequestError::Pages(error.to_string());
-        let (ram, layout) = match self {
-            Self::Direct { ram, layout } => (ram, layout),
-            #[cfg(target_os = "linux")]
-            Self::Brokered(files) => {
-                // Whoever sent it has proved it.
-                let place = Place::File(files.take(granted, protection)?);
-                let memory = Arc::new(self.view(&place, protection).map_err(|e| pages(&e))?);
-                return Ok(Region {
-                    id: granted.region,
-                    memory,
-                    extents: Vec::new(),
-                    place,
-                });
-            }
-        };
-        let extents = fetch_extents(ram, granted, timeout, ask)?;
-        let pieces = pieces_of(layout, &extents)?;
+        let extents = self.fetch_extents(granted, timeout, ask)?;
+        let pieces = self.pieces(&extents)?;
         let placement = placement(&pieces);
-        let view = ram.view(&pieces, protection);
-        let memory = Arc::new(view.map_err(|e| pages(&e))?);
-        if granted.ready {
+        if granted.ready && granted.placement != placement {
             // Another host process saw the proof; we look at the same pages only if we
             // come to the same place.
-            if granted.placement != placement {
-                return Err(RequestError::Pages(
-                    "they were proved at another place in the VM's memory".to_owned(),
-                ));
-            }
-        } else {
+            return Err(RequestError::Pages(
+                "they were proved at another place in the VM's memory".to_owned(),
+            ));
+        }
+        if self.ram.is_to_be_grafted() {
+            return self.lay_out_grafted(granted, extents, &pieces, ask);
+        }
+        let view = self.ram.view(&pieces, protection);
+        let memory = Arc::new(view.map_err(|e| pages(&e))?);
+        if !granted.ready {
             proof::verify_pattern(&memory, granted.key, granted.region)?;
             ask(&Request::Proved {
                 region: granted.region,
@@ -204,7 +171,31 @@ impl Ground {
             id: granted.region,
             memory,
             extents,
-            place: Place::Pieces(pieces),
+        })
+    }
+
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    fn lay_out_grafted(
+        &self,
+        granted: &RegionReply,
+        extents: Vec<Extent>,
+        pieces: &[BlockPiece],
+        ask: Ask<'_>,
+    ) -> Result<Region, RequestError> {
+        crate::graft::lay_out(self, granted, extents, pieces, ask)
+    }
+
+    #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+    fn lay_out_grafted(
+        &self,
+        _: &RegionReply,
+        _: Vec<Extent>,
+        _: &[BlockPiece],
+        _: Ask<'_>,
+    ) -> Result<Region, RequestError> {
+        Err(RequestError::Graft {
+            cause: "regions are grafted on 64-bit x86 Linux hosts only".to_owned(),
+            hint: Some("use --method map or copy".to_owned()),
         })
     }
 
@@ -217,135 +208,85 @@ impl Ground {
         granted: &RegionReply,
         timeout: Duration,
         ask: Ask<'_>,
-    ) -> Result<Place, RequestError> {
-        match self {
-            Self::Direct { ram, layout } => {
-                let extents = fetch_extents(ram, granted, timeout, ask)?;
-                Ok(Place::Pieces(pieces_of(layout, &extents)?))
-            }
-            #[cfg(target_os = "linux")]
-            Self::Brokered(files) => {
-                let file = files.take(granted, Protection::Read)?;
-                Ok(Place::File(file))
-            }
-        }
+    ) -> Result<Vec<BlockPiece>, RequestError> {
+        let extents = self.fetch_extents(granted, timeout, ask)?;
+        self.pieces(&extents)
     }
 
-    /// What lies at a place, as one memory.
+    /// Where extents lie in the VMM's RAM blocks.
     ///
     /// # Errors
-    /// [`OpenError`].
-    pub(crate) fn view(&self, place: &Place, protection: Protection) -> Result<View, OpenError> {
-        match (self, place) {
-            (Self::Direct { ram, .. }, Place::Pieces(pieces)) => ram.view(pieces, protection),
-            #[cfg(target_os = "linux")]
-            (_, Place::File(file)) => file.view(protection),
-            #[cfg(target_os = "linux")]
-            (Self::Brokered(_), Place::Pieces(_)) => Err(OpenError::ReadOnly),
-        }
+    /// [`RequestError::Pages`] where that is not known of all of them.
+    pub(crate) fn pieces(&self, extents: &[Extent]) -> Result<Vec<BlockPiece>, RequestError> {
+        let pieces = self.layout.pieces(extents);
+        Ok(merge_pieces(
+            &pieces.map_err(|error| RequestError::Pages(error.to_string()))?,
+        ))
     }
 
-    /// What another process needs for mapping what lies at a place; nothing where it could
-    /// not.
-    pub(crate) fn file_runs<'a>(
-        &'a self,
-        place: &'a Place,
-        protection: Protection,
-    ) -> Option<FileRuns<'a>> {
-        match (self, place) {
-            (Self::Direct { ram, .. }, Place::Pieces(pieces)) => ram.file_runs(pieces, protection),
-            #[cfg(target_os = "linux")]
-            (_, Place::File(file)) => Some(file.runs()),
-            #[cfg(target_os = "linux")]
-            (Self::Brokered(_), Place::Pieces(_)) => None,
-        }
-    }
-}
-
-/// Where a region's bytes are, for whoever maps them.
-#[derive(Debug, Clone)]
-pub(crate) enum Place {
-    /// In the VMM's RAM blocks.
-    Pieces(Vec<BlockPiece>),
-    /// In a file of their own.
-    #[cfg(target_os = "linux")]
-    File(Arc<RegionFile>),
-}
-
-/// Where extents lie in the VMM's RAM blocks.
-///
-/// # Errors
-/// [`RequestError::Pages`] where that is not known of all of them.
-fn pieces_of(layout: &Layout, extents: &[Extent]) -> Result<Vec<BlockPiece>, RequestError> {
-    let pieces = layout.pieces(extents);
-    Ok(merge_pieces(
-        &pieces.map_err(|error| RequestError::Pages(error.to_string()))?,
-    ))
-}
-
-/// The extents of a granted region, all of them judged.
-fn fetch_extents(
-    ram: &GuestRam,
-    granted: &RegionReply,
-    timeout: Duration,
-    ask: Ask<'_>,
-) -> Result<Vec<Extent>, RequestError> {
-    let impossible = granted.size == 0
-        || !granted.size.is_multiple_of(PAGE)
-        || granted.size > ram.blocks().map(|block| block.length).sum()
-        || granted.extents == 0
-        || granted.extents > granted.size / PAGE;
-    if impossible {
-        return Err(LinkError::Violation {
-            what: "the size of a region",
-            value: granted.size,
-        }
-        .into());
-    }
-    let mut extents = Vec::new();
-    let mut total = 0_u64;
-    // The guest chooses how many an answer has, so all answers share one limit.
-    let deadline = Deadline::after(timeout);
-    while (extents.len() as u64) < granted.extents {
-        let first = extents.len() as u64;
-        if first > 0 && deadline.has_passed() {
-            return Err(RequestError::Pages(format!(
-                "vmshm-agent named {first} of {} extents within {} s",
-                granted.extents,
-                timeout.as_secs_f32()
-            )));
-        }
-        let request = Request::Extents {
-            region: granted.region,
-            first,
-        };
-        let Reply::Extents(part) = ask(&request)? else {
-            return Err(unexpected().into());
-        };
-        for extent in part.extents() {
-            let whole = extent.start.is_aligned_to(PAGE)
-                && extent.length.is_multiple_of(PAGE)
-                && extent.length > 0
-                && extent.end().is_some();
-            total = total.saturating_add(extent.length);
-            if !whole || part.first != first || total > granted.size {
-                return Err(LinkError::Violation {
-                    what: "a region's extent",
-                    value: extent.start.0,
-                }
-                .into());
+    pub(crate) fn fetch_extents(
+        &self,
+        granted: &RegionReply,
+        timeout: Duration,
+        ask: Ask<'_>,
+    ) -> Result<Vec<Extent>, RequestError> {
+        let impossible = granted.size == 0
+            || !granted.size.is_multiple_of(PAGE)
+            || granted.size > self.ram.blocks().map(|block| block.length).sum()
+            || granted.extents == 0
+            || granted.extents > granted.size / PAGE;
+        if impossible {
+            return Err(LinkError::Violation {
+                what: "the size of a region",
+                value: granted.size,
             }
-            extents.push(*extent);
+            .into());
         }
-    }
-    if total == granted.size && extents.len() as u64 == granted.extents {
-        Ok(extents)
-    } else {
-        Err(LinkError::Violation {
-            what: "the sum of a region's extents",
-            value: total,
+        let mut extents = Vec::new();
+        let mut total = 0_u64;
+        // The guest chooses how many an answer has, so all answers share one limit.
+        let deadline = Deadline::after(timeout);
+        while (extents.len() as u64) < granted.extents {
+            let first = extents.len() as u64;
+            if first > 0 && deadline.has_passed() {
+                return Err(RequestError::Pages(format!(
+                    "vmshm-agent named {first} of {} extents within {} s",
+                    granted.extents,
+                    timeout.as_secs_f32()
+                )));
+            }
+            let request = Request::Extents {
+                region: granted.region,
+                first,
+            };
+            let Reply::Extents(part) = ask(&request)? else {
+                return Err(unexpected().into());
+            };
+            for extent in part.extents() {
+                let whole = extent.start.is_aligned_to(PAGE)
+                    && extent.length.is_multiple_of(PAGE)
+                    && extent.length > 0
+                    && extent.end().is_some();
+                total = total.saturating_add(extent.length);
+                if !whole || part.first != first || total > granted.size {
+                    return Err(LinkError::Violation {
+                        what: "a region's extent",
+                        value: extent.start.0,
+                    }
+                    .into());
+                }
+                extents.push(*extent);
+            }
         }
-        .into())
+        if total == granted.size && extents.len() as u64 == granted.extents {
+            Ok(extents)
+        } else {
+            Err(LinkError::Violation {
+                what: "the sum of a region's extents",
+                value: total,
+            }
+            .into())
+        }
     }
 }
 
@@ -357,7 +298,7 @@ pub(crate) const fn unexpected() -> LinkError {
 }
 
 /// A number for where a region's pieces lie in the VMM's RAM blocks. Never zero.
-fn placement(pieces: &[BlockPiece]) -> u64 {
+pub(crate) fn placement(pieces: &[BlockPiece]) -> u64 {
     pieces
         .iter()
         .fold(1, |sum, piece| {

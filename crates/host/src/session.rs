@@ -17,8 +17,8 @@ use crate::conversation::Question;
 use crate::deadline::Deadline;
 use crate::direct::Direct;
 use crate::ending::{Condition, SessionEnd};
-use crate::region::Ground;
 use crate::right::WriteRight;
+use crate::source::Source;
 
 /// A session; dropping it ends it.
 #[derive(Debug)]
@@ -79,6 +79,14 @@ pub enum RequestError {
     /// The region's pages could not be reached or proved.
     #[error("the region's pages cannot be used: {0}")]
     Pages(String),
+    /// The region was to be grafted, and was not.
+    #[error("{cause}")]
+    Graft {
+        /// Why.
+        cause: String,
+        /// What the user can do about it.
+        hint: Option<String>,
+    },
 }
 
 impl RequestError {
@@ -102,6 +110,7 @@ impl RequestError {
             Self::NoAnswer { .. } => "--timeout SECONDS waits longer",
             Self::BadName(_) => "names are 1 to 64 letters, digits, dots, dashes and underscores",
             Self::Ended(end) => return end.hint().map(str::to_owned),
+            Self::Graft { hint, .. } => return hint.clone(),
             Self::Pages(_) => return None,
         };
         Some(text.to_owned())
@@ -182,9 +191,13 @@ impl Session {
         either!(self, one => one.right())
     }
 
-    /// Where its regions lie.
-    pub(crate) fn ground(&self) -> Ground {
-        either!(self, one => one.ground())
+    /// Whence the bytes of its regions come.
+    pub(crate) fn source(&self) -> Source {
+        match &self.way {
+            Way::Direct(direct) => Source::Own(direct.ground()),
+            #[cfg(target_os = "linux")]
+            Way::Brokered(brokered) => Source::Brokered(brokered.files()),
+        }
     }
 
     /// Keeps the session alive and looks whether it is. Call it several times a second;

@@ -15,6 +15,9 @@ pub enum Method {
     Map,
     /// Have the system copy to and from the VMM's memory.
     Copy,
+    /// As `Auto`; and each region that is opened is made a file of its own first, in the
+    /// VMM's process (graft).
+    Graft,
 }
 
 /// The best way to reach a VM's RAM.

@@ -51,6 +51,7 @@ pub struct GuestRam {
     /// Present where a block has no file, or where copying was asked for.
     memory: Option<Arc<ProcessMemory>>,
     copying: bool,
+    grafting: bool,
 }
 
 impl GuestRam {
@@ -161,6 +162,7 @@ impl GuestRam {
             liveness: Arc::new(liveness),
             memory,
             copying,
+            grafting: method == Method::Graft,
         })
     }
 
@@ -178,6 +180,7 @@ impl GuestRam {
             liveness: Arc::new(Liveness::stored()),
             memory: None,
             copying: false,
+            grafting: false,
         }
     }
 
@@ -189,6 +192,12 @@ impl GuestRam {
         } else {
             Access::Map
         }
+    }
+
+    /// Whether it was asked for that regions be grafted as they are opened.
+    #[must_use]
+    pub const fn is_to_be_grafted(&self) -> bool {
+        self.grafting
     }
 
     /// The blocks, in the order in which [`BlockOffset`] counts them.

@@ -13,6 +13,8 @@ use crate::os::{BackingFile, Liveness, ProcessMemory};
 #[derive(Debug)]
 pub struct View {
     reach: Reach,
+    #[cfg(target_os = "linux")]
+    graft: Option<rustix::fd::OwnedFd>,
 }
 
 #[derive(Debug)]
@@ -110,26 +112,35 @@ impl View {
             }
             None => return Err(MapError::BadPiece { index: 0 }),
         };
-        Ok(Self { reach })
+        Ok(Self::over(reach))
     }
 
-    /// Maps the first `size` bytes of a file that holds a region and nothing else, all its
-    /// pages present: no message shall pay for the first touch of a page. Whoever calls
-    /// this knows that the file cannot shrink.
+    /// Maps a file that holds a region and nothing else: a graft.
     ///
     /// # Errors
-    /// [`MapError`].
+    /// What the system says.
     #[cfg(target_os = "linux")]
     pub fn of_file(
-        file: impl rustix::fd::AsFd,
+        file: rustix::fd::OwnedFd,
         size: u64,
         protection: Protection,
     ) -> Result<Self, MapError> {
-        let mut mapping = Mapping::whole(file, size, protection)?;
-        mapping.populate()?;
+        let whole = Piece {
+            offset: 0,
+            length: size,
+        };
+        let mapping = Mapping::new(&file, &[whole], protection)?;
         Ok(Self {
             reach: Reach::Linear(mapping),
+            graft: Some(file),
         })
+    }
+
+    /// The file of a region that is grafted, if that is what it is a view of.
+    #[cfg(target_os = "linux")]
+    #[must_use]
+    pub fn graft(&self) -> Option<rustix::fd::BorrowedFd<'_>> {
+        self.graft.as_ref().map(rustix::fd::AsFd::as_fd)
     }
 
     /// Copies to and from runs of the VMM's memory.
@@ -151,14 +162,20 @@ impl View {
                 }
             })
             .collect();
+        Self::over(Reach::Copied(Copied {
+            memory,
+            liveness,
+            parts,
+            size,
+            writable: protection == Protection::ReadWrite,
+        }))
+    }
+
+    const fn over(reach: Reach) -> Self {
         Self {
-            reach: Reach::Copied(Copied {
-                memory,
-                liveness,
-                parts,
-                size,
-                writable: protection == Protection::ReadWrite,
-            }),
+            reach,
+            #[cfg(target_os = "linux")]
+            graft: None,
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{OFlags, SealFlags};
 use vmshm_link::control::RegionReply;
-use vmshm_ram::{FileRuns, OpenError, Protection, View};
+use vmshm_ram::{FileRuns, MapError, OpenError, Protection, View};
 
 use crate::session::RequestError;
 
@@ -20,8 +20,10 @@ pub(crate) struct RegionFile {
 
 impl RegionFile {
     pub(crate) fn view(&self, protection: Protection) -> Result<View, OpenError> {
-        View::of_file(&self.file, self.size, protection)
-            .map_err(|cause| OpenError::Map { pieces: 1, cause })
+        let failed = |cause| OpenError::Map { pieces: 1, cause };
+        let file = rustix::io::fcntl_dupfd_cloexec(&self.file, 0)
+            .map_err(|error| failed(MapError::System(error)))?;
+        View::of_file(file, self.size, protection).map_err(failed)
     }
 
     /// All of it, as another process maps it.

@@ -30,7 +30,6 @@ pub use socket::{Received, Socket};
 use crate::conversation::{Conversation, Question};
 use crate::deadline::Deadline;
 use crate::ending::{Condition, SessionEnd};
-use crate::region::Ground;
 use crate::right::WriteRight;
 use crate::session::RequestError;
 use wire::{FromBroker, Machine, Purpose, ToBroker};
@@ -127,8 +126,8 @@ impl Brokered {
         Some(WriteRight::of_word(Arc::clone(&self.is_over)))
     }
 
-    pub(crate) fn ground(&self) -> Ground {
-        Ground::Brokered(self.files.clone())
+    pub(crate) fn files(&self) -> Files {
+        self.files.clone()
     }
 
     pub(crate) fn keep(&mut self) -> Result<Condition, SessionEnd> {

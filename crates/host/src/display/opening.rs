@@ -112,7 +112,7 @@ pub(super) fn hold(
     stop: &AtomicBool,
 ) -> Result<Opened, DisplayError> {
     let deadline = Deadline::after(wanted.long_patience);
-    let ground = session.ground();
+    let source = session.source();
     let reader = session.slot_index().ok_or(SessionEnd::AgentLeft)?;
     let mut asking = Asking {
         session,
@@ -135,7 +135,7 @@ pub(super) fn hold(
         }
     };
     let ask = &mut |request: &Request| asking.request(request);
-    let frames = ground.lay_out(&granted, Protection::ReadWrite, wanted.patience, ask);
+    let frames = source.lay_out(&granted, Protection::ReadWrite, wanted.patience, ask);
     let frames = frames.map_err(DisplayError::Request)?;
     let wants = Wants {
         no_pointer: wanted.picture,
@@ -155,7 +155,7 @@ pub(super) fn hold(
             Err(error) => return Err(session.why_it_ended(error).into()),
         }
     };
-    let runs = ground.file_runs(&frames.place, Protection::ReadWrite);
+    let runs = source.runs_of(&frames, Protection::ReadWrite);
     let can_be_mapped = !wanted.relayed && runs.is_some();
     let way = if can_be_mapped {
         Way::Mapped(state)

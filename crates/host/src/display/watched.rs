@@ -21,8 +21,9 @@ use super::error::DisplayError;
 use super::opening::{self, Wanted, Way};
 use super::relay::{self, Relay, RelayCounts, RelayError, Step};
 use crate::ending::SessionEnd;
-use crate::region::{Place, Region, unexpected};
+use crate::region::{Region, unexpected};
 use crate::session::{RequestError, Session};
+use crate::source::Place;
 
 /// The most runs that a monitor is asked to map; a process may have some 65000 mappings.
 const MOST_RUNS: usize = 16_000;
@@ -144,8 +145,8 @@ impl Watched {
             let frames = ToMonitor::Frames { runs, reader };
             return Ok(channel.send(&frames, Some(file))?);
         }
-        let ground = self.session.ground();
-        let Some(found) = ground.file_runs(&self.frames.place, Protection::ReadWrite) else {
+        let source = self.session.source();
+        let Some(found) = source.runs_of(&self.frames, Protection::ReadWrite) else {
             return Err(DisplayError::Request(RequestError::Pages(
                 "they cannot be mapped by another process".to_owned(),
             )));
@@ -187,8 +188,8 @@ impl Watched {
             Err(lost) => return Ok(Err(lost)),
         }
         let held = self.held.iter().find(|held| held.region == region);
-        let ground = self.session.ground();
-        let found = held.and_then(|held| ground.file_runs(&held.place, Protection::Read));
+        let source = self.session.source();
+        let found = held.and_then(|held| source.file_runs(&held.place, Protection::Read));
         match found {
             Some(found) if found.runs.len() <= MOST_RUNS => {
                 let runs = as_runs(&found.runs);
@@ -223,7 +224,7 @@ impl Watched {
             let oldest = self.held.remove(0).region;
             ask_and_forget(&mut self.session, &Request::Close { region: oldest })?;
         }
-        let ground = self.session.ground();
+        let source = self.session.source();
         let stop = AtomicBool::new(false);
         let mut asking = Asking {
             session: &mut self.session,
@@ -236,7 +237,7 @@ impl Watched {
                 return Err(unexpected().into());
             };
             let ask = &mut |request: &Request| asking.request(request);
-            let place = ground.locate(&granted, self.patience, ask)?;
+            let place = source.locate(&granted, self.patience, ask)?;
             Ok((granted.region, place))
         })();
         match result {
@@ -324,8 +325,8 @@ impl Watched {
     fn give_relay(&mut self, region: u64) -> Result<(), Lost> {
         let view = if self.hold_pixels(region)? {
             let held = self.held.iter().find(|held| held.region == region);
-            let ground = self.session.ground();
-            let view = held.map(|held| ground.view(&held.place, Protection::Read));
+            let source = self.session.source();
+            let view = held.map(|held| source.view(&held.place, Protection::Read));
             let view = view.transpose();
             view.inspect_err(|error| tracing::debug!(region, %error, "no pixels"))
                 .ok()

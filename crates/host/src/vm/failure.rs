@@ -32,7 +32,7 @@ pub(super) fn open_error(error: RequestError, waited: Duration) -> OpenError {
         },
         RequestError::Ended(end) => OpenError::Ended(end.into()),
         RequestError::BadName(name) => OpenError::BadName(name),
-        RequestError::Pages(_) => {
+        RequestError::Pages(_) | RequestError::Graft { .. } => {
             let hint = error.hint();
             unreachable(None, error, hint)
         }

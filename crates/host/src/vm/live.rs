@@ -17,10 +17,10 @@ use crate::conversation::Question;
 use crate::deadline::Deadline;
 use crate::doorbell::Doorbells;
 use crate::ending::{Condition, SessionEnd};
-use crate::region::Ground;
 use crate::right::WriteRight;
 use crate::session::{RequestError, Session, refusal_to_error};
 use crate::sighting::Directory;
+use crate::source::Source;
 
 /// How often the thread looks after the session: its heartbeat, the guest's state, and
 /// the table's entries of what is held.
@@ -37,8 +37,8 @@ pub(super) struct Live {
     session: Mutex<Option<Session>>,
     state: Mutex<State>,
     stopped: Condvar,
-    /// Where its regions lie.
-    pub(super) ground: Ground,
+    /// Whence the bytes of its regions come.
+    pub(super) source: Source,
     /// The guest's directory; none where a broker keeps the session.
     directory: Option<Directory>,
     /// What tells whether the session's regions are still ours to write.
@@ -79,7 +79,7 @@ impl Live {
                     }
                 })
             },
-            ground: session.ground(),
+            source: session.source(),
             directory: session.direct().map(|direct| direct.directory().clone()),
             right,
             session: Mutex::new(Some(session)),

@@ -40,7 +40,7 @@ pub(super) fn open(live: &Live, handle: u64, wish: &Wish) -> Result<Held<Vm>, Op
     };
     let left = wish.timeout.saturating_sub(start.elapsed()).max(ANSWER);
     let mut ask = |request: &Request| live.ask(request, Deadline::after(left));
-    let laid_out = live.ground.lay_out(&granted, protection, left, &mut ask);
+    let laid_out = live.source.lay_out(&granted, protection, left, &mut ask);
     let region = match laid_out {
         Ok(region) => region,
         Err(error) => {
