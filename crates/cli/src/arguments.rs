@@ -165,6 +165,10 @@ pub(crate) enum Command {
     Doctor(Doctor),
     /// Take the connections of agents that were started with --connect, and tie each to its VM
     Listen(crate::commands::listen::Listen),
+    /// Hand regions and screens of VMs to programs of other users, as rules allow
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    #[command(after_help = crate::commands::broker::AFTER_HELP)]
+    Broker(crate::commands::broker::Broker),
     /// Print shell completions
     Completions {
         /// The shell

@@ -13,6 +13,8 @@ use vmshm_ram::{GuestRam, Layout, View};
 use crate::attach;
 use crate::conversation::{Conversation, Question};
 use crate::ending::{Condition, SessionEnd};
+#[cfg(target_os = "linux")]
+use crate::guard::Guard;
 use crate::region::Ground;
 use crate::right::WriteRight;
 use crate::sighting::Directory;
@@ -171,6 +173,12 @@ impl Direct {
             Err(end) => end,
             Ok(_) => SessionEnd::Link(error),
         }
+    }
+
+    /// A guard over the guest, for another thread.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn guard(&self) -> Guard {
+        self.watch.guard()
     }
 
     /// How long no heartbeat of the guest has been seen.

@@ -24,6 +24,8 @@ pub mod ending;
 pub mod findings;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod graft;
+#[cfg(target_os = "linux")]
+pub mod guard;
 pub mod identity;
 pub mod inspect;
 mod last_seen;
@@ -34,6 +36,8 @@ pub mod observer;
 #[cfg(test)]
 mod own_guest;
 pub mod physical;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod proxied;
 pub mod pipe;
 pub mod reaching;
 pub mod region;

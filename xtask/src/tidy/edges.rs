@@ -71,6 +71,7 @@ const ALLOWED: [(&str, &[&str]); 20] = [
     (
         "vmshm",
         &[
+            "vmshm-broker",
             "vmshm-host",
             "vmshm-channel",
             "vmshm-pipe",

@@ -106,7 +106,7 @@ impl Ground {
     }
 
     /// Puts a region's file in the place of its pieces.
-    pub(super) fn replace(
+    pub(crate) fn replace(
         &self,
         region: u64,
         pieces: &[BlockPiece],
