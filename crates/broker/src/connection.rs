@@ -196,18 +196,21 @@ impl<'a> Connection<'a> {
     fn rest(&self) -> Result<(), Over> {
         let is_busy = !self.asked.is_empty() || self.waiting.is_some() || !self.delayed.is_empty();
         let full = self.waiting.is_some() || self.asked.len() + self.delayed.len() >= MOST_ASKED;
+        let failed = |_| Over::Client("its socket fails");
         if full {
-            std::thread::sleep(Duration::from_millis(1));
-            return Ok(());
+            // It is not read now, so its end must be looked for.
+            let has_left = self.socket.wait_for_end(Duration::from_millis(1));
+            return match has_left.map_err(failed)? {
+                true => Err(Over::Client("it has left")),
+                false => Ok(()),
+            };
         }
         let patience = if is_busy {
             Duration::from_micros(300)
         } else {
             IDLE
         };
-        self.socket
-            .wait(patience)
-            .map_err(|_| Over::Client("its socket fails"))
+        self.socket.wait(patience).map_err(failed)
     }
 
     fn take(&mut self, message: ToBroker) -> Result<(), Over> {

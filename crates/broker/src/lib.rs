@@ -26,6 +26,8 @@ mod listening;
 mod machine;
 mod machines;
 pub mod rules;
+#[cfg(test)]
+mod play;
 mod service;
 
 pub use credentials::User;

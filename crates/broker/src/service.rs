@@ -55,11 +55,15 @@ impl Stop {
     }
 }
 
+/// Says whose a connection is.
+type Whose = dyn Fn(&OwnedFd) -> io::Result<(u32, User)> + Send + Sync;
+
 /// A broker.
 pub struct Broker<G> {
     listener: Listener,
     shared: Arc<Shared<G>>,
     closings: Arc<AtomicUsize>,
+    whose: Box<Whose>,
 }
 
 struct Shared<G> {
@@ -83,6 +87,7 @@ impl<G: Guests> Broker<G> {
                 stop: Stop::default(),
             }),
             closings: Arc::default(),
+            whose: Box::new(|socket| credentials::peer(socket, true)),
         }
     }
 
@@ -141,7 +146,7 @@ impl<G: Guests> Broker<G> {
     }
 
     fn admit(&self, socket: OwnedFd) {
-        let (pid, user) = match credentials::peer(&socket, true) {
+        let (pid, user) = match (self.whose)(&socket) {
             Ok(peer) => peer,
             Err(error) => {
                 tracing::debug!(%error, "a client of nobody is refused");
@@ -332,3 +337,7 @@ fn timespec(duration: Duration) -> Timespec {
         tv_nsec: duration.subsec_nanos().into(),
     }
 }
+
+#[cfg(test)]
+#[path = "service_tests.rs"]
+mod tests;

@@ -140,6 +140,20 @@ impl Socket {
         Ok((message.bytes > 0).then_some(received))
     }
 
+    /// Waits for so long, or until the other side has hung up, whatever else there is to
+    /// read; whether it has.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn wait_for_end(&self, patience: Duration) -> Result<bool, Errno> {
+        let mut fds = [PollFd::new(&self.0, PollFlags::empty())];
+        match rustix::event::poll(&mut fds, Some(&timespec(patience))) {
+            Ok(count) => Ok(count > 0),
+            Err(Errno::INTR) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Waits until the socket can be read, or `patience` is over.
     ///
     /// # Errors
