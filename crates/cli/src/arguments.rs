@@ -79,7 +79,15 @@ impl Global {
             MethodArgument::Auto => Method::Auto,
             MethodArgument::Map => Method::Map,
             MethodArgument::Copy => Method::Copy,
-            MethodArgument::Graft => Method::Graft,
+            MethodArgument::Graft if cfg!(all(target_os = "linux", target_arch = "x86_64")) => {
+                Method::Graft
+            }
+            MethodArgument::Graft => {
+                return Err(crate::failure::Failure::new(
+                    crate::os::GRAFT_REFUSAL,
+                    Some("use `--method auto`, which maps where it can and copies elsewhere"),
+                ));
+            }
         };
         Ok(AttachOptions {
             method,

@@ -5,7 +5,6 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use rustix::fd::{AsFd, BorrowedFd};
 use vmshm_shm::Protection;
 
 use crate::access::{Access, Method, Obstacle};
@@ -13,7 +12,7 @@ use crate::address::{BlockOffset, BlockPiece, merge_pieces};
 use crate::block::{self, Backing, RamBlock};
 use crate::dump::StoredDump;
 use crate::open_block::{OpenBlock, write_file};
-use crate::os::{BackingFile, Liveness, MemoryRead, ProcessMemory, Residency, code};
+use crate::os::{BackingFile, BorrowedFile, Liveness, MemoryRead, ProcessMemory, Residency, code};
 use crate::ram_error::{OpenError, RamError};
 use crate::view::View;
 use crate::vmm::Vmm;
@@ -37,7 +36,7 @@ pub struct RamRead<'a> {
 #[derive(Debug)]
 pub struct FileRuns<'a> {
     /// The file. Its descriptor reaches all that lies in it, not only these pieces.
-    pub file: BorrowedFd<'a>,
+    pub file: BorrowedFile<'a>,
     /// Offset and length in it of each run of whole pages, in the pieces' order.
     pub runs: Vec<(u64, u64)>,
 }
@@ -173,7 +172,7 @@ impl GuestRam {
             block: block.clone(),
             file: Some(Arc::clone(file)),
             origin: None,
-            residency: Residency::FileHoles,
+            residency: Residency::of_stored(),
         };
         Self {
             blocks: dump.blocks_and_files().map(open).collect(),
@@ -280,7 +279,10 @@ impl GuestRam {
     /// [`RamError`]; a part may have been written.
     pub fn write_at(&self, at: BlockOffset, from: &[u8]) -> Result<(), RamError> {
         let open = self.checked(at, from.len())?;
-        let file = open.file.as_ref().filter(|_| !self.copying);
+        let file = open
+            .file
+            .as_ref()
+            .filter(|_| !self.copying || open.has_no_place());
         match (file, &self.memory) {
             (Some(file), _) if !file.writable => return Err(RamError::ReadOnly),
             (Some(file), _) => {
@@ -307,7 +309,12 @@ impl GuestRam {
                 .get(piece.at.block)
                 .is_some_and(|open| open.file.is_some())
         };
-        let copying = self.copying || !pieces.iter().all(has_file);
+        let has_no_place = |piece: &BlockPiece| {
+            let open = self.blocks.get(piece.at.block);
+            open.is_some_and(OpenBlock::has_no_place)
+        };
+        let copying =
+            (self.copying && !pieces.iter().all(has_no_place)) || !pieces.iter().all(has_file);
         let copied = self.memory.as_ref().filter(|_| copying);
         let step = if copied.is_some() {
             WORD
@@ -402,7 +409,7 @@ impl GuestRam {
         };
         let runs: Option<Vec<_>> = merged.iter().map(run).collect();
         Some(FileRuns {
-            file: first.as_fd(),
+            file: first.as_file(),
             runs: runs.filter(|_| is_mappable)?,
         })
     }
@@ -431,9 +438,9 @@ impl GuestRam {
     /// Whether the system tells where a run of existing pages ends only by walking to its
     /// end, however far that is.
     pub(crate) fn sees_whole_runs(&self, block: usize) -> bool {
-        self.blocks.get(block).is_some_and(|open| {
-            open.origin.is_some() || matches!(open.residency, Residency::FileHoles)
-        })
+        self.blocks
+            .get(block)
+            .is_some_and(|open| open.origin.is_some() || open.residency.is_by_file())
     }
 
     /// Whether anything of a block can be reached.
@@ -450,7 +457,7 @@ impl GuestRam {
         let Some(open) = self.blocks.get(block) else {
             return Vec::new();
         };
-        if matches!(open.residency, Residency::FileHoles) {
+        if open.residency.is_by_file() {
             // Reading a hole of the file is cheaper than asking, and harmless.
             return offsets;
         }

@@ -147,7 +147,11 @@ impl BackingFile {
 
     /// A file that is no VMM's: a stored dump, for reading only. The error is the
     /// system's code.
-    pub(crate) fn stored(descriptor: OwnedFd) -> Result<Self, i32> {
+    pub(crate) fn stored(file: fs::File) -> Result<Self, i32> {
+        Self::of_own(file.into())
+    }
+
+    fn of_own(descriptor: OwnedFd) -> Result<Self, i32> {
         let stat = fstat(&descriptor).map_err(Errno::raw_os_error)?;
         Ok(Self {
             descriptor,
@@ -170,7 +174,12 @@ impl BackingFile {
         let descriptor =
             memfd_create("zeros-of-a-dump", MemfdFlags::CLOEXEC).map_err(Errno::raw_os_error)?;
         ftruncate(&descriptor, length).map_err(Errno::raw_os_error)?;
-        Self::stored(descriptor)
+        Self::of_own(descriptor)
+    }
+
+    /// The file, for another process.
+    pub(crate) fn as_file(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
     }
 
     /// Which file it is.
