@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use vmshm_host::brokered::wire;
-use vmshm_host::machines::{self, MachineView};
+use vmshm_host::machines::{self, AgentState, MachineView};
 use vmshm_host::proxied::{self, Proxied, Standings};
 use vmshm_host::{Condition, SessionEnd};
 use vmshm_link::control::{EndCause, RegionReply, Reply, Request};
@@ -131,6 +131,8 @@ fn described(view: MachineView) -> (Found, wire::Machine, Vec<RegionEntry>) {
         name: vmm.name,
         owner: owner(vmm.pid),
     };
+    // What is told of an agent is that it lives.
+    let agent = agent.filter(|agent| agent.state == AgentState::Seen);
     let boot_id = agent.as_ref().and_then(|agent| agent.boot_id);
     let machine = wire::Machine {
         pid: found.pid,

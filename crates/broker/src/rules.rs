@@ -317,15 +317,27 @@ impl Rules {
         })
     }
 
+    /// Whether an entry is of this user at all: for nobody else is anything looked up.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn know(&self, user: &User) -> Result<(), String> {
+        if user.is_root() || self.entries.iter().any(|entry| entry.is_of(user)) {
+            return Ok(());
+        }
+        let (uid, path) = (user.uid, self.path.display());
+        Err(if self.exists {
+            format!("user {uid} may use nothing: no entry in {path} is of that user")
+        } else {
+            format!("user {uid} may use nothing: without {path} only root may")
+        })
+    }
+
     /// Why a user may do nothing with a VM.
     #[must_use]
     pub fn why_not(&self, user: &User, vm: &Found) -> String {
         let (uid, path, name) = (user.uid, self.path.display(), &vm.name);
-        if self.exists {
-            format!("user {uid} may use nothing of {name}: no entry in {path} allows it")
-        } else {
-            format!("user {uid} may use nothing of {name}: without {path} only root may")
-        }
+        format!("user {uid} may use nothing of {name}: no entry in {path} allows it")
     }
 }
 

@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -12,8 +12,9 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use vmshm_host::brokered::Socket;
-use vmshm_host::brokered::wire::{FromBroker, Purpose, ToBroker};
+use vmshm_host::brokered::wire::{FromBroker, Machine, Purpose, ToBroker};
 use vmshm_link::Version;
+use vmshm_link::directory::RegionEntry;
 
 use crate::connection::{Connection, LISTING, Over, send, send_listed};
 use crate::credentials::{self, User};
@@ -35,6 +36,8 @@ const CLOSINGS: usize = 128;
 const TURN: Duration = Duration::from_millis(100);
 /// How long clients have to leave when the broker ends.
 const FAREWELL: Duration = Duration::from_secs(10);
+/// How long a list of VMs counts: each look at them searches their memory.
+const LIST_AGAIN: Duration = Duration::from_millis(500);
 /// A thread for closing needs little.
 const SMALL_STACK: usize = 64 << 10;
 
@@ -71,7 +74,11 @@ struct Shared<G> {
     rules: PathBuf,
     counter: Counter,
     stop: Stop,
+    last_list: Mutex<Option<(Instant, Arc<Vec<Listed>>)>>,
 }
+
+/// A VM, as it is told of, and its regions.
+type Listed = (Found, Machine, Vec<RegionEntry>);
 
 impl<G: Guests> Broker<G> {
     /// A broker that listens. The rules in `rules` are read anew for each connection; what a
@@ -85,6 +92,7 @@ impl<G: Guests> Broker<G> {
                 rules,
                 counter: Counter::new(limits),
                 stop: Stop::default(),
+                last_list: Mutex::default(),
             }),
             closings: Arc::default(),
             whose: Box::new(|socket| credentials::peer(socket, true)),
@@ -222,6 +230,10 @@ impl<G: Guests> Shared<G> {
                 return refuse(socket, &Refused::new(error.to_string(), error.hint()));
             }
         };
+        if let Err(why) = rules.know(user) {
+            let hint = format!("an entry in {} would: uid = {}", self.rules.display(), user.uid);
+            return refuse(socket, &Refused::new(why, Some(hint)));
+        }
         let selector = match purpose {
             Purpose::Session(selector) => selector,
             Purpose::List => return self.list(socket, user, &rules),
@@ -304,17 +316,31 @@ impl<G: Guests> Shared<G> {
         }
     }
 
+    /// What there is, looked up at most twice a second however many ask.
+    fn listed(&self) -> Arc<Vec<Listed>> {
+        let mut last = self.last_list.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((when, listed)) = &*last
+            && when.elapsed() < LIST_AGAIN
+        {
+            return Arc::clone(listed);
+        }
+        let listed = Arc::new(self.guests.list());
+        *last = Some((Instant::now(), Arc::clone(&listed)));
+        listed
+    }
+
     fn list(&self, socket: &Socket, user: &User, rules: &Rules) -> Result<(), Over> {
-        let listed = self.guests.list();
+        let listed = self.listed();
         let deadline = Instant::now() + LISTING;
-        for (found, machine, regions) in listed {
-            let Some(allowed) = rules.of(user, &found) else {
+        for (found, machine, regions) in listed.iter() {
+            let Some(allowed) = rules.of(user, found) else {
                 continue;
             };
             let tag = u64::from(machine.pid);
-            send_listed(socket, &FromBroker::Machine(Box::new(machine)), deadline)?;
+            send_listed(socket, &FromBroker::Machine(Box::new(machine.clone())), deadline)?;
             for entry in regions {
                 if allowed.may_open(entry.name.as_str()).is_ok() {
+                    let entry = *entry;
                     send_listed(socket, &FromBroker::Entry { tag, entry }, deadline)?;
                 }
             }

@@ -93,11 +93,14 @@ impl Global {
             method,
             place: self.place(),
             timeout: self.patience(),
-            broker: self
-                .broker
-                .clone()
-                .filter(|path| !path.as_os_str().is_empty()),
+            broker: self.broker(),
         })
+    }
+
+    /// The broker to be used, if one is named.
+    pub(crate) fn broker(&self) -> Option<PathBuf> {
+        let named = self.broker.clone();
+        named.filter(|path| !path.as_os_str().is_empty())
     }
 
     /// Where to look for beacons.
