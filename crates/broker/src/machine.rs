@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vmshm_host::SessionEnd;
 use vmshm_host::guard::Guard;
@@ -203,11 +203,13 @@ impl Machine {
             .get(&region)
             .map(|lent| lent.note.clone());
         let Some(note) = found else { return true };
+        let start = Instant::now();
         match proxied::take_back(self.pid, self.start_time, &note.id) {
             Ok(()) => {
                 self.journal.forget(&note);
                 locked(&self.state).lent.remove(&region);
-                tracing::debug!(pid = self.pid, id = note.id, "a region is taken back");
+                let (pid, took) = (self.pid, start.elapsed());
+                tracing::debug!(pid, id = note.id, ?took, "a region is taken back");
                 true
             }
             Err(error) => {
