@@ -217,9 +217,11 @@ impl<'a> Connection<'a> {
         match message {
             ToBroker::Hello { .. } => Err(Over::Client("it greets twice")),
             ToBroker::Regions { tag } => self.list(tag),
-            ToBroker::Request { tag, request: None } => {
-                self.refuse(tag, RefusalCode::Unsupported, "the broker does not know this request")
-            }
+            ToBroker::Request { tag, request: None } => self.refuse(
+                tag,
+                RefusalCode::Unsupported,
+                "the broker does not know this request",
+            ),
             ToBroker::Request {
                 tag,
                 request: Some(request),
@@ -410,12 +412,7 @@ impl<'a> Connection<'a> {
         self.ask_when_back(tag, request, regions)
     }
 
-    fn ask_when_back(
-        &mut self,
-        tag: u64,
-        request: Request,
-        regions: Vec<u64>,
-    ) -> Result<(), Over> {
+    fn ask_when_back(&mut self, tag: u64, request: Request, regions: Vec<u64>) -> Result<(), Over> {
         if regions.is_empty() {
             return self.ask(tag, request, Asked::Plain);
         }
@@ -458,8 +455,15 @@ impl<'a> Connection<'a> {
             }
             (_, reply @ (Reply::Done | Reply::Refused { .. } | Reply::Modes(_))) => reply,
             // No agent answers so.
-            (_, Reply::Region(_) | Reply::Extents(_) | Reply::Ended { .. } | Reply::Bell { .. }) => {
-                return self.refuse(tag, RefusalCode::Unable, "the agent's answer makes no sense");
+            (
+                _,
+                Reply::Region(_) | Reply::Extents(_) | Reply::Ended { .. } | Reply::Bell { .. },
+            ) => {
+                return self.refuse(
+                    tag,
+                    RefusalCode::Unable,
+                    "the agent's answer makes no sense",
+                );
             }
         };
         let reply = Box::new(reply);

@@ -105,10 +105,13 @@ mod tests {
             start_time: 99,
             id: "7.00000000000000ab".to_owned(),
         };
-        Journal::open(&place).expect("opens").note(&note).expect("noted");
+        Journal::open(&place)
+            .expect("opens")
+            .note(&note)
+            .expect("noted");
         fs::write(place.join("no note"), b"").expect("written");
         let again = Journal::open(&place).expect("opens");
-        assert_eq!(again.notes().expect("read"), [note.clone()]);
+        assert_eq!(again.notes().expect("read"), std::slice::from_ref(&note));
         again.forget(&note);
         again.forget(&note);
         assert_eq!(again.notes().expect("read"), []);

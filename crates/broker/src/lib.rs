@@ -25,9 +25,9 @@ mod limits;
 mod listening;
 mod machine;
 mod machines;
-pub mod rules;
 #[cfg(test)]
 mod play;
+pub mod rules;
 mod service;
 
 pub use credentials::User;

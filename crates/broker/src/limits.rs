@@ -94,7 +94,9 @@ impl Counter {
                 return Err(format!("{all} programs are connected, which is the most"));
             }
             if own >= limits.per_user && !user.is_root() {
-                return Err(format!("user {uid} has {own} connections, which is the most"));
+                return Err(format!(
+                    "user {uid} has {own} connections, which is the most"
+                ));
             }
             *count.users.entry(uid).or_default() += 1;
             Ok(())
@@ -187,7 +189,10 @@ mod tests {
         assert!(counter.connect(&user(1000)).is_ok());
         drop(places);
         assert_eq!(counter.connections(), 0);
-        assert!(counter.with(|count| count.users.is_empty()), "nothing is left");
+        assert!(
+            counter.with(|count| count.users.is_empty()),
+            "nothing is left"
+        );
     }
 
     #[test]
@@ -197,7 +202,9 @@ mod tests {
             per_user_and_vm: 3,
             ..Limits::default()
         });
-        let one: Vec<Place> = (0..3).filter_map(|_| counter.attach(&user(1), 7).ok()).collect();
+        let one: Vec<Place> = (0..3)
+            .filter_map(|_| counter.attach(&user(1), 7).ok())
+            .collect();
         assert_eq!(one.len(), 3);
         assert!(counter.attach(&user(1), 7).is_err());
         assert!(counter.attach(&user(1), 8).is_ok(), "another VM");

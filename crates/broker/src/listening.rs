@@ -41,8 +41,12 @@ impl ListenError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Bind { .. } => Some("run as root, or give another place: --socket PATH".to_owned()),
-            Self::Taken(_) => Some("end it first: sudo systemctl stop vmshm-broker.socket".to_owned()),
+            Self::Bind { .. } => {
+                Some("run as root, or give another place: --socket PATH".to_owned())
+            }
+            Self::Taken(_) => {
+                Some("end it first: sudo systemctl stop vmshm-broker.socket".to_owned())
+            }
             Self::Activation(_) => {
                 Some("one socket, with ListenSequentialPacket= in its unit".to_owned())
             }
@@ -68,13 +72,12 @@ impl Listener {
             path: path.to_owned(),
             error,
         };
-        if let Some(directory) = path.parent().filter(|one| !one.as_os_str().is_empty()) {
-            if !directory.exists() {
-                fs::create_dir_all(directory).map_err(failed)?;
-                // Whatever the umask: clients look for the socket there.
-                let mode = Permissions::from_mode(0o755);
-                fs::set_permissions(directory, mode).map_err(failed)?;
-            }
+        let directory = path.parent().filter(|one| !one.as_os_str().is_empty());
+        if let Some(directory) = directory.filter(|one| !one.exists()) {
+            fs::create_dir_all(directory).map_err(failed)?;
+            // Whatever the umask: clients look for the socket there.
+            let mode = Permissions::from_mode(0o755);
+            fs::set_permissions(directory, mode).map_err(failed)?;
         }
         let address = SocketAddrUnix::new(path).map_err(|error| failed(error.into()))?;
         let made = || {

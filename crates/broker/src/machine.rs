@@ -131,7 +131,10 @@ impl Machine {
             id,
         };
         self.journal.note(&note).map_err(|error| {
-            Refused::new(format!("the broker cannot note what it lends: {error}"), None)
+            Refused::new(
+                format!("the broker cannot note what it lends: {error}"),
+                None,
+            )
         })?;
         let grafted = graft();
         let mut state = locked(&self.state);
@@ -257,7 +260,11 @@ impl Machine {
         }
         for region in damaged {
             if !state.damaged.contains(&region) {
-                tracing::info!(pid = self.pid, region, "a holder has taken pages out of a region");
+                tracing::info!(
+                    pid = self.pid,
+                    region,
+                    "a holder has taken pages out of a region"
+                );
                 state.damaged.push(region);
             }
         }

@@ -221,7 +221,11 @@ impl Guest for Seat {
         if let Some(end) = self.machine.over() {
             return Err(end);
         }
-        if self.held.iter().any(|region| self.machine.is_damaged(*region)) {
+        if self
+            .held
+            .iter()
+            .any(|region| self.machine.is_damaged(*region))
+        {
             return Err(SessionEnd::PagesTaken);
         }
         self.session.keep()

@@ -72,7 +72,9 @@ fn nothing_is_allowed_that_no_entry_allows() {
 #[test]
 fn uid_and_gid_must_both_match_and_so_must_the_owner() {
     let rules = rules(TEXT);
-    let member = rules.of(&user(7, 7, &[4, 100]), &vm("web")).expect("by group");
+    let member = rules
+        .of(&user(7, 7, &[4, 100]), &vm("web"))
+        .expect("by group");
     assert!(member.may_see_screens().is_ok() && member.may_give_input().is_err());
     let both = rules.of(&user(1001, 100, &[]), &vm("web")).expect("both");
     assert!(both.may_give_input().is_ok());
@@ -90,7 +92,10 @@ fn without_a_file_only_root_may() {
     assert!(root.may_make("x", u64::MAX).is_ok() && root.may_give_input().is_ok());
     let why = none.know(&user(1000, 1, &[])).expect_err("unknown");
     assert!(none.know(&user(0, 0, &[])).is_ok());
-    assert!(why.contains("without /does/not/exist only root may"), "{why}");
+    assert!(
+        why.contains("without /does/not/exist only root may"),
+        "{why}"
+    );
 }
 
 #[test]
@@ -100,18 +105,30 @@ fn what_is_no_rule_is_refused_with_its_line() {
         ("[[allow]]\nuid = 1\nregions = [\"y\"]", "vms"),
         ("[[allow]]\nuid = 1\nvms = []\nregions = [\"y\"]", "VM"),
         ("[[allow]]\nuid = 1\nvms = [\"x\"]", "screens"),
-        ("[[allow]]\nuid = 1\nvms = [\"x\"]\nregion = [\"y\"]", "region"),
+        (
+            "[[allow]]\nuid = 1\nvms = [\"x\"]\nregion = [\"y\"]",
+            "region",
+        ),
         (
             "[[allow]]\nuid = 1\nvms = [\"x\"]\nregions = [\"y\"]\nmax_size = \"1M\"",
             "make",
         ),
-        ("[[allow]]\nuid = 1\nvms = [\"x\"]\nregions = [\"y\"]\ninput = true", "screens"),
-        ("[[allow]]\nuid = 1\nvms = [\"\"]\nregions = [\"y\"]", "name"),
+        (
+            "[[allow]]\nuid = 1\nvms = [\"x\"]\nregions = [\"y\"]\ninput = true",
+            "screens",
+        ),
+        (
+            "[[allow]]\nuid = 1\nvms = [\"\"]\nregions = [\"y\"]",
+            "name",
+        ),
         ("[[deny]]\nuid = 1", "deny"),
     ] {
         let error = Rules::parse(Path::new("rules.toml"), text).expect_err("no rule");
         let message = error.to_string();
-        assert!(message.contains("line ") && message.contains(words), "{message}");
+        assert!(
+            message.contains("line ") && message.contains(words),
+            "{message}"
+        );
     }
 }
 
@@ -126,7 +143,10 @@ fn a_file_that_others_could_change_is_refused() {
     assert!(Rules::read(&path).is_ok());
     mode(0o664).expect("set");
     assert!(matches!(Rules::read(&path), Err(RulesError::Unsafe(_))));
-    assert!(matches!(Rules::read(directory.path()), Err(RulesError::Read { .. })));
+    assert!(matches!(
+        Rules::read(directory.path()),
+        Err(RulesError::Read { .. })
+    ));
 }
 
 #[test]
@@ -143,11 +163,20 @@ fn stars_are_anything() {
     ] {
         assert!(matches(pattern, name), "{pattern} {name}");
     }
-    for (pattern, name) in [("a", "b"), ("a*c", "ab"), ("a", ""), ("*b", "abc"), ("ab*", "a")] {
+    for (pattern, name) in [
+        ("a", "b"),
+        ("a*c", "ab"),
+        ("a", ""),
+        ("*b", "abc"),
+        ("ab*", "a"),
+    ] {
         assert!(!matches(pattern, name), "{pattern} {name}");
     }
     // No pattern takes long.
     let start = std::time::Instant::now();
-    assert!(!matches(&"*a".repeat(120), &"a".repeat(64).replace("aa", "ab")));
+    assert!(!matches(
+        &"*a".repeat(120),
+        &"a".repeat(64).replace("aa", "ab")
+    ));
     assert!(start.elapsed().as_secs() < 5);
 }

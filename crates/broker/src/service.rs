@@ -4,8 +4,8 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -231,7 +231,11 @@ impl<G: Guests> Shared<G> {
             }
         };
         if let Err(why) = rules.know(user) {
-            let hint = format!("an entry in {} would: uid = {}", self.rules.display(), user.uid);
+            let hint = format!(
+                "an entry in {} would: uid = {}",
+                self.rules.display(),
+                user.uid
+            );
             return refuse(socket, &Refused::new(why, Some(hint)));
         }
         let selector = match purpose {
@@ -272,7 +276,11 @@ impl<G: Guests> Shared<G> {
     > {
         let found = self.guests.find(selector)?;
         let allowed = rules.of(user, &found).ok_or_else(|| {
-            let hint = format!("an entry in {} would: uid = {}", self.rules.display(), user.uid);
+            let hint = format!(
+                "an entry in {} would: uid = {}",
+                self.rules.display(),
+                user.uid
+            );
             Refused::new(rules.why_not(user, &found), Some(hint))
         })?;
         let place = self.counter.attach(user, found.pid);
@@ -318,7 +326,10 @@ impl<G: Guests> Shared<G> {
 
     /// What there is, looked up at most twice a second however many ask.
     fn listed(&self) -> Arc<Vec<Listed>> {
-        let mut last = self.last_list.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self
+            .last_list
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some((when, listed)) = &*last
             && when.elapsed() < LIST_AGAIN
         {
@@ -337,7 +348,11 @@ impl<G: Guests> Shared<G> {
                 continue;
             };
             let tag = u64::from(machine.pid);
-            send_listed(socket, &FromBroker::Machine(Box::new(machine.clone())), deadline)?;
+            send_listed(
+                socket,
+                &FromBroker::Machine(Box::new(machine.clone())),
+                deadline,
+            )?;
             for entry in regions {
                 if allowed.may_open(entry.name.as_str()).is_ok() {
                     let entry = *entry;

@@ -41,7 +41,13 @@ pub(crate) struct Global {
     #[arg(long, global = true)]
     pub(crate) no_scan: bool,
     /// Have this broker attach, by its socket [default: /run/vmshm/broker.sock, where one's own user may not attach]
-    #[arg(long, global = true, value_name = "PATH", env = "VMSHM_BROKER", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        env = "VMSHM_BROKER",
+        hide_env_values = true
+    )]
     pub(crate) broker: Option<PathBuf>,
     /// How long to wait for the guest [default: 5; for a `--screenshot`: 30; for `wait`, `list --watch`, a running pipe and a display: no limit]
     #[arg(long, global = true, value_name = "SECONDS", value_parser = parse_seconds)]

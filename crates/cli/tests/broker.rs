@@ -57,7 +57,10 @@ fn wrong_rules_are_told_before_anybody_is_served() {
         .expect("runs");
     assert_eq!(output.status.code(), Some(2));
     let text = errors(&output);
-    assert!(text.contains("line 1: an entry names at least one VM"), "{text}");
+    assert!(
+        text.contains("line 1: an entry names at least one VM"),
+        "{text}"
+    );
     assert!(!directory.path().join("socket").exists());
 }
 
@@ -70,8 +73,14 @@ fn a_broker_that_is_not_there_is_named() {
         .expect("runs");
     assert_eq!(output.status.code(), Some(2));
     let text = errors(&output);
-    assert!(text.contains("error: web: no broker can be reached at /does/not/exist.sock"), "{text}");
-    assert!(text.contains("hint: sudo systemctl start vmshm-broker"), "{text}");
+    assert!(
+        text.contains("error: web: no broker can be reached at /does/not/exist.sock"),
+        "{text}"
+    );
+    assert!(
+        text.contains("hint: sudo systemctl start vmshm-broker"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -137,7 +146,11 @@ fn systemd_finds_no_fault_with_the_units() {
         .args(units(directory.path()))
         .output()
         .expect("runs");
-    assert!(output.status.success() && errors(&output).is_empty(), "{}", errors(&output));
+    assert!(
+        output.status.success() && errors(&output).is_empty(),
+        "{}",
+        errors(&output)
+    );
 }
 
 #[test]
@@ -161,5 +174,8 @@ fn the_unit_sets_no_filter_of_system_calls() {
             .any(|line| line.starts_with(option) && !line.starts_with("Restart"));
         assert!(!is_set, "{option}");
     }
-    assert!(!text.contains("MemoryMax="), "grafted pages count for the unit");
+    assert!(
+        !text.contains("MemoryMax="),
+        "grafted pages count for the unit"
+    );
 }

@@ -20,9 +20,9 @@ use vmshm_shm::{Fault, SharedMemory};
 use crate::ending::SessionEnd;
 
 /// So long a keeper may not beat while its guest runs.
-pub const SILENCE: Duration = Duration::from_millis(650);
+pub const SILENCE: Duration = Duration::from_millis(600);
 /// A VMM that has used the processor for so long has run its guest.
-pub const RAN: Duration = Duration::from_millis(250);
+pub const RAN: Duration = Duration::from_millis(150);
 /// An agent that has beaten so often since shows that the guest runs.
 const AGENT_BEATS: u32 = 2;
 /// The system counts processor time in hundredths of a second.
@@ -240,12 +240,13 @@ mod tests {
     #[test]
     fn a_keeper_that_is_silent_beside_its_agent_is_lost() {
         let mut play = Play::new();
-        for beat in 0..13 {
+        let last = SILENCE.as_millis() / STEP.as_millis();
+        for beat in 1..=last {
             play.now += STEP;
-            play.signs.agent_pulse += u64::from(beat % 5 == 0);
+            play.signs.agent_pulse += u64::from(beat % 5 == 1);
             let (now, signs) = (play.now, play.signs);
             let verdict = play.judge.look(&signs, now, || Some(Duration::ZERO));
-            assert_eq!(verdict.is_err(), beat == 12, "look {beat}");
+            assert_eq!(verdict.is_err(), beat == last, "look {beat}");
         }
     }
 

@@ -37,9 +37,9 @@ mod os;
 #[cfg(test)]
 mod own_guest;
 pub mod physical;
+pub mod pipe;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod proxied;
-pub mod pipe;
 pub mod reaching;
 pub mod region;
 mod right;

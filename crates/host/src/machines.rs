@@ -261,9 +261,9 @@ pub fn list_with_broker(
         Vec::new()
     });
     for (machine, regions) in told {
-        let view = views.iter_mut().find(|view| {
-            view.vmm.pid == machine.pid && view.vmm.start_time == machine.start_time
-        });
+        let view = views
+            .iter_mut()
+            .find(|view| view.vmm.pid == machine.pid && view.vmm.start_time == machine.start_time);
         let Some(view) = view.filter(|view| is_dark(view)) else {
             continue;
         };

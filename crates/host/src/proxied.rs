@@ -107,7 +107,9 @@ impl Proxied {
     /// # Errors
     /// [`SessionEnd`].
     pub fn tell(&mut self, request: &Request) -> Result<bool, SessionEnd> {
-        self.session.tell(request).map_err(|end| self.explained(end))
+        self.session
+            .tell(request)
+            .map_err(|end| self.explained(end))
     }
 
     /// Asks for something whose answer nobody waits for.
@@ -190,8 +192,7 @@ impl Proxied {
         let mut ask = |request: &Request| self.session.request(request, patience);
         let pieces = ground.locate(granted, patience, &mut ask)?;
         let kept = vmshm_graft::Contents::Keep;
-        let grafted: GraftedRegion =
-            ground.graft.replace(granted.region, &pieces, kept)?;
+        let grafted: GraftedRegion = ground.graft.replace(granted.region, &pieces, kept)?;
         Ok(grafted.file)
     }
 
@@ -291,7 +292,8 @@ pub fn take_back(pid: u32, start_time: u64, id: &str) -> Result<(), GraftFailure
 /// than it is long.
 #[must_use]
 pub fn has_holes(file: &OwnedFd) -> bool {
-    rustix::fs::fstat(file).is_ok_and(|status| status.st_blocks.saturating_mul(512) < status.st_size)
+    rustix::fs::fstat(file)
+        .is_ok_and(|status| status.st_blocks.saturating_mul(512) < status.st_size)
 }
 
 /// A descriptor of a region's file through which it can only be read: its mode lets nobody

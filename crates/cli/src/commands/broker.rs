@@ -37,9 +37,8 @@ pub(crate) struct Broker {
 /// Runs it.
 pub(crate) fn run(broker: &Broker, global: &Global) -> Result<(), Failure> {
     let ended = Arc::new(AtomicBool::new(false));
-    let watching = |error: std::io::Error| {
-        Failure::from_error(&error, None).because("watching for signals")
-    };
+    let watching =
+        |error: std::io::Error| Failure::from_error(&error, None).because("watching for signals");
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&ended)).map_err(watching)?;
     }
@@ -54,8 +53,11 @@ pub(crate) fn run(broker: &Broker, global: &Global) -> Result<(), Failure> {
     let state = broker.state.display();
     // Before anybody connects: what an earlier broker has left is taken back here.
     let machines = Machines::new(&broker.state).map_err(|error| {
-        Failure::from_error(&error, Some("run as root, or give --state DIRECTORY".to_owned()))
-            .because(&format!("cannot keep notes in {state}"))
+        Failure::from_error(
+            &error,
+            Some("run as root, or give --state DIRECTORY".to_owned()),
+        )
+        .because(&format!("cannot keep notes in {state}"))
     })?;
     let listener = listener(broker)?;
     let service = Service::new(listener, machines, broker.rules.clone(), Limits::default());

@@ -34,7 +34,10 @@ pub(crate) fn run(list: &List, global: &Global) -> Result<(), Failure> {
 #[cfg(target_os = "linux")]
 fn look(global: &Global) -> Result<Vec<MachineView>, Failure> {
     let broker = global.broker();
-    Ok(machines::list_with_broker(global.place(), broker.as_deref())?)
+    Ok(machines::list_with_broker(
+        global.place(),
+        broker.as_deref(),
+    )?)
 }
 
 #[cfg(not(target_os = "linux"))]

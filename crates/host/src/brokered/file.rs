@@ -70,7 +70,8 @@ impl Files {
     ) -> Result<Arc<RegionFile>, RequestError> {
         let file = self.with(|files| {
             let is_its = |(region, _): &(u64, OwnedFd)| *region == granted.region;
-            let suits = |one: &(u64, OwnedFd)| is_its(one) && can_write(&one.1) == wants(protection);
+            let suits =
+                |one: &(u64, OwnedFd)| is_its(one) && can_write(&one.1) == wants(protection);
             let place = files.iter().position(suits);
             let place = place.or_else(|| files.iter().position(is_its))?;
             Some(files.remove(place).1)
@@ -132,7 +133,10 @@ mod tests {
     fn files_that_could_change_their_size_or_have_another_are_refused() {
         let sealed = SealFlags::SHRINK | SealFlags::GROW;
         let files = Files::default();
-        assert!(files.take(&granted(4096), Protection::Read).is_err(), "none has come");
+        assert!(
+            files.take(&granted(4096), Protection::Read).is_err(),
+            "none has come"
+        );
         for (size, seals) in [
             (8192, SealFlags::SHRINK),
             (8192, SealFlags::GROW),
@@ -141,10 +145,15 @@ mod tests {
             (16384, sealed),
         ] {
             files.put(5, file(size, seals));
-            assert!(files.take(&granted(8192), Protection::ReadWrite).is_err(), "{size} {seals:?}");
+            assert!(
+                files.take(&granted(8192), Protection::ReadWrite).is_err(),
+                "{size} {seals:?}"
+            );
         }
         files.put(5, file(8192, sealed));
-        let taken = files.take(&granted(8192), Protection::ReadWrite).expect("good");
+        let taken = files
+            .take(&granted(8192), Protection::ReadWrite)
+            .expect("good");
         let view = taken.view(Protection::ReadWrite).expect("mapped");
         view.store_release(8, 7).expect("stored");
         assert!(view.is_mapped() && view.size() == 8192);

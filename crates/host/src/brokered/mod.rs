@@ -161,7 +161,10 @@ impl Brokered {
     pub(crate) fn tell(&mut self, request: &Request) -> Result<bool, SessionEnd> {
         self.end.map_or(Ok(()), Err)?;
         // No question ever has this tag.
-        carried(self.socket.try_send(&ToBroker::of_request(0, request), None))
+        carried(
+            self.socket
+                .try_send(&ToBroker::of_request(0, request), None),
+        )
     }
 
     pub(crate) fn answer(&mut self, question: Question) -> Result<Option<Reply>, SessionEnd> {
@@ -367,7 +370,9 @@ impl Caller {
                 Err(Errno::AGAIN) if self.deadline.has_passed() => return Err(self.silent()),
                 Err(Errno::AGAIN) => {
                     let patience = self.deadline.left().min(LOOK_EVERY);
-                    self.socket.wait(patience).map_err(|error| self.failed(error))?;
+                    self.socket
+                        .wait(patience)
+                        .map_err(|error| self.failed(error))?;
                 }
                 Err(error) => return Err(self.failed(error)),
             }

@@ -170,7 +170,8 @@ impl Packet {
             end -= 1;
         }
         self.word(end as u64);
-        self.0.extend(text.as_bytes().get(..end).unwrap_or_default());
+        self.0
+            .extend(text.as_bytes().get(..end).unwrap_or_default());
     }
 
     /// What is sent.
@@ -191,10 +192,10 @@ const fn violation(what: &'static str, value: u64) -> LinkError {
 
 impl<'a> Payload<'a> {
     fn word(&mut self) -> Result<u64, LinkError> {
-        let (word, rest) = self
-            .rest
-            .split_first_chunk::<8>()
-            .ok_or(violation("the length of a datagram", self.rest.len() as u64))?;
+        let (word, rest) = self.rest.split_first_chunk::<8>().ok_or(violation(
+            "the length of a datagram",
+            self.rest.len() as u64,
+        ))?;
         self.rest = rest;
         Ok(u64::from_le_bytes(*word))
     }
@@ -366,7 +367,9 @@ impl FromBroker {
             }
             Self::Ended(end) => {
                 let mut packet = Packet::new(ENDED);
-                end_words(end).into_iter().for_each(|word| packet.word(word));
+                end_words(end)
+                    .into_iter()
+                    .for_each(|word| packet.word(word));
                 packet
             }
             Self::Reply { tag, reply } => {

@@ -133,7 +133,9 @@ fn garbage_is_refused_by_both() {
         let mut bytes: Vec<u8> = (0..length).map(|_| next().to_le_bytes()[3]).collect();
         // Half of them reach one of the parsers.
         if next() % 2 == 0 && length >= 8 {
-            let numbers = [1, 4, 8, 0x20, HELLO, REGIONS, WELCOME, ENTRY, MACHINE, ENDED];
+            let numbers = [
+                1, 4, 8, 0x20, HELLO, REGIONS, WELCOME, ENTRY, MACHINE, ENDED,
+            ];
             let number = numbers[usize::try_from(next() % 10).expect("small")];
             put_word(&mut bytes, 0, number);
         }

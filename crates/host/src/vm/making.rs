@@ -33,9 +33,9 @@ impl Failure {
         match self {
             // A process that has ended does not come back; a name does.
             Self::Reach(ReachError::Select(SelectError::Unknown(_))) => true,
-            Self::Reach(ReachError::Select(SelectError::Find(FindError::NoProcess {
-                ..
-            }))) => name.parse::<u32>().is_err(),
+            Self::Reach(ReachError::Select(SelectError::Find(FindError::NoProcess { .. }))) => {
+                name.parse::<u32>().is_err()
+            }
             Self::Reach(ReachError::Attach(error)) => !matches!(
                 error,
                 AttachError::Incompatible { .. } | AttachError::Nested { .. }

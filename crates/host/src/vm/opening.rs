@@ -7,9 +7,9 @@ use vmshm_endpoint::{Held, OpenError, Role, Wish};
 use vmshm_link::control::{RefusalCode, RegionReply, Reply, Request};
 use vmshm_ram::Protection;
 
+use super::Vm;
 use super::failure::open_error;
 use super::live::Live;
-use super::Vm;
 use crate::deadline::Deadline;
 use crate::region::unexpected;
 use crate::session::{RequestError, region_name};

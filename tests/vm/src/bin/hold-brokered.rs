@@ -112,7 +112,9 @@ fn entries(directory: &str) -> Vec<PathBuf> {
 
 fn look(vm: &str, vmm: i32, broker: i32, secret: &str) {
     let (_vm, held) = held(vm, "held");
-    held.memory.write(0, b"its own bytes").expect("it is mapped");
+    held.memory
+        .write(0, b"its own bytes")
+        .expect("it is mapped");
     let graft = held.memory.graft().expect("it is a file");
     let own = rustix::fs::fstat(graft).expect("it is open");
     let secret = secret.as_bytes();
@@ -167,12 +169,18 @@ fn look(vm: &str, vmm: i32, broker: i32, secret: &str) {
         let (start, end) = range.split_once('-').expect("a range");
         let number = |text: &str| u64::from_str_radix(text, 16).expect("a number");
         let (start, end) = (number(start), number(end));
-        let inode: u64 = line.split_whitespace().nth(4).and_then(|inode| inode.parse().ok()).unwrap_or(0);
+        let inode: u64 = line
+            .split_whitespace()
+            .nth(4)
+            .and_then(|inode| inode.parse().ok())
+            .unwrap_or(0);
         if !memory_files.contains(&inode) {
             memory_files.push(inode);
         }
         let mut bytes = vec![0; usize::try_from(end - start).expect("small")];
-        let read = memory.as_ref().map(|memory| memory.read_at(&mut bytes, start));
+        let read = memory
+            .as_ref()
+            .map(|memory| memory.read_at(&mut bytes, start));
         if read.is_some() && bytes.windows(secret.len()).any(|window| window == secret) {
             found.push(line.to_owned());
         }
@@ -189,7 +197,9 @@ fn look(vm: &str, vmm: i32, broker: i32, secret: &str) {
     // Other processes' memory, files and descriptors.
     let mut opened = Vec::new();
     for (name, pid) in [("vmm", vmm), ("broker", broker)] {
-        for place in ["mem", "maps", "smaps", "pagemap", "environ", "auxv", "syscall", "stack"] {
+        for place in [
+            "mem", "maps", "smaps", "pagemap", "environ", "auxv", "syscall", "stack",
+        ] {
             let path = format!("/proc/{pid}/{place}");
             let read = File::open(&path).and_then(|file| file.read_at(&mut byte, 0).map(|_| file));
             if read.is_ok() {
@@ -197,7 +207,11 @@ fn look(vm: &str, vmm: i32, broker: i32, secret: &str) {
             }
         }
         for place in ["fd", "map_files", "fdinfo", "root", "cwd"] {
-            opened.extend(entries(&format!("/proc/{pid}/{place}")).iter().map(|path| path.display().to_string()));
+            opened.extend(
+                entries(&format!("/proc/{pid}/{place}"))
+                    .iter()
+                    .map(|path| path.display().to_string()),
+            );
         }
         for number in 0..64 {
             let path = format!("/proc/{pid}/fd/{number}");
@@ -241,7 +255,9 @@ fn attack(socket: &Path) {
             std::thread::sleep(Duration::from_micros(200));
             continue;
         };
-        let bytes: Vec<u8> = (0..round % 1100).map(|at| (at * 7 + round).to_le_bytes()[0]).collect();
+        let bytes: Vec<u8> = (0..round % 1100)
+            .map(|at| (at * 7 + round).to_le_bytes()[0])
+            .collect();
         let _ = rustix::net::send(&one, &bytes, SendFlags::NOSIGNAL);
         open.push(one);
         if open.len() > 500 {

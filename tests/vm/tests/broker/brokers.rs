@@ -94,7 +94,9 @@ impl Broker {
     /// What it has said.
     pub fn said(&self) -> String {
         let running = self.running.as_ref();
-        running.map(|running| running.errors.so_far()).unwrap_or_default()
+        running
+            .map(|running| running.errors.so_far())
+            .unwrap_or_default()
     }
 
     /// Kills it.
@@ -148,7 +150,19 @@ pub fn grafts(pid: u32) -> Vec<String> {
     names.map(str::to_owned).collect()
 }
 
+/// How many regions of a VMM are grafted.
+pub fn grafted_regions(pid: u32) -> usize {
+    let pieces = grafts(pid);
+    let names: std::collections::BTreeSet<&str> = pieces
+        .iter()
+        .filter_map(|line| line.split("/memfd:").nth(1))
+        .collect();
+    names.len()
+}
+
 /// Waits until nothing of a VMM is grafted.
 pub fn wait_for_no_graft(machine: &Machine) {
-    wait_for("all to be taken back", SOON, || grafts(machine.pid).is_empty());
+    wait_for("all to be taken back", SOON, || {
+        grafts(machine.pid).is_empty()
+    });
 }

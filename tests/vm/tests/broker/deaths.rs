@@ -49,9 +49,16 @@ fn whoever_is_killed_nothing_stays_lent() {
     wait_for("the client to hear of it", SOON, || {
         third.errors.so_far().contains("ended: ")
     });
-    assert!(!brokers::grafts(machine.pid).is_empty(), "nobody takes it back");
+    assert!(
+        !brokers::grafts(machine.pid).is_empty(),
+        "nobody takes it back"
+    );
     broker.run();
-    assert_eq!(brokers::grafts(machine.pid), [] as [String; 0], "before it serves anybody");
+    assert_eq!(
+        brokers::grafts(machine.pid),
+        [] as [String; 0],
+        "before it serves anybody"
+    );
     drop(third);
 
     // Somebody who breaks every rule of the talk.
@@ -59,7 +66,11 @@ fn whoever_is_killed_nothing_stays_lent() {
     let attack = broker.program(FRIEND, &own_program("hold-brokered"));
     let attack = attack.argument("attack").argument(broker.socket());
     attack.run_within(LATER).success();
-    assert!(!fourth.errors.so_far().contains("ended"), "{}", fourth.errors.so_far());
+    assert!(
+        !fourth.errors.so_far().contains("ended"),
+        "{}",
+        fourth.errors.so_far()
+    );
     machine.guest.check("true");
     drop(fourth);
     broker.end();

@@ -43,6 +43,11 @@ fn a_guest_that_boots_anew_has_its_memory_back_within_a_second() {
         before.len(),
         took.as_secs_f64() * 1000.0
     ));
+    for line in broker.said().lines() {
+        if line.contains("taken back") {
+            report(&line);
+        }
+    }
     assert!(took < PROMISED + SLACK, "{took:?}");
     wait_for("the holder to hear of it", SOON, || {
         holder.errors.so_far().contains("ended: ")

@@ -45,7 +45,10 @@ fn another_users_programs_work_through_the_broker_and_a_third_users_are_refused(
     assert_eq!(regions.as_array().map(Vec::len), Some(1), "{regions}");
 
     // A ring.
-    for options in [&["--count", "100000"][..], &["--count", "100000", "--batch", "64"]] {
+    for options in [
+        &["--count", "100000"][..],
+        &["--count", "100000", "--batch", "64"],
+    ] {
         let inside = machine.guest.start(&format!(
             "{} guest --timeout 60 {}",
             guest_example("ring_pair"),
@@ -81,10 +84,18 @@ fn another_users_programs_work_through_the_broker_and_a_third_users_are_refused(
     };
     display(&["--screenshot", path]).run_within(LATER).success();
     let picture = Picture::read(&picture);
-    report(&format_args!("the test card's picture: {} x {}", picture.width, picture.height));
-    let stats = display(&["--nowhere", "2", "--verify"]).run_within(LATER).json();
+    report(&format_args!(
+        "the test card's picture: {} x {}",
+        picture.width, picture.height
+    ));
+    let stats = display(&["--nowhere", "2", "--verify"])
+        .run_within(LATER)
+        .json();
     assert_eq!(stats["wrong"], 0, "{stats}");
-    assert!(stats["frames"].as_u64().is_some_and(|frames| frames > 0), "{stats}");
+    assert!(
+        stats["frames"].as_u64().is_some_and(|frames| frames > 0),
+        "{stats}"
+    );
     report(&format_args!("frames through the broker: {stats}"));
 
     // What no rule allows.
@@ -123,8 +134,15 @@ fn without_a_broker_the_user_is_told_whose_the_vm_is_and_what_helps() {
     };
     let mut command = std::process::Command::new("setpriv");
     command.args(["--reuid=12002", "--regid=12002", "--clear-groups"]);
-    command.arg(environment::program("vmshm")).args(["pipe", &machine.path("x")]);
+    command
+        .arg(environment::program("vmshm"))
+        .args(["pipe", &machine.path("x")]);
     let refused = Program::new(command).run();
-    let words = format!("QEMU {} belongs to uid 12001; you are uid 12002", machine.pid);
-    refused.refused(&[&words]).hints(&["sudo systemctl start vmshm-broker"]);
+    let words = format!(
+        "QEMU {} belongs to uid 12001; you are uid 12002",
+        machine.pid
+    );
+    refused
+        .refused(&[&words])
+        .hints(&["sudo systemctl start vmshm-broker"]);
 }
