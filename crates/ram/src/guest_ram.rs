@@ -435,6 +435,14 @@ impl GuestRam {
             .map_err(|code| self.ram_error(at, code))
     }
 
+    /// Whether it can be told which pages of a block exist; where not, all count.
+    #[must_use]
+    pub fn knows_existing(&self, block: usize) -> bool {
+        self.blocks
+            .get(block)
+            .is_some_and(|open| open.origin.is_some() || open.residency.is_known())
+    }
+
     /// Whether the system tells where a run of existing pages ends only by walking to its
     /// end, however far that is.
     pub(crate) fn sees_whole_runs(&self, block: usize) -> bool {
@@ -489,6 +497,6 @@ impl GuestRam {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 #[path = "guest_ram_tests.rs"]
 mod tests;

@@ -36,7 +36,7 @@ fn card(serial: u64) -> Picture {
 
 #[test]
 fn the_window_shows_the_test_card_of_a_section() {
-    let file = Configuration::write("card", 256);
+    let file = Configuration::with_hole("card", 256, Some(128));
     shows_the_card(VMWARE, &["--hole", "128", &file.path()]);
 }
 
