@@ -26,6 +26,9 @@ pub enum SessionEnd {
     /// The beacon is not there any more: the guest rebooted, or its keeper died.
     #[error("guest restarted: its beacon has gone (a reboot, or its keeper was killed)")]
     GuestRestarted,
+    /// A region that it uses is no longer grafted: its pages are the VM's own again.
+    #[error("region moved: its graft was undone, and its bytes are elsewhere in the VM's memory")]
+    GraftUndone,
     /// What the memory or its writer did.
     #[error("session ended: {0}")]
     Link(LinkError),
@@ -39,7 +42,9 @@ impl SessionEnd {
             Self::AgentDied | Self::AgentLeft => {
                 Some("start `vmshm-agent run` in the guest again, as root")
             }
-            Self::AgentRestarted | Self::GuestRestarted => Some("run the command again"),
+            Self::AgentRestarted | Self::GuestRestarted | Self::GraftUndone => {
+                Some("run the command again")
+            }
             Self::VmGone { .. } | Self::Link(_) => None,
         }
     }
@@ -51,6 +56,11 @@ impl From<LinkError> for SessionEnd {
     }
 }
 
+/// What a link hears of a graft that was undone under it.
+pub(crate) fn graft_undone() -> End {
+    End::RegionDamaged("its graft was undone; open it again".to_owned())
+}
+
 /// The same in the words that applications get on both sides.
 impl From<SessionEnd> for End {
     fn from(end: SessionEnd) -> Self {
@@ -60,6 +70,7 @@ impl From<SessionEnd> for End {
             SessionEnd::AgentRestarted => Self::AgentRestarted,
             SessionEnd::AgentLeft => Self::AgentLeft,
             SessionEnd::GuestRestarted => Self::GuestRestarted,
+            SessionEnd::GraftUndone => graft_undone(),
             SessionEnd::Link(error) => Self::Link(error),
         }
     }

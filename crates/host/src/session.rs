@@ -1,6 +1,6 @@
 //! A proved session with a guest's agent: asking it for things, and noticing the end.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use vmshm_link::LinkError;
@@ -36,6 +36,8 @@ pub struct Session {
     conversation: Conversation,
     last_look: Instant,
     last_condition: Condition,
+    /// The memory of its regions that may lie in files of grafts.
+    grafts: Vec<Weak<View>>,
 }
 
 /// Why a request to the agent did not succeed.
@@ -129,6 +131,7 @@ impl Session {
             conversation: Conversation::default(),
             last_look: Instant::now(),
             last_condition: Condition::Running,
+            grafts: Vec::new(),
         }
     }
 
@@ -241,7 +244,19 @@ impl Session {
             slot.verify()?;
             slot.beat()?;
         }
+        self.grafts.retain(|memory| memory.strong_count() > 0);
+        let mut grafts = self.grafts.iter().filter_map(Weak::upgrade);
+        if grafts.any(|memory| memory.is_cut_off()) {
+            return Err(SessionEnd::GraftUndone);
+        }
         Ok(self.last_condition)
+    }
+
+    /// Ends with this memory of a region, should it be cut off from the VM.
+    pub(crate) fn watch_memory(&mut self, memory: &Arc<View>) {
+        if memory.lies_in_grafts() {
+            self.grafts.push(Arc::downgrade(memory));
+        }
     }
 
     /// The reason behind a failure of the memory or the link: the end of the VM or of

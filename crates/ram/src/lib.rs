@@ -16,6 +16,7 @@ mod block;
 mod brand;
 mod dump;
 mod firmware;
+mod graft_runs;
 mod guest_os;
 mod guest_ram;
 mod layout;

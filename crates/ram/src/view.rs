@@ -14,7 +14,7 @@ use crate::os::{BackingFile, Liveness, ProcessMemory};
 pub struct View {
     reach: Reach,
     #[cfg(target_os = "linux")]
-    graft: Option<rustix::fd::OwnedFd>,
+    grafts: Vec<rustix::fd::OwnedFd>,
 }
 
 #[derive(Debug)]
@@ -132,7 +132,7 @@ impl View {
         let mapping = Mapping::new(&file, &[whole], protection)?;
         Ok(Self {
             reach: Reach::Linear(mapping),
-            graft: Some(file),
+            grafts: vec![file],
         })
     }
 
@@ -140,7 +140,34 @@ impl View {
     #[cfg(target_os = "linux")]
     #[must_use]
     pub fn graft(&self) -> Option<rustix::fd::BorrowedFd<'_>> {
-        self.graft.as_ref().map(rustix::fd::AsFd::as_fd)
+        let [file] = self.grafts.as_slice() else {
+            return None;
+        };
+        let size = rustix::fs::fstat(file).ok()?.st_size;
+        let is_whole = u64::try_from(size) == Ok(self.size());
+        is_whole.then(|| rustix::fd::AsFd::as_fd(file))
+    }
+
+    /// Whether some of it lies in a file of a grafted region.
+    #[must_use]
+    pub const fn lies_in_grafts(&self) -> bool {
+        #[cfg(target_os = "linux")]
+        return !self.grafts.is_empty();
+        #[cfg(not(target_os = "linux"))]
+        false
+    }
+
+    /// Whether the file of a graft that it maps was taken away from the VM: nobody else
+    /// sees any more what is written.
+    #[must_use]
+    pub fn is_cut_off(&self) -> bool {
+        #[cfg(target_os = "linux")]
+        return self.grafts.iter().any(|file| {
+            let status = rustix::fs::fstat(file);
+            status.is_ok_and(|status| status.st_mode & 0o777 == 0)
+        });
+        #[cfg(not(target_os = "linux"))]
+        false
     }
 
     /// Copies to and from runs of the VMM's memory.
@@ -171,11 +198,27 @@ impl View {
         }))
     }
 
+    /// Remembers that it maps files of grafts.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn over_grafts(mut self, files: &[&BackingFile]) -> Result<Self, MapError> {
+        for file in files {
+            let file = rustix::io::fcntl_dupfd_cloexec(file, 0).map_err(MapError::System)?;
+            self.grafts.push(file);
+        }
+        Ok(self)
+    }
+
+    /// There are none.
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn over_grafts(self, _: &[&BackingFile]) -> Result<Self, MapError> {
+        Ok(self)
+    }
+
     const fn over(reach: Reach) -> Self {
         Self {
             reach,
             #[cfg(target_os = "linux")]
-            graft: None,
+            grafts: Vec::new(),
         }
     }
 

@@ -222,6 +222,21 @@ impl Machine {
         arguments: &[String],
         file: Option<BorrowedFd<'_>>,
     ) -> Self {
+        Self::boot_in(kind, label, (options, arguments), file, &[])
+    }
+
+    /// The same with the booter's and the VMM's variables of the environment.
+    ///
+    /// # Panics
+    /// When it does not boot.
+    #[must_use]
+    pub fn boot_in(
+        kind: Kind,
+        label: &str,
+        (options, arguments): (&[&str], &[String]),
+        file: Option<BorrowedFd<'_>>,
+        variables: &[(&str, String)],
+    ) -> Self {
         let start = Instant::now();
         let name = format!("vm-tests-{}-{label}", std::process::id());
         let (ours, theirs) = UnixStream::pair().expect("there are sockets");
@@ -232,6 +247,7 @@ impl Machine {
             .unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
         let mut command = Command::new("sh");
         command
+            .envs(variables.iter().map(|(name, value)| (name, value)))
             .args(["-c", KEEPER, "sh"])
             .arg(environment::booter())
             .arg("vm")

@@ -254,6 +254,11 @@ impl Live {
         }
     }
 
+    /// Notes where the memory of a region lies: it may be cut off from the VM.
+    pub(super) fn lies(&self, handle: u64, memory: &Arc<View>) {
+        locked(&self.state).holds.lies(handle, memory);
+    }
+
     /// Whether somebody has a region of that name open in this session.
     pub(super) fn has_open(&self, name: &str) -> bool {
         locked(&self.state).holds.has_open(name)
