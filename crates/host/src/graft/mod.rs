@@ -22,7 +22,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use vmshm_graft::{Contents, Grafted};
+use vmshm_graft::{Contents, GraftError, Grafted};
 use vmshm_link::beacon::Beacon;
 use vmshm_link::control::{Request, Role};
 use vmshm_link::directory::RegionKind;
@@ -178,7 +178,11 @@ pub fn undo_watched(pid: u32, id: &str, watch: Watch<'_>) -> Result<Pause, Graft
 fn undo_locked(pid: u32, id: &str, watch: Watch<'_>) -> Result<Pause, GraftFailure> {
     let mappings = ProcRoot::system().mappings(pid).unwrap_or_default();
     let region = places::as_it_stands(&mappings, id);
-    let pauses = vmshm_graft::undo(pid, &region, Contents::Keep, watch)?;
+    let undone = vmshm_graft::undo(pid, &region, Contents::Keep, watch);
+    let pauses = undone.map_err(|error| match error {
+        GraftError::Refused(Refusal::NotGrafted) => GraftFailure::NotGrafted,
+        other => GraftFailure::Undo(other),
+    })?;
     Ok(in_all(&pauses))
 }
 
