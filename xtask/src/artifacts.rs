@@ -87,16 +87,22 @@ pub fn cargo_output() -> PathBuf {
 
 /// Copies a finished program into `target/dist`, in one step, if it is not there yet.
 fn place(program: &Path) -> Result<()> {
-    let dist = checkout::root().join("target/dist");
-    std::fs::create_dir_all(&dist).with_context(|| format!("cannot make {}", dist.display()))?;
     let name = program.file_name().context("a program has a name")?;
+    let name = name.to_string_lossy();
+    place_in(program, &checkout::root().join("target/dist"), &name)
+}
+
+/// Copies a finished program into a directory under a name, in one step, if it is not there yet.
+pub fn place_in(program: &Path, directory: &Path, name: &str) -> Result<()> {
+    std::fs::create_dir_all(directory)
+        .with_context(|| format!("cannot make {}", directory.display()))?;
     let contents =
         std::fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
-    let place = dist.join(name);
+    let place = directory.join(name);
     if std::fs::read(&place).is_ok_and(|old| old == contents) {
         return Ok(());
     }
-    let scratch = tempfile::NamedTempFile::new_in(&dist)?;
+    let scratch = tempfile::NamedTempFile::new_in(directory)?;
     std::fs::write(scratch.path(), contents)?;
     std::fs::set_permissions(
         scratch.path(),

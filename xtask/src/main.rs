@@ -22,6 +22,7 @@ mod testing;
 mod tidy;
 mod vm;
 mod volatility;
+mod windows;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -69,6 +70,8 @@ enum Task {
         #[arg(long)]
         all: bool,
     },
+    /// Build target/dist/windows/{vmshm,vmshm-monitor}.exe and test them under Wine; ends with the counts
+    Windows,
     /// Check the project's rules that a program can check
     Tidy,
     /// Become a VMM: how xtask starts one
@@ -132,6 +135,8 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Build => artifacts::build()?,
         Task::Test { all } if !testing::run(all) => return Ok(ExitCode::FAILURE),
         Task::Test { .. } => {}
+        Task::Windows if !windows::run()? => return Ok(ExitCode::FAILURE),
+        Task::Windows => {}
         Task::Tidy if tidy::run()? > 0 => return Ok(ExitCode::FAILURE),
         Task::Tidy => {}
         Task::Demo { vmm } => demo::run(vmm)?,

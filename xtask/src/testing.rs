@@ -13,6 +13,7 @@ use crate::bench::{self, BenchOptions};
 use crate::vm::options::Vmm;
 use crate::{
     artifacts, checkout, command, debian13, headless_windows, install, tidy, vm, volatility,
+    windows,
 };
 
 /// The package whose tests boot VMs.
@@ -20,10 +21,21 @@ const VM_TESTS: &str = "vmshm-vm-tests";
 
 /// What the tests' programs reported, summed up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Counts {
+pub struct Counts {
     passed: u64,
-    failed: u64,
+    /// Of the steps that have no tests, too.
+    pub failed: u64,
     skipped: u64,
+}
+
+impl std::fmt::Display for Counts {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (passed, failed, skipped) = (self.passed, self.failed, self.skipped);
+        write!(
+            formatter,
+            "{passed} passed, {failed} failed, {skipped} skipped"
+        )
+    }
 }
 
 impl Counts {
@@ -70,10 +82,7 @@ pub fn run(all: bool) -> bool {
     for name in &failed_steps {
         println!("failed step: {name}");
     }
-    println!(
-        "{} passed, {} failed, {} skipped",
-        counts.passed, counts.failed, counts.skipped
-    );
+    println!("{counts}");
     failed_steps.is_empty()
 }
 
@@ -119,6 +128,8 @@ fn steps(all: bool) -> Vec<Step> {
                         "--workspace",
                         "--exclude",
                         VM_TESTS,
+                        "--exclude",
+                        windows::TESTS,
                     ]),
                     counts,
                 )
@@ -136,6 +147,10 @@ fn steps(all: bool) -> Vec<Step> {
         (
             "tests on real VMs",
             Box::new(move |counts| vm_tests(all, counts)),
+        ),
+        (
+            "the programs for Windows, under Wine",
+            Box::new(windows::test),
         ),
     ];
     if all {
@@ -263,7 +278,7 @@ fn vm_tests(all: bool, counts: &mut Counts) -> Result<()> {
 
 /// Runs a test command with its output in the open, and adds up what it reports. All test programs run, also after one
 /// that fails.
-fn tests(command: &mut Command, counts: &mut Counts) -> Result<()> {
+pub fn tests(command: &mut Command, counts: &mut Counts) -> Result<()> {
     let line = command::line(command);
     let mut child = command
         .stdout(Stdio::piped())

@@ -1,35 +1,26 @@
-//! Messages between processes of one guest: JSON frames over a Unix stream socket,
-//! each with at most one file descriptor.
+//! Messages between processes of one system: JSON frames over a connection that the system
+//! lends, each with at most one thing that is handed over (a descriptor, a handle).
 //!
-//! A frame is its length (32 bits), the number of its descriptors (32 bits, 0 or 1)
-//! and the JSON text. A channel never blocks by itself. It refuses frames beyond
-//! [`FRAME_LIMIT`], peers that do not take what was sent, and anything that does not
-//! parse: after an error the connection is of no use.
+//! A frame is its length (32 bits), the number of things handed over (32 bits, 0 or 1), the
+//! JSON text, and what the system needs to say of the thing handed over ([`HANDED_BYTES`]). A
+//! channel never blocks by itself. It refuses frames beyond [`FRAME_LIMIT`], peers that do
+//! not take what was sent, and anything that does not parse: after an error the connection
+//! is of no use.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::io;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::io::Errno;
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags,
-};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use crate::os::{Connection, HANDED_BYTES, Handed, HandedRef, Received, Sent};
 
 /// The longest frame in bytes.
 pub const FRAME_LIMIT: usize = 64 << 20;
 /// The most bytes that wait for a peer that does not read.
 const BACKLOG_LIMIT: usize = 2 * FRAME_LIMIT;
-/// Descriptors that may arrive before their frames are whole.
-const DESCRIPTOR_LIMIT: usize = 256;
 const HEADER: usize = 8;
-const READ_SIZE: usize = 64 << 10;
 
 /// Why a channel ended, or never came to be.
 #[derive(Debug, thiserror::Error)]
@@ -54,25 +45,18 @@ pub enum ChannelError {
     System(#[from] io::Error),
 }
 
-impl From<Errno> for ChannelError {
-    fn from(error: Errno) -> Self {
-        Self::System(error.into())
-    }
-}
-
 #[derive(Debug)]
 struct Outgoing {
     bytes: Vec<u8>,
     sent: usize,
-    descriptor: Option<OwnedFd>,
+    handed: Option<Handed>,
 }
 
 /// One end of a connection.
 #[derive(Debug)]
 pub struct Channel {
-    socket: UnixStream,
+    pub(crate) connection: Connection,
     incoming: Vec<u8>,
-    descriptors: VecDeque<OwnedFd>,
     outgoing: VecDeque<Outgoing>,
     backlog: usize,
     /// The longest frame that is taken, and the most bytes that wait.
@@ -80,17 +64,14 @@ pub struct Channel {
 }
 
 impl Channel {
-    /// Takes a connected socket.
-    pub fn new(socket: UnixStream) -> io::Result<Self> {
-        socket.set_nonblocking(true)?;
-        Ok(Self {
-            socket,
+    pub(crate) const fn over(connection: Connection) -> Self {
+        Self {
+            connection,
             incoming: Vec::new(),
-            descriptors: VecDeque::new(),
             outgoing: VecDeque::new(),
             backlog: 0,
             limits: (FRAME_LIMIT, BACKLOG_LIMIT),
-        })
+        }
     }
 
     /// Takes no frames longer than `incoming` bytes from now on, and keeps no more than
@@ -100,105 +81,96 @@ impl Channel {
     }
 
     /// How many bytes wait for the peer to read.
-    pub const fn backlog(&self) -> usize {
-        self.backlog
+    pub fn backlog(&self) -> usize {
+        self.backlog + self.connection.unsent()
     }
 
-    /// The process at the other end, and its user.
-    pub fn peer(&self) -> io::Result<(u32, u32)> {
-        let credentials = rustix::net::sockopt::socket_peercred(&self.socket)?;
-        let pid = credentials.pid.as_raw_nonzero().get();
-        Ok((pid.unsigned_abs(), credentials.uid.as_raw()))
+    /// Whether there is something that only [`Channel::flush`] sends.
+    pub fn has_unflushed(&self) -> bool {
+        !self.outgoing.is_empty()
     }
 
-    /// What to poll for.
-    pub fn interest(&self) -> PollFlags {
-        if self.outgoing.is_empty() {
-            PollFlags::IN
-        } else {
-            PollFlags::IN | PollFlags::OUT
-        }
-    }
-
-    /// Queues a message and sends as much as the socket takes now. A peer that is gone
+    /// Queues a message and sends as much as the connection takes now. A peer that is gone
     /// is noticed by [`Channel::receive`], after its last messages.
+    ///
+    /// # Errors
+    /// [`ChannelError`]; nothing was queued then.
     pub fn send<T: Serialize>(
         &mut self,
         message: &T,
-        descriptor: Option<BorrowedFd<'_>>,
+        handed: Option<HandedRef<'_>>,
     ) -> Result<(), ChannelError> {
-        let mut bytes = vec![0; HEADER];
-        serde_json::to_writer(&mut bytes, message)
-            .map_err(|error| ChannelError::Malformed(error.to_string()))?;
-        let length = bytes.len() - HEADER;
-        let short = u32::try_from(length).ok().filter(|_| length <= FRAME_LIMIT);
-        let header = short.ok_or(ChannelError::TooLong(length))?;
-        bytes[..4].copy_from_slice(&header.to_le_bytes());
-        bytes[4..HEADER].copy_from_slice(&u32::from(descriptor.is_some()).to_le_bytes());
-        if self.backlog + bytes.len() > self.limits.1 {
+        let mut bytes = frame(message)?;
+        let described = if handed.is_some() { HANDED_BYTES } else { 0 };
+        if self.backlog() + bytes.len() + described > self.limits.1 {
             return Err(ChannelError::Stuck);
         }
+        let handed = match handed {
+            None => None,
+            Some(handed) => {
+                bytes[4..HEADER].copy_from_slice(&1_u32.to_le_bytes());
+                let (kept, description) = self.connection.hand_over(handed)?;
+                bytes.extend(description);
+                kept
+            }
+        };
         self.backlog += bytes.len();
         self.outgoing.push_back(Outgoing {
             bytes,
             sent: 0,
-            descriptor: descriptor.map(|fd| fd.try_clone_to_owned()).transpose()?,
+            handed,
         });
         self.flush()
     }
 
-    /// Sends what is queued, as far as the socket takes it now.
+    /// Sends what is queued, as far as the connection takes it now.
+    ///
+    /// # Errors
+    /// [`ChannelError::System`].
     pub fn flush(&mut self) -> Result<(), ChannelError> {
         while let Some(frame) = self.outgoing.front_mut() {
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-            let mut control = SendAncillaryBuffer::new(&mut space);
-            let descriptors = frame.descriptor.as_ref().map(AsFd::as_fd);
-            if let Some(fd) = &descriptors {
-                control.push(SendAncillaryMessage::ScmRights(std::slice::from_ref(fd)));
-            }
-            let part = [IoSlice::new(&frame.bytes[frame.sent..])];
-            match rustix::net::sendmsg(&self.socket, &part, &mut control, SendFlags::NOSIGNAL) {
-                Ok(count) => {
-                    frame.descriptor = None;
+            let rest = frame.bytes.get(frame.sent..).unwrap_or_default();
+            match self.connection.send_some(rest, frame.handed.as_ref())? {
+                Sent::Bytes(count) => {
+                    frame.handed = None;
                     frame.sent += count;
                     self.backlog -= count;
                     if frame.sent == frame.bytes.len() {
                         self.outgoing.pop_front();
                     }
                 }
-                Err(Errno::AGAIN) => break,
-                Err(Errno::INTR) => {}
-                Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => {
+                Sent::Later => break,
+                Sent::Gone => {
                     self.outgoing.clear();
                     self.backlog = 0;
                 }
-                Err(error) => return Err(error.into()),
             }
         }
         Ok(())
     }
 
     /// The next message, if a whole one is there.
+    ///
+    /// # Errors
+    /// [`ChannelError`]; [`ChannelError::Closed`] after the peer's last message.
     pub fn receive<T: DeserializeOwned>(
         &mut self,
-    ) -> Result<Option<(T, Option<OwnedFd>)>, ChannelError> {
+    ) -> Result<Option<(T, Option<Handed>)>, ChannelError> {
         loop {
             if let Some(frame) = self.take_frame()? {
                 return Ok(Some(frame));
             }
-            match self.read_some() {
-                Ok(0) => return Err(ChannelError::Closed),
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return Ok(None),
-                Err(Errno::CONNRESET) => return Err(ChannelError::Closed),
-                Err(error) => return Err(error.into()),
+            match self.connection.receive_some(&mut self.incoming)? {
+                Received::Bytes => {}
+                Received::Nothing => return Ok(None),
+                Received::End => return Err(ChannelError::Closed),
             }
         }
     }
 
     fn take_frame<T: DeserializeOwned>(
         &mut self,
-    ) -> Result<Option<(T, Option<OwnedFd>)>, ChannelError> {
+    ) -> Result<Option<(T, Option<Handed>)>, ChannelError> {
         let malformed = |what: &str| ChannelError::Malformed(what.to_owned());
         let Some(([l0, l1, l2, l3, d0, d1, d2, d3], rest)) =
             self.incoming.split_first_chunk::<HEADER>()
@@ -210,115 +182,106 @@ impl Channel {
             .ok()
             .filter(|length| *length <= self.limits.0)
             .ok_or_else(|| malformed("too long"))?;
-        let descriptors = u32::from_le_bytes([*d0, *d1, *d2, *d3]);
-        let Some(text) = rest.get(..length) else {
+        let described = match u32::from_le_bytes([*d0, *d1, *d2, *d3]) {
+            0 => None,
+            1 => Some(HANDED_BYTES),
+            _ => return Err(malformed("too many descriptors")),
+        };
+        let whole = length + described.unwrap_or(0);
+        let Some((text, description)) = rest.get(..whole).map(|rest| rest.split_at(length)) else {
             return Ok(None);
         };
         let message = serde_json::from_slice(text)
             .map_err(|error| ChannelError::Malformed(error.to_string()))?;
-        let descriptor = match descriptors {
-            0 => None,
-            1 => match self.descriptors.pop_front() {
-                Some(fd) => Some(fd),
+        let handed = match described {
+            None => None,
+            Some(_) => match self.connection.take_handed(description) {
+                Some(handed) => Some(handed),
                 None => return Err(malformed("a descriptor is missing")),
             },
-            _ => return Err(malformed("too many descriptors")),
         };
-        self.incoming.drain(..HEADER + length);
-        Ok(Some((message, descriptor)))
-    }
-
-    fn read_some(&mut self) -> Result<usize, Errno> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let mut bytes = vec![0; READ_SIZE];
-        let received = rustix::net::recvmsg(
-            &self.socket,
-            &mut [IoSliceMut::new(&mut bytes)],
-            &mut control,
-            RecvFlags::CMSG_CLOEXEC,
-        )?;
-        for message in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
-                self.descriptors.extend(descriptors);
-            }
-        }
-        if self.descriptors.len() > DESCRIPTOR_LIMIT {
-            return Err(Errno::PROTO);
-        }
-        self.incoming.extend_from_slice(&bytes[..received.bytes]);
-        Ok(received.bytes)
+        self.incoming.drain(..HEADER + whole);
+        Ok(Some((message, handed)))
     }
 
     /// Sends all that is queued, waiting up to `patience`.
+    ///
+    /// # Errors
+    /// [`ChannelError::Timeout`], or what the system says.
     pub fn drain(&mut self, patience: Duration) -> Result<(), ChannelError> {
         let deadline = Instant::now() + patience;
-        while !self.outgoing.is_empty() {
-            self.wait(PollFlags::OUT, deadline, patience)?;
+        while self.backlog() > 0 {
+            self.wait_until(deadline, patience, false, true)?;
             self.flush()?;
         }
         Ok(())
     }
 
     /// Waits up to `patience` for the next message.
+    ///
+    /// # Errors
+    /// [`ChannelError::Timeout`], or as [`Channel::receive`].
     pub fn next<T: DeserializeOwned>(
         &mut self,
         patience: Duration,
-    ) -> Result<(T, Option<OwnedFd>), ChannelError> {
+    ) -> Result<(T, Option<Handed>), ChannelError> {
         let deadline = Instant::now() + patience;
         loop {
             self.flush()?;
             if let Some(message) = self.receive()? {
                 return Ok(message);
             }
-            self.wait(self.interest(), deadline, patience)?;
+            self.wait_until(deadline, patience, true, self.has_unflushed())?;
         }
     }
 
-    fn wait(
+    /// Waits until the peer has sent something or is gone, or, with `room`, until it takes
+    /// more; no longer than `longest`. Whether there is something to [receive](Channel::receive).
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn wait(&self, room: bool, longest: Duration) -> io::Result<bool> {
+        self.connection.wait(true, room, longest)
+    }
+
+    fn wait_until(
         &self,
-        flags: PollFlags,
         deadline: Instant,
         patience: Duration,
+        news: bool,
+        room: bool,
     ) -> Result<(), ChannelError> {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(ChannelError::Timeout(patience));
         }
-        let mut fds = [PollFd::new(&self.socket, flags)];
-        match rustix::event::poll(&mut fds, Some(&timespec(left))) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        self.connection.wait(news, room, left)?;
+        Ok(())
     }
 }
 
-impl AsFd for Channel {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-}
-
-/// A duration as the system's calls take it.
-pub fn timespec(duration: Duration) -> Timespec {
-    Timespec {
-        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: duration.subsec_nanos().into(),
-    }
+/// A message as it travels when nothing is handed over with it.
+///
+/// # Errors
+/// [`ChannelError::TooLong`], and [`ChannelError::Malformed`] for what JSON cannot say.
+pub fn frame<T: Serialize>(message: &T) -> Result<Vec<u8>, ChannelError> {
+    let mut bytes = vec![0; HEADER];
+    serde_json::to_writer(&mut bytes, message)
+        .map_err(|error| ChannelError::Malformed(error.to_string()))?;
+    let length = bytes.len() - HEADER;
+    let short = u32::try_from(length).ok().filter(|_| length <= FRAME_LIMIT);
+    let header = short.ok_or(ChannelError::TooLong(length))?;
+    bytes[..4].copy_from_slice(&header.to_le_bytes());
+    Ok(bytes)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
     use super::*;
+    use crate::os::trial;
 
     fn pair() -> (Channel, Channel) {
-        let (one, other) = UnixStream::pair().expect("succeeds");
-        (
-            Channel::new(one).expect("succeeds"),
-            Channel::new(other).expect("succeeds"),
-        )
+        trial::pair().expect("succeeds")
     }
 
     const PATIENCE: Duration = Duration::from_secs(5);
@@ -326,9 +289,10 @@ mod tests {
     #[test]
     fn messages_and_descriptors_arrive_in_order() {
         let (mut one, mut other) = pair();
-        let file = std::fs::File::open("/dev/null").expect("succeeds");
+        let file = trial::file().expect("succeeds");
         one.send(&"first", None).expect("succeeds");
-        one.send(&"second", Some(file.as_fd())).expect("succeeds");
+        one.send(&"second", Some(crate::borrowed(&file)))
+            .expect("succeeds");
         one.send(&"third", None).expect("succeeds");
         let mut next = || other.next::<String>(PATIENCE).expect("succeeds");
         assert!(matches!(next(), (text, None) if text == "first"));
@@ -341,9 +305,10 @@ mod tests {
     fn long_messages_cross_although_the_socket_takes_them_in_parts() {
         let (mut one, mut other) = pair();
         let long = "x".repeat(3 << 20);
-        let file = std::fs::File::open("/dev/null").expect("succeeds");
-        one.send(&long, Some(file.as_fd())).expect("succeeds");
-        assert!(!one.outgoing.is_empty());
+        let file = trial::file().expect("succeeds");
+        one.send(&long, Some(crate::borrowed(&file)))
+            .expect("succeeds");
+        assert!(one.backlog() > 0);
         let reader = std::thread::spawn(move || other.next::<String>(PATIENCE).expect("succeeds"));
         one.drain(PATIENCE).expect("succeeds");
         let (text, descriptor) = reader.join().expect("succeeds");
@@ -362,7 +327,7 @@ mod tests {
             "last words"
         );
         assert!(matches!(
-            other.receive::<String>(),
+            other.next::<String>(PATIENCE),
             Err(ChannelError::Closed)
         ));
         // Sending to a dead peer is no error of its own.
@@ -378,16 +343,17 @@ mod tests {
         let wrong_type = [1_u32.to_le_bytes(), 0_u32.to_le_bytes()].concat();
         for (head, body) in [
             (too_long, "".as_bytes()),
-            (missing, b"\"\""),
+            (
+                missing,
+                &[b"\"\"".as_slice(), &[0xff; HANDED_BYTES]].concat(),
+            ),
             (no_json, b"{{"),
             (wrong_type, b"7"),
         ] {
-            let (mut raw, other) = UnixStream::pair().expect("succeeds");
-            let mut other = Channel::new(other).expect("succeeds");
-            raw.write_all(&head).expect("succeeds");
-            raw.write_all(body).expect("succeeds");
+            let bytes = [head.as_slice(), body].concat();
+            let mut other = trial::that_hears(&bytes).expect("succeeds");
             assert!(matches!(
-                other.receive::<String>(),
+                other.next::<String>(PATIENCE),
                 Err(ChannelError::Malformed(_))
             ));
         }

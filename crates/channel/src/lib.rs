@@ -6,22 +6,16 @@
 //! This crate knows no screen, no region and no VM; numbers and modes are plain numbers here.
 
 mod channel;
+mod os;
 pub mod sink;
 pub mod source;
 
-pub use channel::{Channel, ChannelError, FRAME_LIMIT, timespec};
+pub use channel::{Channel, ChannelError, FRAME_LIMIT, frame};
+#[cfg(target_os = "linux")]
+pub use os::timespec;
+pub use os::{Handed, HandedRef, borrowed, inherited, start};
 
 use serde::{Deserialize, Serialize};
-
-/// The channel of a process that was started to have one: its standard input.
-///
-/// # Errors
-/// What the system says; a standard input that is no socket shows at its first use.
-pub fn inherited() -> std::io::Result<Channel> {
-    let input = std::io::stdin();
-    let socket = std::os::fd::AsFd::as_fd(&input).try_clone_to_owned()?;
-    Channel::new(std::os::unix::net::UnixStream::from(socket))
-}
 
 /// Width, height, and frames per 1000 seconds (zero: the source's own choice).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -76,7 +76,15 @@ impl Global {
             MethodArgument::Auto => Method::Auto,
             MethodArgument::Map => Method::Map,
             MethodArgument::Copy => Method::Copy,
-            MethodArgument::Graft => Method::Graft,
+            MethodArgument::Graft => match crate::os::GRAFT_REFUSAL {
+                None => Method::Graft,
+                Some(reason) => {
+                    return Err(crate::failure::Failure::new(
+                        reason,
+                        Some("use `--method auto`, which maps where it can and copies elsewhere"),
+                    ));
+                }
+            },
         };
         Ok(AttachOptions {
             method,

@@ -13,6 +13,7 @@ use vmshm_host::{RequestError, SessionEnd};
 use vmshm_link::LinkError;
 use vmshm_ram::{DumpWriteError, FindError, OpenError, PatternError, SearchError};
 
+use crate::os;
 use crate::output;
 
 /// Why a command failed, for the user.
@@ -31,8 +32,14 @@ impl Failure {
         }
     }
 
-    /// An error with its causes; each cause is told once.
-    pub(crate) fn from_error(error: &dyn Error, hint: Option<String>) -> Self {
+    /// An error with its causes; each cause is told once. Where no hint is given, there may
+    /// be one for what the system said.
+    pub(crate) fn from_error(error: &(dyn Error + 'static), hint: Option<String>) -> Self {
+        let of_system = |error: &(dyn Error + 'static)| {
+            let hint = error.downcast_ref().and_then(os::hint_for);
+            hint.map(str::to_owned)
+        };
+        let mut hint = hint.or_else(|| of_system(error));
         let mut message = error.to_string();
         let mut cause = error.source();
         while let Some(next) = cause {
@@ -42,6 +49,7 @@ impl Failure {
                 message.push_str(": ");
                 message.push_str(&text);
             }
+            hint = hint.or_else(|| of_system(next));
             cause = next.source();
         }
         Self { message, hint }

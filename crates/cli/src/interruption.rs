@@ -1,88 +1,43 @@
-//! Ctrl-C and its like as a flag and as a descriptor, for commands that must clean up
-//! before they end, or that end only so. What the user's shell had ignored (`nohup`, a
-//! job in the background) stays ignored.
+//! Ctrl-C and its like, for commands that must clean up before they end, or that end
+//! only so.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+use std::time::Duration;
 
 use crate::failure::Failure;
+use crate::os::{self, Descriptor, Signals};
 
-/// Whether the user asked to stop. As a descriptor it is readable from then on.
+/// Whether the user asked to stop.
 #[derive(Debug)]
-pub(crate) struct Interruption {
-    flag: Arc<AtomicBool>,
-    wake: UnixStream,
-}
+pub(crate) struct Interruption(Signals);
 
 impl Interruption {
-    /// From here on signals that would end the process set the flag instead.
+    /// From here on what would end the process sets a flag instead.
     pub(crate) fn watch() -> Result<Self, Failure> {
-        watch().map_err(|error| Failure::from_error(&error, None).because("watching for signals"))
+        let signals = Signals::watch();
+        signals
+            .map(Self)
+            .map_err(|error| Failure::from_error(&error, None).because("watching for signals"))
     }
 
-    /// Whether a signal came.
+    /// Whether the user asked.
     pub(crate) fn came(&self) -> bool {
-        self.flag.load(Ordering::Relaxed)
+        self.0.came()
     }
-}
 
-impl AsFd for Interruption {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.wake.as_fd()
+    /// What a wait for it, and for others, is given; ready from the moment it came.
+    pub(crate) fn descriptor(&self) -> Descriptor<'_> {
+        self.0.descriptor()
     }
-}
 
-fn watch() -> io::Result<Interruption> {
-    let flag = Arc::new(AtomicBool::new(false));
-    let (wake, sender) = UnixStream::pair()?;
-    let ignored = ignored_signals();
-    for signal in [SIGHUP, SIGINT, SIGTERM] {
-        if ignored & (1 << (signal - 1)) == 0 {
-            // In this order: whoever is woken sees the flag.
-            signal_hook::flag::register(signal, Arc::clone(&flag))?;
-            signal_hook::low_level::pipe::register(signal, sender.try_clone()?)?;
-        }
+    /// Waits for a while; whether the user asked to stop, or nobody reads stdout any more.
+    pub(crate) fn wait(&self, pause: Duration) -> io::Result<bool> {
+        os::wait(&self.0, pause)
     }
-    // A file that grows past the user's limit is an error of the write, no death.
-    signal_hook::flag::register(SIGXFSZ, Arc::default())?;
-    Ok(Interruption { flag, wake })
 }
 
 /// What is said of a file that was to be written.
 pub(crate) fn not_written(path: &Path) -> String {
     format!("interrupted; {} is not written", path.display())
-}
-
-/// The signals that this process was started with as ignored, bit by bit from signal 1.
-fn ignored_signals() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    ignored_in(&status)
-}
-
-fn ignored_in(status: &str) -> u64 {
-    let mask = status
-        .lines()
-        .find_map(|line| line.strip_prefix("SigIgn:"))
-        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    mask.unwrap_or(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_mask_of_ignored_signals_is_read() {
-        let status = "Name:\tx\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000001001\n";
-        let mask = ignored_in(status);
-        assert!(mask & (1 << (SIGHUP - 1)) != 0);
-        assert!(mask & (1 << (SIGINT - 1)) == 0);
-        assert_eq!(ignored_in(""), 0);
-    }
 }

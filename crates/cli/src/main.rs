@@ -5,6 +5,7 @@ mod arguments;
 mod commands;
 mod failure;
 mod interruption;
+mod os;
 mod output;
 mod output_file;
 mod picture;
@@ -17,6 +18,7 @@ use clap::Parser;
 use arguments::{Arguments, Command, Region};
 
 fn main() -> ExitCode {
+    os::prepare_streams();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return arguments::refuse(&error),

@@ -8,21 +8,25 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vmshm_ram::Source;
 
 use crate::failure::Failure;
 use crate::interruption::{Interruption, not_written};
+use crate::os;
 use crate::output_file::{OutputFile, Readers, is_stream};
 
-/// Whether stderr may be coloured: a terminal, and no NO_COLOR (no-color.org).
+/// Whether stderr may be coloured: a terminal that can, and no NO_COLOR (no-color.org).
 pub(crate) fn colour_on_stderr() -> bool {
-    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && io::stderr().is_terminal()
+    wants_colour() && io::stderr().is_terminal() && os::shows_colour(&io::stderr())
 }
 
 /// The same for stdout.
 pub(crate) fn colour_on_stdout() -> bool {
-    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && io::stdout().is_terminal()
+    wants_colour() && io::stdout().is_terminal() && os::shows_colour(&io::stdout())
+}
+
+fn wants_colour() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// Text that does nothing to a terminal: whatever a process or a guest chose for a name,
@@ -59,18 +63,6 @@ pub(crate) fn print_at_once(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes())?;
     stdout.flush()
-}
-
-/// Whether whoever read stdout has left, so that printing more makes no sense.
-pub(crate) fn reader_has_left() -> bool {
-    let stdout = io::stdout();
-    // Nothing is waited for but this, which is always told.
-    let mut fds = [PollFd::new(&stdout, PollFlags::empty())];
-    let [fd] = match poll(&mut fds, Some(&Timespec::default())) {
-        Ok(_) => fds,
-        Err(_) => return false,
-    };
-    !fd.revents().is_empty()
 }
 
 /// Takes a broken pipe for success.

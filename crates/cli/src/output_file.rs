@@ -2,16 +2,16 @@
 //! written beside its place, and renamed at the end. What is no regular file, such as a
 //! pipe or a device, is written straight, and never replaced.
 
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
 use crate::failure::Failure;
+use crate::os::{self, Descriptor};
+
+pub(crate) use crate::os::is_stream;
 
 /// Who may read a file that did not exist before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,11 +20,6 @@ pub(crate) enum Readers {
     AsUsual,
     /// The user alone: memory holds keys and passwords.
     Owner,
-}
-
-/// Whether what `path` names is written straight: a pipe, a device.
-pub(crate) fn is_stream(path: &Path) -> bool {
-    path.metadata().is_ok_and(|metadata| !metadata.is_file())
 }
 
 /// A file that is being written.
@@ -53,8 +48,7 @@ impl OutputFile {
 
     /// Standard output, without the buffer that looks for ends of lines.
     pub(crate) fn standard() -> io::Result<Self> {
-        let descriptor = io::stdout().as_fd().try_clone_to_owned()?;
-        Ok(Self::Stream(descriptor.into()))
+        Ok(Self::Stream(os::standard_output()?))
     }
 
     /// Takes the next bytes.
@@ -66,10 +60,10 @@ impl OutputFile {
     }
 
     /// Its descriptor, for another process that writes the bytes.
-    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+    pub(crate) fn descriptor(&self) -> Descriptor<'_> {
         match self {
-            Self::Whole(whole) => whole.file().as_fd(),
-            Self::Stream(file) => file.as_fd(),
+            Self::Whole(whole) => os::descriptor(whole.file()),
+            Self::Stream(file) => os::descriptor(file),
         }
     }
 
@@ -96,46 +90,32 @@ impl WholeFile {
 }
 
 fn open(path: &Path, readers: Readers) -> io::Result<OutputFile> {
-    let (place, mode) = match std::fs::metadata(path) {
+    if is_stream(path) {
+        return Ok(OutputFile::Stream(os::open_stream(path)?));
+    }
+    let replaced = match std::fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
-        Ok(metadata) if !metadata.is_file() => {
-            // Opening a pipe waits for its reader.
-            return Ok(OutputFile::Stream(
-                OpenOptions::new().write(true).open(path)?,
-            ));
-        }
-        Ok(metadata) => {
+        Ok(_) => {
             // A file that may not be written is not replaced, either; and a link stays
             // one: what it leads to is replaced.
             OpenOptions::new().append(true).open(path)?;
-            let mode = metadata.permissions().mode() & 0o777;
-            (std::fs::canonicalize(path)?, Some(mode))
+            Some(std::fs::canonicalize(path)?)
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => (path.to_owned(), None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
-    let mut prefix = std::ffi::OsString::new();
+    let place = match &replaced {
+        Some(place) => place.clone(),
+        None => os::new_place(path)?,
+    };
     // A name may be as long as the file system allows; the partial file's is longer.
     let name = place.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    let start = name.as_bytes().get(..128).unwrap_or(name.as_bytes());
-    prefix.push(std::ffi::OsStr::from_bytes(start));
+    let mut prefix = os::start_of_name(name);
     prefix.push(".partial-");
-    let first = match readers {
-        Readers::AsUsual => 0o666,
-        Readers::Owner => 0o600,
-    };
     std::fs::metadata(directory(&place))?;
-    let partial = tempfile::Builder::new()
-        .prefix(&prefix)
-        .permissions(Permissions::from_mode(first))
-        .tempfile_in(directory(&place))
+    let partial = os::create_partial(&directory(&place), &prefix, readers, replaced.as_deref())
         // That error names the partial file, which says nothing to the user.
         .map_err(|error| io::Error::from(error.kind()))?;
-    if let Some(mode) = mode {
-        partial
-            .as_file()
-            .set_permissions(Permissions::from_mode(mode))?;
-    }
     Ok(OutputFile::Whole(WholeFile { partial, place }))
 }
 
@@ -149,15 +129,9 @@ fn directory(place: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::FileTypeExt;
 
     fn entries(directory: &tempfile::TempDir) -> usize {
         std::fs::read_dir(directory).expect("listed").count()
-    }
-
-    fn mode(path: &Path) -> u32 {
-        let metadata = std::fs::metadata(path).expect("it is there");
-        metadata.permissions().mode() & 0o777
     }
 
     #[test]
@@ -175,55 +149,19 @@ mod tests {
         file.finish().expect("renamed");
         assert_eq!(std::fs::read(&path).expect("read"), b"whole");
         assert_eq!(entries(&directory), 1);
-        assert_eq!(mode(&path), 0o600);
     }
 
     #[test]
-    fn what_was_there_stays_until_the_end_and_keeps_its_mode_and_its_links() {
+    fn what_was_there_stays_until_the_end() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("out");
         std::fs::write(&path, b"old").expect("written");
-        std::fs::set_permissions(&path, Permissions::from_mode(0o640)).expect("set");
-        let link = directory.path().join("link");
-        std::os::unix::fs::symlink("out", &link).expect("linked");
-        let mut file = OutputFile::open(&link, Readers::Owner).expect("opens");
+        let mut file = OutputFile::open(&path, Readers::Owner).expect("opens");
         file.put(b"new").expect("written");
         assert_eq!(std::fs::read(&path).expect("read"), b"old");
         file.finish().expect("renamed");
         assert_eq!(std::fs::read(&path).expect("read"), b"new");
-        assert_eq!(mode(&path), 0o640);
-        assert!(link.is_symlink());
-        assert_eq!(entries(&directory), 2);
-    }
-
-    #[test]
-    fn pipes_and_devices_are_written_and_never_replaced() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("pipe");
-        rustix::fs::mknodat(
-            rustix::fs::CWD,
-            &path,
-            rustix::fs::FileType::Fifo,
-            rustix::fs::Mode::from_raw_mode(0o600),
-            0,
-        )
-        .expect("made");
-        let reader = {
-            let path = path.clone();
-            std::thread::spawn(move || std::fs::read(path).expect("read"))
-        };
-        let mut file = OutputFile::open(&path, Readers::Owner).expect("opens");
-        file.put(b"bytes").expect("written");
-        file.finish().expect("ended");
-        assert_eq!(reader.join().expect("it reads"), b"bytes");
-        let kind = std::fs::metadata(&path).expect("there").file_type();
-        assert!(kind.is_fifo());
         assert_eq!(entries(&directory), 1);
-        let mut null = OutputFile::open(Path::new("/dev/null"), Readers::Owner).expect("opens");
-        null.put(b"bytes").expect("written");
-        null.finish().expect("ended");
-        let kind = std::fs::metadata("/dev/null").expect("there").file_type();
-        assert!(kind.is_char_device());
     }
 
     #[test]
@@ -234,7 +172,7 @@ mod tests {
             directory.path().join("no/such"),
         ] {
             let failure = OutputFile::open(&path, Readers::Owner).expect_err("refused");
-            let text = format!("{failure:?}");
+            let text = failure.to_string();
             assert!(text.contains(&path.display().to_string()), "{text}");
             assert!(!text.contains("partial"), "{text}");
         }

@@ -14,6 +14,7 @@ use vmshm_host::attach::{self, Seen};
 use vmshm_ram::Vmm;
 
 use crate::arguments::Global;
+use crate::os::{self, Parent};
 
 /// How long a process may take to die after it has closed its files.
 const DYING: Duration = Duration::from_secs(5);
@@ -30,17 +31,15 @@ impl Reaper {
     /// Starts it. Without one nothing is lost but time: the next vmshm command on this
     /// host frees the slot.
     pub(crate) fn start(vmm: &Vmm, global: &Global) -> Self {
-        use std::os::unix::process::CommandExt;
         let child = std::env::current_exe().and_then(|program| {
-            Command::new(program)
+            let mut command = Command::new(program);
+            command
                 .args(["reap", &vmm.pid.to_string()])
                 .args(global.for_reaper())
                 .stdin(Stdio::piped())
                 .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                // A Ctrl-C on the terminal is for the command, not for its reaper.
-                .process_group(0)
-                .spawn()
+                .stderr(Stdio::null());
+            os::keep_apart(&mut command).spawn()
         });
         if let Err(error) = &child {
             tracing::debug!(%error, "no reaper");
@@ -71,13 +70,13 @@ pub(crate) fn wait_and_reap(pid: u32, global: &Global) {
         let vmm = vmm.as_ref().ok()?;
         attach::see(vmm, &options).ok()
     };
-    let parent = rustix::process::getppid();
+    let parent = Parent::of_this_process();
     let seen = see();
     // Nothing is ever written there; whatever ends it, its parent is going.
     let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
     // A process closes its files a moment before it counts as dead.
     let closed = Instant::now();
-    while rustix::process::getppid() == parent && closed.elapsed() < DYING {
+    while parent.lives() && closed.elapsed() < DYING {
         std::thread::sleep(LOOK);
     }
     let reap = |mut seen: Seen| {

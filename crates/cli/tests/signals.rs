@@ -1,5 +1,6 @@
 //! Signals end commands in good order, and what was ignored when they started stays
 //! ignored; so does the end of who reads. Needs no VM.
+#![cfg(unix)]
 #![allow(
     clippy::expect_used,
     clippy::unwrap_used,

@@ -31,6 +31,7 @@ mod latest_bytes;
 mod latest_watch;
 pub mod loopback;
 mod options;
+mod os;
 mod raw;
 mod ring;
 mod room_bell;

@@ -3,9 +3,11 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use crate::ending::End;
+use crate::os::STEP_OF_WAITS;
 
 /// A region's tie to its session. Whoever watches the session calls [`Tether::end`] and
 /// [`Tether::wake`]; links call the rest.
@@ -89,6 +91,11 @@ impl Tether {
     pub fn sleep_since(&self, rings: u64, at_most: Duration) {
         let state = self.state();
         if state.rings == rings && state.end.is_none() {
+            if at_most < STEP_OF_WAITS {
+                // It would take so much longer than being woken could save.
+                drop(state);
+                return thread::sleep(at_most);
+            }
             // Waking for nothing does no harm: whoever sleeps here looks again anyway.
             let waited = self.changed.wait_timeout(state, at_most);
             drop(waited.unwrap_or_else(PoisonError::into_inner));

@@ -21,6 +21,7 @@ use crate::beacon_search;
 use crate::deadline::Deadline;
 use crate::ending::{Condition, SessionEnd};
 use crate::identity::{is_known_dead, own_identity};
+use crate::os::advice;
 use crate::session::Session;
 use crate::sighting::{self, Candidate, Directory, DirectoryError, Sighting, Target, Where};
 use crate::watch::Watch;
@@ -167,11 +168,9 @@ impl AttachError {
             Self::NotThere { .. } => {
                 "`vmshm-agent status` in the guest prints the beacon's address"
             }
-            Self::NotLearned { .. } => {
-                "give it with `--beacon GPA`, as `vmshm-agent status` prints it; or run `vmshm listen ADDR`, and `vmshm-agent run --connect` in the guest"
-            }
+            Self::NotLearned { .. } => advice::BEACON_UNKNOWN,
             Self::Dead { .. } => "start `vmshm-agent run` in the guest again, as root",
-            Self::Silent { stopped: true, .. } => "let the VM run on (kill -CONT PID)",
+            Self::Silent { stopped: true, .. } => advice::LET_IT_RUN,
             Self::Silent { .. } => "is the VM paused or very busy? --timeout SECONDS waits longer",
             Self::Nested { .. } => "run vmshm inside the outer guest to reach the inner one",
             Self::Incompatible { .. } => "use the same release of vmshm on both sides",

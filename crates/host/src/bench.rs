@@ -18,6 +18,7 @@ pub use turns::Turns;
 use crate::attach::AttachOptions;
 use crate::beacon_search::BeaconSearch;
 use crate::ending::SessionEnd;
+use crate::os::Moment;
 use crate::region::Region;
 use crate::session::{RequestError, Session};
 use crate::sighting::{Target, Where};
@@ -206,7 +207,9 @@ fn in_turns(
         let ours = turns.records(session, messages)?;
         let floor = turns.lines(session, messages)?;
         let medians = Percentiles::of(ours.clone()).zip(Percentiles::of(floor.clone()));
-        ratios.extend(medians.map(|(ours, floor)| ours.p50 / floor.p50));
+        let ratio = medians.map(|(ours, floor)| ours.p50 / floor.p50);
+        // A coarse clock may have seen no time pass.
+        ratios.extend(ratio.filter(|ratio| ratio.is_finite()));
         record.extend(ours);
         line.extend(floor);
     }
@@ -216,7 +219,7 @@ fn in_turns(
 /// What reading the clock itself costs, in nanoseconds.
 fn clock_cost() -> f64 {
     let mut costs: Vec<f64> = (0..2000)
-        .map(|_| Instant::now().elapsed().as_secs_f64() * 1e9)
+        .map(|_| Moment::now().elapsed_nanoseconds())
         .collect();
     median(&mut costs)
 }
@@ -304,7 +307,7 @@ fn ping_pong(
     let _measuring = Measuring::start(session, region, Mode::PingPong, timeout)?;
     for round in 0..rounds + rounds / 10 {
         count = count.wrapping_add(1);
-        let start = Instant::now();
+        let start = Moment::now();
         // release: bench-ping
         memory.store_release(PING, count).map_err(link)?;
         spin_until(session, || {
@@ -334,7 +337,7 @@ fn echo(
     let mut answer = [0; MESSAGE];
     for round in 0..rounds + rounds / 10 {
         payload[..8].copy_from_slice(&(round as u64).to_le_bytes());
-        let start = Instant::now();
+        let start = Moment::now();
         spin_until(session, || Ok(producer.try_push(1, &payload)?))?;
         spin_until(session, || Ok(consumer.try_pop(&mut answer)?.is_some()))?;
         note(start, clock, round, rounds, into);
@@ -350,8 +353,8 @@ fn echo(
 }
 
 /// Takes one round's time down, unless it belongs to the warm-up.
-fn note(start: Instant, clock: f64, round: usize, rounds: usize, into: &mut Vec<f64>) {
-    let both_ways = start.elapsed().as_secs_f64() * 1e9 - clock;
+fn note(start: Moment, clock: f64, round: usize, rounds: usize, into: &mut Vec<f64>) {
+    let both_ways = start.elapsed_nanoseconds() - clock;
     if round >= rounds / 10 {
         into.push(both_ways.max(0.0) / 2.0);
     }

@@ -4,6 +4,7 @@
 use vmshm_ram::{Access, Confidential, Examination, Namespace, Obstacle, VmmKind};
 
 use crate::machines::{AgentState, MachineView};
+use crate::os::advice;
 
 /// One thing that stands in the way, or that is good to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +48,12 @@ pub struct Diagnosis {
     pub notes: Vec<Cause>,
     /// How its agent is.
     pub agent: Cause,
+}
+
+/// What is good to know of this host and of this program's rights, whichever VM is meant.
+#[must_use]
+pub fn about_this_host() -> Vec<Cause> {
+    crate::os::about_this_host()
 }
 
 /// Looks closer at VMs that were looked at.
@@ -130,7 +137,7 @@ fn agent(machine: &MachineView) -> Cause {
         Some(AgentState::Seen) => Cause::new("running", None),
         Some(AgentState::Silent) => Cause::new(
             "silent: its heartbeat stands still",
-            Some("is the VM paused? (kill -CONT PID)"),
+            Some(advice::IS_IT_PAUSED),
         ),
         Some(AgentState::Dead) => Cause::new(
             "dead: its keeper still holds the memory",

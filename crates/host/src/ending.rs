@@ -81,7 +81,7 @@ impl From<SessionEnd> for End {
 pub enum Condition {
     /// Its heartbeat moves.
     Running,
-    /// The VMM's process is stopped (SIGSTOP, a debugger).
+    /// The VMM's process is stopped (by a signal, a debugger, or because somebody suspended it).
     Stopped,
     /// The VMM runs, but no heartbeat has come for longer than it should.
     Silent,

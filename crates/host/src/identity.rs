@@ -1,24 +1,24 @@
 //! Who this process is, as other vmshm processes on this host can check, and
 //! whether another one still runs.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
-
 use vmshm_link::slot::HostIdentity;
+
+use crate::os;
+pub(crate) use crate::os::start_time;
 
 /// This process. Fields that cannot be read are zero, and nobody concludes anything
 /// from such an identity.
 #[must_use]
 pub fn own_identity() -> HostIdentity {
     HostIdentity {
-        boot_id: boot_id().unwrap_or_default(),
-        pid_namespace: pid_namespace().unwrap_or_default(),
+        boot_id: os::boot_id().unwrap_or_default(),
+        pid_namespace: os::pid_namespace().unwrap_or_default(),
         pid: u64::from(std::process::id()),
         start_time: start_time(u64::from(std::process::id())).unwrap_or_default(),
     }
 }
 
-/// Whether `owner` was a process of this host, in our pid namespace, that runs no
+/// Whether `owner` was a process of this host, of our process numbers, that runs no
 /// more. `false` where that cannot be told.
 #[must_use]
 pub fn is_known_dead(owner: &HostIdentity) -> bool {
@@ -28,36 +28,7 @@ pub fn is_known_dead(owner: &HostIdentity) -> bool {
         && owner.start_time != 0
         && owner.boot_id == ours.boot_id
         && owner.pid_namespace == ours.pid_namespace;
-    comparable && start_time(owner.pid) != Some(owner.start_time)
-}
-
-fn boot_id() -> Option<[u8; 16]> {
-    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
-    u128::from_str_radix(&digits, 16)
-        .ok()
-        .map(u128::to_be_bytes)
-}
-
-fn pid_namespace() -> Option<u64> {
-    fs::metadata("/proc/self/ns/pid")
-        .ok()
-        .map(|meta| meta.ino())
-}
-
-/// Field 22 of `/proc/PID/stat` (proc_pid_stat(5)); nothing for a process that is
-/// gone or only a zombie.
-pub(crate) fn start_time(pid: u64) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field may hold spaces and parentheses; the rest starts after the last one.
-    let rest = stat.rsplit_once(')')?.1;
-    let mut fields = rest.split_ascii_whitespace();
-    let state = fields.next()?;
-    if state == "Z" || state == "X" {
-        return None;
-    }
-    // Field 3 was the state; 22 is the 19th from there.
-    fields.nth(18)?.parse().ok()
+    comparable && os::has_ended(owner.pid, owner.start_time)
 }
 
 #[cfg(test)]
@@ -72,10 +43,13 @@ mod tests {
         let mut reused = own;
         reused.start_time += 1;
         assert!(is_known_dead(&reused), "another process has that pid now");
-        let mut child = std::process::Command::new("sleep")
-            .arg("60")
+        // This very program, waiting at the end of a pipe.
+        let mut child = std::process::Command::new(std::env::current_exe().expect("named"))
+            .args(["--exact", "identity::tests::waits", "--ignored"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::null())
             .spawn()
-            .expect("sleep starts");
+            .expect("it starts");
         let of_child = HostIdentity {
             pid: u64::from(child.id()),
             start_time: start_time(u64::from(child.id())).expect("it runs"),
@@ -86,9 +60,18 @@ mod tests {
         while start_time(of_child.pid).is_some() {
             std::thread::yield_now();
         }
-        assert!(is_known_dead(&of_child), "a zombie holds nothing");
+        assert!(
+            is_known_dead(&of_child),
+            "it holds nothing before it is reaped"
+        );
         child.wait().expect("reaped");
         assert!(is_known_dead(&of_child));
+    }
+
+    #[test]
+    #[ignore = "the other process of another test"]
+    fn waits() {
+        let _ = std::io::Read::read(&mut std::io::stdin(), &mut [0]);
     }
 
     #[test]

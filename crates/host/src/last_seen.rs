@@ -7,16 +7,14 @@
 //! directory that nobody else can write, or it is not used.
 
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::PathBuf;
 
-use rustix::fd::OwnedFd;
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use vmshm_link::beacon::{KEEPER_BEAT_MILLIS, Signs};
 
 use crate::identity::own_identity;
-use crate::user_directory;
+pub(crate) use crate::os::milliseconds_since_boot as now;
+use crate::user_directory::{self, NoteDirectory};
 
 /// The file's name in its directory.
 const FILE: &str = "beacons";
@@ -100,26 +98,13 @@ pub(crate) struct LastSeen {
     pub(crate) vms: Vec<SeenVm>,
 }
 
-/// Milliseconds since the host booted, its sleep included.
-pub(crate) fn now() -> u64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
-    let nanoseconds = u64::try_from(time.tv_nsec).unwrap_or_default();
-    seconds * 1000 + nanoseconds / 1_000_000
-}
-
 impl LastSeen {
     /// Reads the file; nothing where there is none that can be trusted.
     pub(crate) fn load() -> Self {
         let read = || -> Option<Self> {
-            let directory = directory(false)?;
-            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-            let file = rustix::fs::openat(&directory, FILE, flags, Mode::empty()).ok()?;
+            let file = directory(false)?.read(FILE).ok()?;
             let mut text = String::new();
-            File::from(file)
-                .take(LONGEST)
-                .read_to_string(&mut text)
-                .ok()?;
+            file.take(LONGEST).read_to_string(&mut text).ok()?;
             Self::parse(&text)
         };
         read().unwrap_or_default()
@@ -127,23 +112,9 @@ impl LastSeen {
 
     /// Writes the file, if there is a safe place for it.
     pub(crate) fn store(&self) {
-        let write = || -> Option<()> {
-            let directory = directory(true)?;
-            let partial = format!("{FILE}.{}", std::process::id());
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-            let _ = rustix::fs::unlinkat(&directory, &partial, AtFlags::empty());
-            let file = rustix::fs::openat(&directory, &partial, flags, Mode::RUSR | Mode::WUSR);
-            let written = File::from(file.ok()?).write_all(self.text().as_bytes());
-            let renamed = written
-                .is_ok()
-                .then(|| rustix::fs::renameat(&directory, &partial, &directory, FILE).ok())
-                .flatten();
-            if renamed.is_none() {
-                let _ = rustix::fs::unlinkat(&directory, &partial, AtFlags::empty());
-            }
-            renamed
-        };
-        if write().is_none() {
+        let bytes = self.text();
+        let written = directory(true).map(|directory| directory.replace(FILE, bytes.as_bytes()));
+        if !matches!(written, Some(Ok(()))) {
             tracing::debug!("what was seen cannot be remembered");
         }
     }
@@ -237,14 +208,12 @@ fn boot_id() -> u128 {
 
 /// The user's own directory for this, made if `make` says so; nothing unless it is
 /// theirs alone.
-fn directory(make: bool) -> Option<OwnedFd> {
+fn directory(make: bool) -> Option<NoteDirectory> {
     let open = |path: PathBuf| {
         if make {
-            let _ = rustix::fs::mkdirat(CWD, &path, Mode::RWXU);
+            let _ = user_directory::make_private_directory(&path);
         }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        user_directory::is_ours_alone(&path)
-            .then(|| rustix::fs::openat(CWD, &path, flags, Mode::empty()).ok())?
+        NoteDirectory::open(&path)
     };
     user_directory::candidates().into_iter().find_map(open)
 }

@@ -27,6 +27,7 @@ pub mod listen;
 mod look;
 pub mod machines;
 pub mod observer;
+mod os;
 #[cfg(test)]
 mod own_guest;
 pub mod physical;

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rustix::fs::{MemfdFlags, fstat, ftruncate, memfd_create};
 use vmshm_link::beacon::{Beacon, KEEPER_PULSE, PAGE_BYTES};
 use vmshm_link::{Extent, GuestPhysical};
 use vmshm_ram::{Machine, Method, find_by_pid};
 use vmshm_shm::{Mapping, Piece, Protection, SharedMemory};
 
+use crate::os;
 use crate::sighting::Target;
 
 /// The boot id of the guest, and of a guest inside it.
@@ -27,18 +27,15 @@ pub(crate) struct OwnGuest {
 impl OwnGuest {
     /// A guest with `size` bytes of RAM in a machine of this kind.
     pub(crate) fn new(size: u64, machine: Machine) -> Self {
-        let file = memfd_create("guest-ram", MemfdFlags::CLOEXEC).expect("a memory file");
-        ftruncate(&file, size).expect("its size");
+        let file = os::make_memory_file("guest-ram", size).expect("a memory file");
         let piece = Piece {
             offset: 0,
             length: size,
         };
         let memory = Mapping::new(&file, &[piece], Protection::ReadWrite).expect("mapped");
-        let inode = fstat(&file).expect("it is there").st_ino;
         let mut vmm = find_by_pid(std::process::id()).expect("this process");
         // Other tests of this process map and unmap theirs at the same time.
-        vmm.blocks
-            .retain(|block| block.file.is_some_and(|file| file.inode == inode));
+        vmm.blocks.retain(|block| os::trial::is_of(block, &file));
         assert_eq!(vmm.blocks.len(), 1, "the RAM is found");
         vmm.machine = machine;
         vmm.ram_bytes = size;

@@ -1,5 +1,6 @@
 //! `display` against a process that plays a guest with screens, and a monitor that is played
 //! here: what arrives is what was drawn, by either method, and after whatever happened.
+#![cfg(target_os = "linux")]
 #![allow(
     clippy::expect_used,
     reason = "a test that cannot go on says so by panicking"

@@ -1,5 +1,6 @@
 //! VMMs that do what they like while they are looked at: they end, become another program, fork, map their memory
 //! elsewhere, or have tens of thousands of mappings. Looking ends in bounded time with a right answer or a clear error.
+#![cfg(target_os = "linux")]
 #![allow(
     clippy::expect_used,
     reason = "a test that cannot go on says so by panicking"

@@ -1,5 +1,6 @@
 //! `Vm`, an application's handle, against a process that plays a guest with its agent:
 //! opening and closing, ends that are told, and going on afterwards.
+#![cfg(target_os = "linux")]
 #![allow(
     clippy::expect_used,
     reason = "a test that cannot go on says so by panicking"

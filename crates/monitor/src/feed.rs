@@ -2,13 +2,11 @@
 //!
 //! Nothing here waits for the guest: a wait ends at the next look that is due.
 
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
 use vmshm_channel::sink::{Condition, FromMonitor, Run, Stats, ToMonitor};
-use vmshm_channel::{Channel, ChannelError, Size, timespec};
+use vmshm_channel::{Channel, ChannelError, Handed, Size};
 use vmshm_link::frames::SourceState;
 use vmshm_shm::Protection;
 
@@ -16,6 +14,7 @@ use crate::canvas::{Shown, lock};
 use crate::figures::{Figures, nanos};
 use crate::frames_memory::map;
 use crate::intake::{Intake, Taken, Terms, Turn};
+use crate::os;
 use crate::pacing::Pacing;
 use crate::post::Post;
 
@@ -27,8 +26,6 @@ const WRITING: Duration = Duration::from_micros(100);
 const FIGURES: Duration = Duration::from_secs(1);
 /// The longest wait, with or without frames to look at.
 const LONGEST: Duration = Duration::from_millis(100);
-/// Sleeps end this much late at most.
-const TIMER_SLACK_NANOS: u64 = 1000;
 
 /// What is told to whoever shows the picture.
 #[derive(Debug)]
@@ -83,9 +80,7 @@ pub struct Feed {
 impl Feed {
     /// Listens, looks and tells until the end.
     pub fn run(self, show: &mut impl Show) {
-        // Without it every sleep of 50 us would take 100: only slower, so never mind.
-        let slack = std::num::NonZeroU64::new(TIMER_SLACK_NANOS);
-        let _ = rustix::thread::set_current_timer_slack(slack);
+        os::sharpen_timers();
         let now = Instant::now();
         let mut running = Running {
             intake: Intake::new(self.terms),
@@ -120,18 +115,15 @@ impl Running {
         if now >= self.next_figures && !self.report(now, show) {
             return false;
         }
-        let interest = match self.feed.post.flush() {
-            Ok(interest) => interest,
-            Err(_) => return self.end(show),
+        let Ok(has_more) = self.feed.post.flush() else {
+            return self.end(show);
         };
         let limit = self
             .next_figures
             .saturating_duration_since(now)
             .min(LONGEST);
-        let timeout = timespec(sleep.min(limit));
-        let mut fds = [PollFd::new(&self.feed.incoming, interest)];
-        let _ = poll(&mut fds, Some(&timeout));
-        if fds[0].revents() - PollFlags::OUT == PollFlags::empty() {
+        // A wait that fails shows when something is received.
+        if let Ok(false) = self.feed.incoming.wait(has_more, sleep.min(limit)) {
             return true;
         }
         loop {
@@ -254,7 +246,7 @@ impl Running {
     fn take(
         &mut self,
         message: ToMonitor,
-        descriptor: Option<OwnedFd>,
+        descriptor: Option<Handed>,
         show: &mut impl Show,
     ) -> bool {
         match message {
@@ -284,7 +276,7 @@ impl Running {
 
     fn take_frames(
         &mut self,
-        descriptor: Option<OwnedFd>,
+        descriptor: Option<Handed>,
         runs: &[Run],
         reader: usize,
     ) -> Result<(), String> {
@@ -296,7 +288,7 @@ impl Running {
 
     fn take_pixels(
         &mut self,
-        descriptor: Option<OwnedFd>,
+        descriptor: Option<Handed>,
         runs: &[Run],
         region: u64,
     ) -> Result<(), String> {
@@ -312,10 +304,10 @@ impl Running {
 }
 
 fn map_received(
-    descriptor: Option<OwnedFd>,
+    descriptor: Option<Handed>,
     runs: &[Run],
     protection: Protection,
 ) -> Result<vmshm_shm::Mapping, String> {
     let file = descriptor.ok_or("no descriptor came with the memory")?;
-    map(file.as_fd(), runs, protection).map_err(|error| format!("cannot map the frames: {error}"))
+    map(&file, runs, protection).map_err(|error| format!("cannot map the frames: {error}"))
 }

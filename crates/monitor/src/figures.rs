@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
 use vmshm_channel::sink::Stats;
+
+use crate::os::processor_time;
 
 /// The most durations of one kind that are kept for one report.
 const SAMPLES: usize = 4096;
@@ -92,12 +93,6 @@ impl Figures {
 /// A duration in nanoseconds.
 pub fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-fn processor_time() -> Duration {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -1,11 +1,10 @@
 //! Taking frames in from guests that write what they like, stop halfway, or die.
 
-use std::os::fd::OwnedFd;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use vmshm_channel::Handed;
 use vmshm_link::frames::{
     Damage, FRAMES_SIZE, Frame, FrameWriter, PixelFormat, PixelSlots, Place, Rectangle,
 };
@@ -13,18 +12,13 @@ use vmshm_shm::{Mapping, PAGE_SIZE, Protection, SharedMemory};
 
 use super::{Intake, STANDSTILL, Terms, Turn};
 use crate::canvas::{Shown, lock};
+use crate::os::trial::memory_file as file;
 
 const REGION: u64 = 9;
 const SIZE: (u32, u32) = (40, 30);
 const SLOT: u64 = 2 * PAGE_SIZE;
 
-fn file(size: u64) -> OwnedFd {
-    let file = memfd_create("intake", MemfdFlags::CLOEXEC).expect("succeeds");
-    ftruncate(&file, size).expect("succeeds");
-    file
-}
-
-fn both(file: &OwnedFd, size: u64) -> (Mapping, Mapping) {
+fn both(file: &Handed, size: u64) -> (Mapping, Mapping) {
     let map = |protection| Mapping::whole(file, size, protection).expect("succeeds");
     (map(Protection::ReadWrite), map(Protection::ReadWrite))
 }
@@ -33,7 +27,7 @@ struct Guest {
     writer: FrameWriter<Mapping>,
     pixels: Mapping,
     slots: PixelSlots,
-    pixels_file: OwnedFd,
+    pixels_file: Handed,
 }
 
 impl Guest {

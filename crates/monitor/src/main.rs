@@ -2,11 +2,10 @@
 //! frames' memory over its standard input; it knows no VM and no guest RAM beyond that.
 //!
 //! What it shows was written by a guest that may be hostile. So it opens its window first,
-//! then gives up what it does not need ([`confinement`]), and only then maps guest memory. It
+//! then gives up what it does not need ([`os`]), and only then maps guest memory. It
 //! refuses arguments: everything comes over the channel.
 
 mod canvas;
-mod confinement;
 mod feed;
 mod figures;
 mod frames_memory;
@@ -113,7 +112,7 @@ fn run(mut incoming: Channel, post: &Post) -> Result<(), Failure> {
 }
 
 fn become_ready(post: &Post) {
-    let confinement = confinement::confine();
+    let confinement = os::confine_process(os::confine_this_thread());
     post.send(&FromMonitor::Ready {
         confinement,
         keymap: None,
@@ -122,18 +121,9 @@ fn become_ready(post: &Post) {
 
 /// The channel's frame for when mapped memory is taken away.
 fn last_words() -> Vec<u8> {
-    use std::io::Read;
     let words = FromMonitor::Failed {
-        message: "the file with the guest's memory was cut short".to_owned(),
-        hint: Some("the VM has ended, or somebody changes its RAM file".to_owned()),
+        message: os::lost_memory::MESSAGE.to_owned(),
+        hint: Some(os::lost_memory::HINT.to_owned()),
     };
-    let mut bytes = Vec::new();
-    if let Ok((mut reader, writer)) = std::os::unix::net::UnixStream::pair()
-        && let Ok(mut channel) = Channel::new(writer)
-        && channel.send(&words, None).is_ok()
-    {
-        drop(channel);
-        let _ = reader.read_to_end(&mut bytes);
-    }
-    bytes
+    vmshm_channel::frame(&words).unwrap_or_default()
 }

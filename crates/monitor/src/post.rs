@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rustix::event::PollFlags;
 use vmshm_channel::sink::FromMonitor;
 use vmshm_channel::{Channel, ChannelError};
 
@@ -12,7 +11,7 @@ use crate::canvas::lock;
 /// A sender that can be cloned.
 #[derive(Debug, Clone)]
 pub struct Post {
-    /// Only sent over; another end of the same socket receives.
+    /// Only sent over; another end of the same connection receives.
     channel: Arc<Mutex<Channel>>,
 }
 
@@ -29,11 +28,11 @@ impl Post {
         let _ = lock(&self.channel).send(message, None);
     }
 
-    /// Sends what the socket did not take before; what to poll for now.
-    pub fn flush(&self) -> Result<PollFlags, ChannelError> {
+    /// Sends what the connection did not take before; whether something is left.
+    pub fn flush(&self) -> Result<bool, ChannelError> {
         let mut channel = lock(&self.channel);
         channel.flush()?;
-        Ok(channel.interest())
+        Ok(channel.has_unflushed())
     }
 
     /// Waits until all is sent, or gives up.

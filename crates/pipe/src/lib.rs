@@ -5,10 +5,10 @@
 //! found or who else watches the peer: the host library and the guest's agent bring
 //! that.
 
+mod os;
 mod pause;
 mod pump;
-mod streams;
 
+pub use os::take_standard_streams;
 pub use pause::pause;
 pub use pump::{Progress, Pump, PumpError};
-pub use streams::take_standard_streams;

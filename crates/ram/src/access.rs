@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::block::Backing;
-use crate::os::user_name;
+use crate::os::{advice, user_label};
 
 /// The way to reach guest RAM that is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
@@ -46,7 +46,7 @@ impl fmt::Display for Access {
 #[non_exhaustive]
 pub enum Obstacle {
     /// Only the process's own user and root may look.
-    #[error("the process belongs to {}, and you are {}", user(*owner), user(*own))]
+    #[error("the process belongs to {}, and you are {}", user_label(*owner), user_label(*own))]
     OtherUser {
         /// Who runs the VMM.
         owner: u32,
@@ -104,6 +104,35 @@ pub enum Obstacle {
     /// The process ended.
     #[error("the process is gone")]
     Gone,
+    /// Another user's process, or one with more rights (Windows).
+    #[error(
+        "the process belongs to another user or has more rights, and this one has no SeDebugPrivilege"
+    )]
+    NotElevated,
+    /// A protected process (Windows): all rights do not help.
+    #[error("the system protects the process: not even an administrator may open its memory")]
+    Protected,
+    /// Handles of sections that could not be copied (Windows).
+    #[error("{count} handles of sections of the process cannot be copied: {}", reason(*code))]
+    SectionsRefused {
+        /// How many.
+        count: usize,
+        /// The system's code for the last of them.
+        code: i32,
+    },
+    /// No section can be the RAM that was configured (Windows).
+    #[error(
+        "the largest section that the process holds has {largest} bytes, less than its configuration's {told} bytes of RAM"
+    )]
+    SectionsTooSmall {
+        /// The largest one's size in bytes.
+        largest: u64,
+        /// RAM as configured, in bytes.
+        told: u64,
+    },
+    /// Copying needs an address in the VMM (Windows).
+    #[error("where the VMM maps its section cannot be told")]
+    SectionPlace,
     /// Another refusal of the system.
     #[error("{what} failed: {}", reason(*code))]
     System {
@@ -112,14 +141,6 @@ pub enum Obstacle {
         /// The raw `errno` value.
         code: i32,
     },
-}
-
-/// A user as people know it.
-fn user(number: u32) -> String {
-    match user_name(number) {
-        Some(name) => format!("{name} (uid {number})"),
-        None => format!("uid {number}"),
-    }
 }
 
 fn with_mode(mode: Option<u32>) -> String {
@@ -136,11 +157,8 @@ impl Obstacle {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::OtherUser { owner: 0, .. } => Some("run as root".to_owned()),
-            Self::OtherUser { owner, .. } => {
-                Some(format!("run as root, or as {}", user(*owner)))
-            }
-            Self::NotDumpable | Self::Confined => Some("run as root".to_owned()),
+            Self::OtherUser { owner, .. } => Some(advice::other_user(*owner)),
+            Self::NotDumpable | Self::Confined => Some(advice::FULL_RIGHTS.to_owned()),
             Self::MissingCapability => Some(
                 "run outside the container, or give it the capability SYS_PTRACE".to_owned(),
             ),
@@ -152,16 +170,20 @@ impl Obstacle {
                 "run as root, or set kernel.yama.ptrace_scope to 0; RAM in a memfd or a shared file can be mapped nevertheless"
                     .to_owned(),
             ),
-            Self::Private { .. } => Some(
-                "use the copy method, or start the VM with shared RAM (QEMU: -object memory-backend-memfd,id=ram,size=SIZE,share=on -machine memory-backend=ram)"
-                    .to_owned(),
-            ),
+            Self::Private { .. } => Some(advice::SHARED_RAM.to_owned()),
             Self::FileRefused { scope: 1.., .. } => Some(
                 "run as root; or set kernel.yama.ptrace_scope to 0, so that the VMM's descriptor of the file can be used"
                     .to_owned(),
             ),
-            Self::FileRefused { .. } => Some("run as root, or use the copy method".to_owned()),
-            Self::NoBlock | Self::Gone | Self::System { .. } => None,
+            Self::FileRefused { .. } => Some(format!("{}, or use the copy method", advice::FULL_RIGHTS)),
+            Self::NotElevated | Self::SectionsRefused { .. } => {
+                Some(advice::FULL_RIGHTS.to_owned())
+            }
+            Self::SectionPlace => Some("use the map method".to_owned()),
+            Self::SectionsTooSmall { .. } => {
+                Some("is the .vmx file the running VM's?".to_owned())
+            }
+            Self::NoBlock | Self::Gone | Self::Protected | Self::System { .. } => None,
         }
     }
 }

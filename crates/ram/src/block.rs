@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use crate::address::VmmVirtual;
 use crate::mapping::{FileIdentity, MemoryMapping};
+use crate::os::HeldSection;
 
 /// Emulators align large allocations to this, for huge pages.
 const HUGE_PAGE: u64 = 2 << 20;
@@ -32,13 +33,20 @@ pub enum Backing {
     PrivateAnonymous,
     /// A file that the VMM maps privately: what it changed is its own.
     PrivateFile,
+    /// A section (Windows) of which the VMM holds a handle.
+    Section,
+    /// What the VMM maps of a section of which it holds no handle any more.
+    SectionView,
 }
 
 impl Backing {
     /// Whether another process can map the same memory.
     #[must_use]
     pub const fn is_shared(self) -> bool {
-        matches!(self, Self::SharedFile | Self::Memfd | Self::Hugetlb)
+        matches!(
+            self,
+            Self::SharedFile | Self::Memfd | Self::Hugetlb | Self::Section
+        )
     }
 }
 
@@ -50,6 +58,8 @@ impl fmt::Display for Backing {
             Self::Hugetlb => "hugetlb",
             Self::PrivateAnonymous => "private memory",
             Self::PrivateFile => "private mapping of a file",
+            Self::Section => "section",
+            Self::SectionView => "view of a section",
         })
     }
 }
@@ -61,7 +71,9 @@ pub struct RamBlock {
     pub backing: Backing,
     /// The file's path, the memfd's name, or empty.
     pub name: String,
-    /// Where the VMM has it.
+    /// Where the VMM has it. Where it maps a section of which it holds the handle cannot be
+    /// told: these get numbers that are no addresses of a program (bit 63 is set), one range
+    /// for each handle.
     pub start: VmmVirtual,
     /// How long it is, in bytes.
     pub length: u64,
@@ -214,10 +226,73 @@ pub(crate) fn shared_candidates(mappings: &[MemoryMapping]) -> Vec<RamBlock> {
     blocks
 }
 
+/// Where the numbers begin that stand for places in sections: no program's memory is there,
+/// so that copying to or from them fails.
+const SECTION_PLACES: u64 = 1 << 63;
+/// How far apart the places of two handles are, as a power of two: 4 TiB.
+const SECTION_PLACES_SHIFT: u32 = 42;
+/// Sections below this are no candidates in a process that is not recognised.
+const SMALLEST_SECTION: u64 = 1 << 20;
+
+/// A section that a process holds, as a block.
+pub(crate) fn of_section(section: &HeldSection) -> RamBlock {
+    let name = if section.name.is_empty() {
+        format!("unnamed section, handle {:#x}", section.handle)
+    } else {
+        section.name.clone()
+    };
+    // The two lowest bits of a handle mean nothing.
+    let place = (section.handle >> 2).wrapping_shl(SECTION_PLACES_SHIFT);
+    let start = VmmVirtual(SECTION_PLACES | place);
+    RamBlock {
+        backing: Backing::Section,
+        name,
+        start,
+        length: section.length,
+        file: Some(section.identity),
+        listed: Some((start, start)),
+    }
+}
+
+/// What could be guest RAM beside the [`candidates`] where a system has sections: those that
+/// the process holds, and what it maps of others. A view that is not larger than a section
+/// that is held may be one of that, and is left out.
+pub(crate) fn section_candidates(
+    mappings: &[MemoryMapping],
+    sections: &[HeldSection],
+) -> Vec<RamBlock> {
+    let held = sections
+        .iter()
+        .filter(|section| section.length >= SMALLEST_SECTION);
+    let mut blocks: Vec<RamBlock> = held.map(of_section).collect();
+    let largest = sections
+        .iter()
+        .map(|section| section.length)
+        .max()
+        .unwrap_or(0);
+    let views = mappings.iter().filter(|mapping| {
+        mapping.shared
+            && mapping.file.is_none()
+            && mapping.readable
+            && mapping.writable
+            && !mapping.executable
+            && mapping.length > largest
+            && mapping.length >= SMALLEST_SECTION
+    });
+    blocks.extend(views.map(|mapping| RamBlock {
+        backing: Backing::SectionView,
+        ..anonymous_block(mapping.start.0, mapping.length)
+    }));
+    blocks
+}
+
 /// Whether every block's first and last byte lie in writable memory of the same file, or
 /// of none, as when it was found.
 pub(crate) fn are_still_there(mappings: &[MemoryMapping], blocks: &[RamBlock]) -> bool {
-    blocks.iter().all(|block| {
+    let mut placed = blocks
+        .iter()
+        .filter(|block| block.backing != Backing::Section);
+    placed.all(|block| {
         let last = block.start.0.saturating_add(block.length.saturating_sub(1));
         [block.start.0, last].iter().all(|address| {
             let index = mappings.partition_point(|mapping| mapping.start.0 <= *address);

@@ -5,7 +5,6 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use rustix::fd::{AsFd, BorrowedFd};
 use vmshm_shm::Protection;
 
 use crate::access::{Access, Method, Obstacle};
@@ -14,7 +13,9 @@ use crate::block::{self, Backing, RamBlock};
 use crate::dump::StoredDump;
 use crate::graft_runs::{OpenGraft, cut, open_grafts};
 use crate::open_block::{OpenBlock, write_file};
-use crate::os::{BackingFile, Liveness, MemoryRead, Process, ProcessMemory, Residency, code};
+use crate::os::{
+    BackingFile, BorrowedFile, Liveness, MemoryRead, Process, ProcessMemory, Residency, code,
+};
 use crate::ram_error::{OpenError, RamError};
 use crate::view::View;
 use crate::vmm::Vmm;
@@ -38,7 +39,7 @@ pub struct RamRead<'a> {
 #[derive(Debug)]
 pub struct FileRuns<'a> {
     /// The file. Its descriptor reaches all that lies in it, not only these pieces.
-    pub file: BorrowedFd<'a>,
+    pub file: BorrowedFile<'a>,
     /// Offset and length in it of each run of whole pages, in the pieces' order.
     pub runs: Vec<(u64, u64)>,
 }
@@ -183,7 +184,7 @@ impl GuestRam {
             block: block.clone(),
             file: Some(Arc::clone(file)),
             origin: None,
-            residency: Residency::FileHoles,
+            residency: Residency::of_stored(),
             grafts: Vec::new(),
         };
         Self {
@@ -294,7 +295,10 @@ impl GuestRam {
     /// [`RamError`]; a part may have been written.
     pub fn write_at(&self, at: BlockOffset, from: &[u8]) -> Result<(), RamError> {
         let open = self.checked(at, from.len())?;
-        let file = open.file.as_ref().filter(|_| !self.copying);
+        let file = open
+            .file
+            .as_ref()
+            .filter(|_| !self.copying || open.has_no_place());
         match (file, &self.memory) {
             (Some(file), _) if !file.writable => return Err(RamError::ReadOnly),
             (Some(file), _) => {
@@ -370,20 +374,17 @@ impl GuestRam {
             cause,
         })?;
         // One file may have many runs; those of other regions are no business of this view.
-        let mut used: Vec<&BackingFile> = Vec::new();
+        let mut used: Vec<Arc<BackingFile>> = Vec::new();
         for graft in grafts.iter().flat_map(|(_, grafts)| grafts) {
-            let file = &*graft.file;
+            let file = &graft.file;
             let is_mapped = located
                 .iter()
-                .any(|(mapped, ..)| std::ptr::eq(*mapped, file));
-            if is_mapped && !used.iter().any(|known| std::ptr::eq(*known, file)) {
-                used.push(file);
+                .any(|(mapped, ..)| std::ptr::eq(*mapped, &**file));
+            if is_mapped && !used.iter().any(|known| Arc::ptr_eq(known, file)) {
+                used.push(Arc::clone(file));
             }
         }
-        view.over_grafts(&used).map_err(|cause| OpenError::Map {
-            pieces: located.len(),
-            cause,
-        })
+        Ok(view.over_grafts(used))
     }
 
     /// The grafts in the blocks of these pieces at this moment; none where all is copied,
@@ -422,10 +423,15 @@ impl GuestRam {
         pieces: &[BlockPiece],
         grafts: &'s [(usize, Vec<OpenGraft>)],
     ) -> Option<Vec<(&'s BackingFile, u64, u64)>> {
+        let has_no_place = |piece: &BlockPiece| {
+            let open = self.blocks.get(piece.at.block);
+            open.is_some_and(OpenBlock::has_no_place)
+        };
+        let may_map = !self.copying || pieces.iter().all(has_no_place);
         let mut located = Vec::with_capacity(pieces.len());
         for piece in merge_pieces(pieces) {
             let open = self.blocks.get(piece.at.block)?;
-            let own = open.file.as_deref().filter(|_| !self.copying);
+            let own = open.file.as_deref().filter(|_| may_map);
             let here = grafts.iter().find(|(block, _)| *block == piece.at.block);
             let grafts = here
                 .map(|(_, grafts)| grafts.as_slice())
@@ -489,7 +495,7 @@ impl GuestRam {
         };
         let runs: Option<Vec<_>> = merged.iter().map(run).collect();
         Some(FileRuns {
-            file: first.as_fd(),
+            file: first.as_file(),
             runs: runs.filter(|_| is_mappable)?,
         })
     }
@@ -518,9 +524,9 @@ impl GuestRam {
     /// Whether the system tells where a run of existing pages ends only by walking to its
     /// end, however far that is.
     pub(crate) fn sees_whole_runs(&self, block: usize) -> bool {
-        self.blocks.get(block).is_some_and(|open| {
-            open.origin.is_some() || matches!(open.residency, Residency::FileHoles)
-        })
+        self.blocks
+            .get(block)
+            .is_some_and(|open| open.origin.is_some() || open.residency.is_by_file())
     }
 
     /// Whether anything of a block can be reached.
@@ -537,7 +543,7 @@ impl GuestRam {
         let Some(open) = self.blocks.get(block) else {
             return Vec::new();
         };
-        if matches!(open.residency, Residency::FileHoles) {
+        if open.residency.is_by_file() {
             // Reading a hole of the file is cheaper than asking, and harmless.
             return offsets;
         }

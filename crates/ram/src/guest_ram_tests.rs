@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use vmshm_shm::{PAGE_SIZE, SharedMemory};
 
 use super::*;
-use crate::own_process::OwnRam;
+use crate::os::own_process::OwnRam;
 use crate::vmm::find_by_pid;
 use crate::{FindError, RunState};
 

@@ -3,6 +3,9 @@
 //! (`hw/i386/pc_piix.c`, `pc_q35.c`, `microvm.c`), those of Firecracker its
 //! `src/vmm/src/arch/x86_64/layout.rs` (a hole of 768 MiB below 4 GiB in older releases, of
 //! 1 GiB in newer ones), that of Cloud Hypervisor its `arch/src/x86_64/layout.rs` (RAM up to 3 GiB).
+//! That of VMware follows the memory maps (e820) that guests of its BIOS print: RAM up to
+//! 3 GiB and from 4 GiB on, unless `pciHole.start` in the `.vmx` file says otherwise, and its
+//! `.vmem` files, which hold both without a gap.
 
 use vmshm_link::{Extent, GuestPhysical};
 
@@ -31,6 +34,8 @@ const SPLITS: [u64; 8] = [
     3 * GIB / 2,
     5 * GIB / 2,
 ];
+/// More blocks than this are not asked whether they are the RAM.
+const MOST_CANDIDATES: usize = 16;
 /// More blocks than this are tried in their own order alone.
 const MOST_EXCHANGED: usize = 4;
 
@@ -59,6 +64,7 @@ pub(crate) fn by_machine(
                 ..range(0, block.length, 0)
             }]);
         }
+        Machine::Vmware { below_4g } => return vmware_layout(ram_bytes, blocks, 0, below_4g),
         Machine::Scattered => return Err(LayoutError::Scattered),
         Machine::Unknown => return Err(LayoutError::NoRule),
     };
@@ -92,6 +98,40 @@ fn split(blocks: &[RamBlock], ends: &[u64]) -> Result<Layout, LayoutError> {
     }
 }
 
+/// One of several blocks that may be a VMware guest's RAM: without gaps from address 0 up to
+/// `low`, and from 4 GiB on. Which of several it is the rule cannot know.
+fn vmware_layout(
+    ram_bytes: u64,
+    blocks: &[RamBlock],
+    chosen: usize,
+    low: u64,
+) -> Result<Layout, LayoutError> {
+    let block = blocks.get(chosen).ok_or(LayoutError::NoRule)?;
+    let size = match ram_bytes {
+        0 => block.length,
+        told => told.min(block.length),
+    };
+    let source = if blocks.len() > 1 {
+        Source::BlockOrder
+    } else {
+        Source::MachineRule
+    };
+    let parts = [
+        range(0, size.min(low), 0),
+        range(FOUR_GIB, size.saturating_sub(low), low),
+    ];
+    let there = parts.into_iter().filter(|part| part.extent.length > 0);
+    let of_block = there.map(|part| LayoutRange {
+        at: BlockOffset {
+            block: chosen,
+            offset: part.at.offset,
+        },
+        source,
+        ..part
+    });
+    Layout::new(of_block.collect())
+}
+
 fn range(start: u64, length: u64, offset: u64) -> LayoutRange {
     LayoutRange {
         extent: Extent {
@@ -115,6 +155,12 @@ pub(crate) fn hypotheses(machine: Machine, ram_bytes: u64, blocks: &[RamBlock]) 
         }
     };
     add(by_machine(machine, ram_bytes, blocks), true);
+    if let Machine::Vmware { below_4g } = machine {
+        for chosen in 1..blocks.len().min(MOST_CANDIDATES) {
+            add(vmware_layout(ram_bytes, blocks, chosen, below_4g), true);
+        }
+        return all;
+    }
     if machine == Machine::Uml || ram_bytes > LARGEST_PLAIN {
         return all;
     }

@@ -14,7 +14,9 @@ mod access;
 mod address;
 mod block;
 mod brand;
+mod census;
 mod dump;
+mod executable;
 mod firmware;
 mod graft_runs;
 mod guest_os;
@@ -26,8 +28,6 @@ mod layout_rule;
 mod mapping;
 mod open_block;
 mod os;
-#[cfg(test)]
-mod own_process;
 mod ram_error;
 mod scan;
 mod search;
@@ -37,13 +37,16 @@ mod vmm;
 pub use access::{Access, Method, Obstacle, Reach};
 pub use address::{BlockOffset, BlockPiece, VmmVirtual, merge_pieces};
 pub use block::{Backing, RamBlock};
+pub use census::Census;
 pub use dump::{DumpError, DumpFormat, DumpOutput, DumpPlan, DumpWriteError, StoredDump};
 pub use guest_os::{GuestOs, guest_os, guest_os_in};
 pub use guest_ram::{FileRuns, GuestRam, RamRead};
 pub use layout::{Layout, LayoutError, LayoutRange, Location, Source};
 pub use layout_proof::Point;
 pub use mapping::{FileIdentity, MemoryMapping};
-pub use os::{Census, Liveness, ProcRoot, RunState};
+#[cfg(windows)]
+pub use os::Privileges;
+pub use os::{Liveness, ProcRoot, RunState};
 pub use ram_error::{OpenError, RamError};
 pub use scan::{ScanStats, Sink, Step};
 pub use search::{

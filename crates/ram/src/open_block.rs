@@ -7,7 +7,7 @@ use std::sync::Arc;
 use vmshm_shm::{MapError, PAGE_SIZE, Protection, SharedMemory};
 
 use crate::address::{BlockOffset, VmmVirtual};
-use crate::block::RamBlock;
+use crate::block::{Backing, RamBlock};
 use crate::graft_runs::{OpenGraft, cut as cut_at_grafts};
 use crate::os::{BackingFile, Liveness, PrivateFile, ProcessMemory, Residency, code};
 use crate::view::View;
@@ -25,6 +25,11 @@ pub(crate) struct OpenBlock {
 }
 
 impl OpenBlock {
+    /// Whether it can be reached through its file alone: where the VMM has it is not known.
+    pub(crate) fn has_no_place(&self) -> bool {
+        self.block.backing == Backing::Section
+    }
+
     /// Where the VMM has a place of this block.
     pub(crate) fn address(&self, at: BlockOffset) -> VmmVirtual {
         VmmVirtual(self.block.start.0 + at.offset)

@@ -5,7 +5,7 @@ use vmshm_shm::MapError;
 
 use crate::access::{Access, Obstacle};
 use crate::address::BlockOffset;
-use crate::os::code;
+use crate::os::{advice, code};
 
 /// Why a VM's RAM could not be opened or viewed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -62,13 +62,14 @@ impl OpenError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Method { obstacle, .. } | Self::Unreachable(obstacle) => obstacle.hint(),
-            Self::ReadOnly => Some("run as root, or as the user who runs the VM".to_owned()),
+            Self::ReadOnly => Some(format!(
+                "{}, or as the user who runs the VM",
+                advice::FULL_RIGHTS
+            )),
             Self::Map {
                 cause: MapError::System(error),
                 ..
-            } if error.raw_os_error() == code::NO_MEMORY => {
-                Some("raise vm.max_map_count, or use the copy method".to_owned())
-            }
+            } if error.raw_os_error() == code::NO_MEMORY => Some(advice::MANY_PIECES.to_owned()),
             Self::Map { .. } => Some("use the copy method".to_owned()),
             Self::Moved { .. } => Some("try again".to_owned()),
             Self::Gone { .. } | Self::BadPiece { .. } => None,

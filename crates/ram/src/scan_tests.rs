@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::access::Method;
-use crate::own_process::OwnRam;
+use crate::os::own_process::OwnRam;
 use rustix::fs::MemfdFlags;
 use vmshm_shm::SharedMemory;
 

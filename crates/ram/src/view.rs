@@ -13,8 +13,8 @@ use crate::os::{BackingFile, Liveness, ProcessMemory};
 #[derive(Debug)]
 pub struct View {
     reach: Reach,
-    #[cfg(target_os = "linux")]
-    grafts: Vec<rustix::fd::OwnedFd>,
+    /// The files of grafted regions among what is mapped.
+    grafts: Vec<Arc<BackingFile>>,
 }
 
 #[derive(Debug)]
@@ -132,7 +132,7 @@ impl View {
         let mapping = Mapping::new(&file, &[whole], protection)?;
         Ok(Self {
             reach: Reach::Linear(mapping),
-            grafts: vec![file],
+            grafts: vec![Arc::new(BackingFile::of_graft(file))],
         })
     }
 
@@ -143,31 +143,21 @@ impl View {
         let [file] = self.grafts.as_slice() else {
             return None;
         };
-        let size = rustix::fs::fstat(file).ok()?.st_size;
-        let is_whole = u64::try_from(size) == Ok(self.size());
-        is_whole.then(|| rustix::fd::AsFd::as_fd(file))
+        file.has_size(self.size())
+            .then(|| rustix::fd::AsFd::as_fd(&**file))
     }
 
     /// Whether some of it lies in a file of a grafted region.
     #[must_use]
     pub const fn lies_in_grafts(&self) -> bool {
-        #[cfg(target_os = "linux")]
-        return !self.grafts.is_empty();
-        #[cfg(not(target_os = "linux"))]
-        false
+        !self.grafts.is_empty()
     }
 
     /// Whether the file of a graft that it maps was taken away from the VM: nobody else
     /// sees any more what is written.
     #[must_use]
     pub fn is_cut_off(&self) -> bool {
-        #[cfg(target_os = "linux")]
-        return self.grafts.iter().any(|file| {
-            let status = rustix::fs::fstat(file);
-            status.is_ok_and(|status| status.st_mode & 0o777 == 0)
-        });
-        #[cfg(not(target_os = "linux"))]
-        false
+        self.grafts.iter().any(|file| file.is_withdrawn())
     }
 
     /// Copies to and from runs of the VMM's memory.
@@ -199,25 +189,13 @@ impl View {
     }
 
     /// Remembers that it maps files of grafts.
-    #[cfg(target_os = "linux")]
-    pub(crate) fn over_grafts(mut self, files: &[&BackingFile]) -> Result<Self, MapError> {
-        for file in files {
-            let file = rustix::io::fcntl_dupfd_cloexec(file, 0).map_err(MapError::System)?;
-            self.grafts.push(file);
-        }
-        Ok(self)
-    }
-
-    /// There are none.
-    #[cfg(not(target_os = "linux"))]
-    pub(crate) fn over_grafts(self, _: &[&BackingFile]) -> Result<Self, MapError> {
-        Ok(self)
+    pub(crate) fn over_grafts(self, grafts: Vec<Arc<BackingFile>>) -> Self {
+        Self { grafts, ..self }
     }
 
     const fn over(reach: Reach) -> Self {
         Self {
             reach,
-            #[cfg(target_os = "linux")]
             grafts: Vec::new(),
         }
     }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::access::Method;
 use crate::address::BlockPiece;
-use crate::own_process::OwnRam;
+use crate::os::own_process::OwnRam;
 use crate::ram_error::OpenError;
 use proptest::prelude::*;
 

@@ -11,6 +11,8 @@ use windows_sys::Win32::System::Memory::SEC_RESERVE;
 #[test]
 fn scattered_pages_are_one_memory_wherever_views_may_start() {
     const PAGES: u64 = 300;
+    let side_by_side = vmshm_shm::lays_views_side_by_side();
+    println!("views side by side in pages of 4 KiB: {side_by_side}");
     let file = create(PAGES * PAGE_SIZE);
     let all = Mapping::whole(&file, PAGES * PAGE_SIZE, Protection::ReadWrite).expect("mapped");
     for page in 0..PAGES {

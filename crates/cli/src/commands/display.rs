@@ -1,10 +1,8 @@
 //! `vmshm display`: a screen of the guest in a window, or as one picture. What it does is in
 //! `vmshm-host`; what draws is `vmshm-monitor`, which is started here.
 
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
 use vmshm_channel::sink::{Sink, Stats};
 use vmshm_host::attach::attach;
 use vmshm_host::display::{
@@ -19,6 +17,7 @@ use super::display_words::{self as words, Own};
 use crate::arguments::Global;
 use crate::failure::Failure;
 use crate::interruption::{Interruption, not_written};
+use crate::os::processor_time;
 use crate::output::{self, tell};
 use crate::output_file::{OutputFile, Readers};
 use crate::reaper::Reaper;
@@ -186,7 +185,7 @@ impl Course<'_> {
                     Ended::Interrupted
                 });
             }
-            for event in shown.turn(interruption.as_fd())? {
+            for event in shown.turn(interruption.descriptor())? {
                 if let Some(ended) = self.take(event, shown) {
                     return Ok(ended);
                 }
@@ -274,12 +273,8 @@ impl Course<'_> {
 }
 
 fn own(shown: &Shown) -> Own {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
     Own {
-        processor: Duration::new(
-            u64::try_from(time.tv_sec).unwrap_or(0),
-            u32::try_from(time.tv_nsec).unwrap_or(0),
-        ),
+        processor: processor_time(),
         relay: shown.relay_counts(),
     }
 }

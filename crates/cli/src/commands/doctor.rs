@@ -4,51 +4,53 @@
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
-use vmshm_host::diagnosis::{Cause, Diagnosis, diagnose};
+use vmshm_host::diagnosis::{Cause, Diagnosis, about_this_host, diagnose};
 use vmshm_host::machines;
-use vmshm_ram::ProcRoot;
 
 use crate::arguments::{Doctor, Global};
 use crate::failure::Failure;
+use crate::os;
 use crate::output;
 
 /// Runs it.
 pub(crate) fn run(doctor: &Doctor, global: &Global) -> Result<(), Failure> {
+    let facts = about_this_host();
     let machines = match &doctor.vm {
         Some(vm) => machines::look_by(vec![machines::find(vm)?], global.place()),
         None => {
-            tell_what_may_be_hidden();
+            // Whoever does not see everything should know.
+            if let Some(hidden) = os::hidden_machines() {
+                eprintln!("note: {hidden}");
+            }
             machines::list_by(global.place())?
         }
     };
     let all: Vec<Diagnosis> = machines.into_iter().map(diagnose).collect();
     if doctor.json {
+        // What is printed is of VMs; of the host only what is missing is said.
+        for fact in facts.iter().filter(|fact| fact.hint.is_some()) {
+            let mut text = String::new();
+            lines(&mut text, "note: ", fact);
+            eprint!("{text}");
+        }
         let array: Vec<Value> = all.iter().map(as_json).collect();
         return output::print(&format!("{:#}\n", Value::from(array)));
     }
-    if all.is_empty() {
-        return output::print(
-            "no VM found on this host\n  hint: a VM of another user or in another pid namespace may be hidden; run as root\n",
-        );
-    }
     let mut text = String::new();
+    if !facts.is_empty() {
+        text.push_str("this host\n");
+    }
+    for fact in &facts {
+        lines(&mut text, "  ", fact);
+    }
+    if all.is_empty() {
+        let hint = os::NO_MACHINE_HINT;
+        let _ = writeln!(text, "no VM found on this host\n  hint: {hint}");
+    }
     for diagnosis in &all {
         describe(&mut text, diagnosis);
     }
     output::print(&text)
-}
-
-/// Whoever is not root does not see everything, and should know.
-fn tell_what_may_be_hidden() {
-    if ProcRoot::system().hides_processes() {
-        eprintln!(
-            "note: /proc hides the processes of other users (hidepid), or shows a container's only; root outside of it sees all"
-        );
-    } else if !rustix::process::geteuid().is_root() {
-        eprintln!(
-            "note: of other users' processes only the command lines are seen; root sees all VMs"
-        );
-    }
 }
 
 fn describe(text: &mut String, diagnosis: &Diagnosis) {
@@ -86,9 +88,15 @@ fn describe(text: &mut String, diagnosis: &Diagnosis) {
 }
 
 fn line(text: &mut String, what: &str, cause: &Cause) {
-    let _ = writeln!(text, "  {what}: {}", output::plain(&cause.what));
+    lines(text, &format!("  {what}: "), cause);
+}
+
+/// A cause behind some words, and its hint below.
+fn lines(text: &mut String, words: &str, cause: &Cause) {
+    let _ = writeln!(text, "{words}{}", output::plain(&cause.what));
     if let Some(hint) = &cause.hint {
-        let _ = writeln!(text, "    hint: {}", output::plain(hint));
+        let indent = if words.starts_with(' ') { "    " } else { "" };
+        let _ = writeln!(text, "{indent}hint: {}", output::plain(hint));
     }
 }
 

@@ -2,7 +2,6 @@
 //! on meanwhile; nothing in it changes.
 
 use std::io::{self, IsTerminal};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -14,6 +13,7 @@ use vmshm_ram::{DumpFormat, DumpPlan, DumpWriteError};
 use crate::arguments::Global;
 use crate::failure::Failure;
 use crate::interruption::{Interruption, not_written};
+use crate::os;
 use crate::output::{self, tolerate_broken_pipe};
 use crate::output_file::{OutputFile, Readers, is_stream};
 
@@ -170,7 +170,10 @@ impl Sink {
     /// Gives the file its length, so that a file system that cannot hold it says so now.
     fn begin(&self, length: u64) -> io::Result<()> {
         match &self.file {
-            OutputFile::Whole(whole) => whole.file().set_len(length),
+            OutputFile::Whole(whole) => {
+                os::make_sparse(whole.file());
+                whole.file().set_len(length)
+            }
             OutputFile::Stream(_) => Ok(()),
         }
     }
@@ -180,7 +183,7 @@ impl Sink {
             self.head = bytes.iter().copied().take(HEAD).collect();
         }
         if let OutputFile::Whole(whole) = &self.file {
-            return whole.file().write_all_at(bytes, offset);
+            return os::write_all_at(whole.file(), bytes, offset);
         }
         self.fill(offset)?;
         self.file.put(bytes)?;
@@ -262,8 +265,9 @@ fn output_failure(error: &io::Error, path: &Path, plan: &DumpPlan, existing: u64
             ))
         }
         io::ErrorKind::FileTooLarge => Some(format!(
-            "the file would be {} long, most of it holes where the guest has no memory; raise the limit (`ulimit -f`), or choose a file system that holds such a file{}",
+            "the file would be {} long, most of it holes where the guest has no memory; {}{}",
             output::size(plan.file_length()),
+            os::FILE_TOO_LARGE_HINT,
             if plan.format() == DumpFormat::Raw {
                 ", or `--format elf`"
             } else {
@@ -281,8 +285,9 @@ fn free_room(path: &Path) -> Option<u64> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let known = rustix::fs::statvfs(directory).ok()?;
     // What is no regular file has no room of its own.
-    let regular = !path.exists() || path.is_file();
-    regular.then(|| known.f_bavail.saturating_mul(known.f_frsize))
+    if is_stream(path) {
+        return None;
+    }
+    os::free_room(directory)
 }

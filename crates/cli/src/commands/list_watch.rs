@@ -2,11 +2,9 @@
 //! first of all those that are there. Ends with a signal, with `--timeout`, or when
 //! nobody reads any more; none of these is a failure.
 
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
 use serde_json::{Value, json};
 use vmshm_host::Where;
 use vmshm_host::machines::MachineView;
@@ -44,31 +42,12 @@ pub(crate) fn run(json: bool, place: Where, timeout: Option<Duration>) -> Result
             return Ok(());
         }
         let pause = observer.pause();
-        let ended = wait(&interruption, left.map_or(pause, |left| left.min(pause)))
+        let ended = interruption
+            .wait(left.map_or(pause, |left| left.min(pause)))
             .map_err(|error| Failure::from_error(&error, None).because("cannot wait"))?;
         if ended {
             return Ok(());
         }
-    }
-}
-
-/// Waits for a while; whether the end was asked for, or nobody reads any more.
-fn wait(interruption: &Interruption, pause: Duration) -> Result<bool, Errno> {
-    let output = io::stdout();
-    let mut fds = [
-        PollFd::new(interruption, PollFlags::IN),
-        // Nothing is waited for but that its reader leaves, which is always told.
-        PollFd::new(&output, PollFlags::empty()),
-    ];
-    let timeout = Timespec {
-        tv_sec: i64::try_from(pause.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: pause.subsec_nanos().into(),
-    };
-    match poll(&mut fds, Some(&timeout)) {
-        Ok(_) => Ok(fds.iter().any(|fd| !fd.revents().is_empty())),
-        // The handler has run: the next look at its descriptor tells.
-        Err(Errno::INTR) => Ok(false),
-        Err(error) => Err(error),
     }
 }
 

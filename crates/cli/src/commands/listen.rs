@@ -12,6 +12,7 @@ use vmshm_link::rendezvous::message::Announce;
 use crate::arguments::Global;
 use crate::failure::Failure;
 use crate::interruption::Interruption;
+use crate::os;
 use crate::output;
 
 /// How long a wait may last before the signals are looked at once more.
@@ -57,7 +58,7 @@ pub(crate) fn run(listen: &Listen, global: &Global) -> Result<(), Failure> {
         voice.say(&format!("listening at {address}"));
     }
     let mut printed = Ok(());
-    while !interruption.came() && printed.is_ok() && !output::reader_has_left() {
+    while !interruption.came() && printed.is_ok() && !os::reader_has_left() {
         listener.turn(TURN, &mut |event| match event {
             Event::Tied {
                 peer,

@@ -1,12 +1,11 @@
 //! `vmshm search`: byte patterns in guest RAM, as guest-physical addresses. Matches are
 //! printed while the search goes on.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, IsTerminal};
 use std::num::NonZeroU64;
 use std::ops::ControlFlow;
-use std::os::unix::ffi::OsStrExt;
 
 use clap::Args;
 use indicatif::ProgressBar;
@@ -19,6 +18,7 @@ use vmshm_ram::{Found, Patterns, SearchOptions, SearchSink, SearchStats};
 
 use crate::arguments::{Global, parse_hex};
 use crate::failure::Failure;
+use crate::os;
 use crate::output;
 
 /// How many bytes of a match are shown on a terminal.
@@ -88,7 +88,7 @@ struct Typed {
 
 /// Runs it; says whether anything was found.
 pub(crate) fn run(search: &Search, global: &Global) -> Result<bool, Failure> {
-    let (bytes, typed): (Vec<_>, Vec<_>) = search.patterns().unzip();
+    let (bytes, typed) = search.patterns()?;
     let patterns = Patterns::new(bytes)?;
     let subject = machines::find_subject(&search.vm)?;
     let physical = Physical::for_looking(&subject, &global.attach()?)?;
@@ -151,22 +151,23 @@ fn conclude(stats: &SearchStats, quiet: bool) -> Result<bool, Failure> {
 
 impl Search {
     /// The patterns' bytes, and how each was typed.
-    fn patterns(&self) -> impl Iterator<Item = (Vec<u8>, Typed)> {
+    fn patterns(&self) -> Result<(Vec<Vec<u8>>, Vec<Typed>), Failure> {
         let texts = self.texts.iter().map(|text| {
             let typed = Typed {
                 text: text.to_string_lossy().into_owned(),
                 kind: "text",
             };
-            (OsStr::as_bytes(text).to_vec(), typed)
+            let bytes = os::pattern_bytes(text).map_err(|why| Failure::new(&why, None))?;
+            Ok((bytes, typed))
         });
         let hex = self.hex.iter().map(|hex| {
             let typed = Typed {
                 text: hex.typed.clone(),
                 kind: "hex",
             };
-            (hex.bytes.clone(), typed)
+            Ok((hex.bytes.clone(), typed))
         });
-        texts.chain(hex)
+        texts.chain(hex).collect()
     }
 }
 

@@ -16,7 +16,7 @@ const MOST_PIXELS: f32 = 60_000_000.0;
 
 /// The PNG's bytes.
 pub(super) fn render(svg: &str) -> Result<Vec<u8>, Failure> {
-    let failed = |error: &dyn std::error::Error| {
+    let failed = |error: &(dyn std::error::Error + 'static)| {
         Failure::from_error(error, None).because("rendering the picture")
     };
     let mut fonts = fontdb::Database::new();

@@ -2,7 +2,7 @@
 //! measurement can change between them every few milliseconds.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use vmshm_link::LinkError;
 use vmshm_link::bench::{Asker, MESSAGE, Mode, Turn};
@@ -10,6 +10,7 @@ use vmshm_ram::View;
 
 use super::{Measuring, clock_cost, largest_region, spin_until};
 use crate::ending::SessionEnd;
+use crate::os::Moment;
 use crate::region::Region;
 use crate::session::{RequestError, Session};
 
@@ -103,9 +104,9 @@ impl<'a> Turns<'a> {
         for round in 0..messages + WARM_UP {
             self.number += 1;
             message[..8].copy_from_slice(&self.number.to_le_bytes());
-            let start = Instant::now();
+            let start = Moment::now();
             there_and_back(&mut self.asker, &message, &mut back)?;
-            let both_ways = start.elapsed().as_secs_f64() * 1e9 - self.clock;
+            let both_ways = start.elapsed_nanoseconds() - self.clock;
             if back != message {
                 return Err(SessionEnd::Link(LinkError::Violation {
                     what: "a bench message's content",

@@ -1,13 +1,14 @@
-//! Memory of this process that another one maps: sealed memory files. It refuses pictures
-//! beyond a size that no screen has.
+//! Memory of this process that another one maps. It refuses pictures beyond a size that no
+//! screen has.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use vmshm_channel::sink::Run;
+use vmshm_channel::{Handed, HandedRef};
 use vmshm_link::beacon::PAGE;
 use vmshm_shm::{MapError, Mapping, Protection};
+
+use crate::os;
 
 /// The most bytes of one picture.
 pub(super) const MOST_PICTURE: u64 = 256 << 20;
@@ -17,21 +18,17 @@ pub(super) const SLOTS: usize = 3;
 /// A memory file of fixed size, mapped here.
 #[derive(Debug)]
 pub(super) struct OwnMemory {
-    file: OwnedFd,
+    file: Handed,
     size: u64,
 }
 
 impl OwnMemory {
     /// Makes one of `size` bytes, and maps it.
     pub(super) fn new(name: &str, size: u64) -> io::Result<(Self, Mapping)> {
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let file = memfd_create(name, flags)?;
-        ftruncate(&file, size)?;
-        // Whoever maps it need not fear that it shrinks.
-        fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        let file = os::make_memory_file(name, size)?;
         let mapping = Mapping::whole(&file, size, Protection::ReadWrite);
         let mapping = mapping.map_err(|error| match error {
-            MapError::System(error) => error.into(),
+            MapError::System(error) => io::Error::from_raw_os_error(error.raw_os_error()),
             MapError::BadPiece { .. } => io::Error::from(io::ErrorKind::InvalidInput),
         })?;
         Ok((Self { file, size }, mapping))
@@ -45,18 +42,14 @@ impl OwnMemory {
         }]
     }
 
-    /// A descriptor through which it can only be read.
-    pub(super) fn to_read(&self) -> io::Result<OwnedFd> {
-        use std::os::fd::AsRawFd;
-        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        Ok(rustix::fs::open(path, flags, Mode::empty())?)
+    /// For handing it over to be read and written.
+    pub(super) fn to_write(&self) -> HandedRef<'_> {
+        vmshm_channel::borrowed(&self.file)
     }
-}
 
-impl AsFd for OwnMemory {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+    /// For handing it over to be read only.
+    pub(super) fn to_read(&self) -> io::Result<Handed> {
+        os::only_readable(&self.file)
     }
 }
 

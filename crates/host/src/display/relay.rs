@@ -7,10 +7,10 @@
 //! it calls [`Relay::step`] again after [`Relay::pause`].
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use vmshm_channel::sink::Run;
+use vmshm_channel::{Handed, HandedRef};
 use vmshm_link::LinkError;
 use vmshm_link::frames::{
     Damage, FRAMES_SIZE, Frame, FrameReader, FrameWriter, Look, PixelSlots, Place, Rectangle,
@@ -139,13 +139,13 @@ impl<F: SharedMemory, P: SharedMemory> Relay<F, P> {
     }
 
     /// The frames' memory, for the monitor to map.
-    pub(super) fn frames(&self) -> (BorrowedFd<'_>, Vec<Run>) {
-        (self.file.as_fd(), self.file.runs())
+    pub(super) fn frames(&self) -> (HandedRef<'_>, Vec<Run>) {
+        (self.file.to_write(), self.file.runs())
     }
 
     /// A pixels memory of the relay's own, for the monitor to map; nothing when there is
     /// none of this number any more.
-    pub(super) fn pixels(&self, region: u64) -> io::Result<Option<(OwnedFd, Vec<Run>)>> {
+    pub(super) fn pixels(&self, region: u64) -> io::Result<Option<(Handed, Vec<Run>)>> {
         let found = self.pixels.iter().find(|pixels| pixels.region == region);
         found
             .map(|pixels| Ok((pixels.file.to_read()?, pixels.file.runs())))

@@ -2,13 +2,10 @@
 //! session is kept alive, and what was lost is looked for. One turn of it never waits longer
 //! than the guest's agent may take for an answer.
 
-use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags};
-use rustix::io::Errno;
 use vmshm_channel::sink::{Condition as Shown, FromMonitor, Sink, ToMonitor};
-use vmshm_channel::{Channel, ChannelError, timespec};
+use vmshm_channel::{Channel, ChannelError, HandedRef};
 use vmshm_link::control::{Reply, Request};
 use vmshm_link::frames::Mode;
 use vmshm_link::input::InputEvent;
@@ -27,6 +24,7 @@ use crate::attach::AttachOptions;
 use crate::conversation::Question;
 use crate::deadline::Deadline;
 use crate::ending::Condition;
+use crate::os;
 use crate::session::{RequestError, Session, refusal_to_error};
 
 /// How long a monitor may take until it can show something.
@@ -89,7 +87,7 @@ impl Display {
         target: Target,
         options: DisplayOptions,
         mut channel: Channel,
-        picture: Option<BorrowedFd<'_>>,
+        picture: Option<HandedRef<'_>>,
     ) -> Result<Self, DisplayError> {
         let once = matches!(options.sink, Sink::Picture { .. });
         let follow = matches!(options.sink, Sink::Window { follow: true, .. });
@@ -131,12 +129,12 @@ impl Display {
         })
     }
 
-    /// Waits until something is to be done, for some milliseconds or until `wake` can be
-    /// read, and does it. What has happened.
+    /// Waits until something is to be done, for some milliseconds or until `wake` is ready
+    /// (where the system can wait for it, too), and does it. What has happened.
     ///
     /// # Errors
     /// [`DisplayError`]: the display is over.
-    pub fn turn(&mut self, wake: BorrowedFd<'_>) -> Result<Vec<Event>, DisplayError> {
+    pub fn turn(&mut self, wake: HandedRef<'_>) -> Result<Vec<Event>, DisplayError> {
         self.wait(wake)?;
         self.channel.flush()?;
         for _ in 0..PER_TURN {
@@ -177,7 +175,7 @@ impl Display {
         let _ = self.channel.drain(Duration::from_millis(100));
     }
 
-    fn wait(&self, wake: BorrowedFd<'_>) -> Result<(), DisplayError> {
+    fn wait(&self, wake: HandedRef<'_>) -> Result<(), DisplayError> {
         let pause = match &self.stage {
             Stage::Opening(_) | Stage::Over => Duration::from_millis(50),
             Stage::Seeking(_) => Duration::from_millis(10),
@@ -185,17 +183,10 @@ impl Display {
             Stage::Watching(_) if self.setting.is_some() => Duration::from_millis(5),
             Stage::Watching(watched) => watched.pause(),
         };
-        let mut fds = [
-            PollFd::new(&self.channel, self.channel.interest()),
-            PollFd::new(&wake, PollFlags::IN),
-        ];
-        match rustix::event::poll(&mut fds, Some(&timespec(pause))) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(error) => Err(DisplayError::System {
-                doing: "waiting",
-                error: error.into(),
-            }),
-        }
+        os::wait_for_monitor(&self.channel, wake, pause).map_err(|error| DisplayError::System {
+            doing: "waiting",
+            error,
+        })
     }
 
     /// Takes in what the monitor says.

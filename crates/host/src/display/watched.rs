@@ -2,7 +2,6 @@
 //! to the monitor. Where the monitor can map the guest's pages it gets them; else they are
 //! relayed. Nothing here waits longer than it is told.
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -171,7 +170,7 @@ impl Watched {
             match pixels {
                 Some((file, runs)) => {
                     let pixels = ToMonitor::Pixels { region, runs };
-                    channel.send(&pixels, Some(file.as_fd()))?;
+                    channel.send(&pixels, Some(vmshm_channel::borrowed(&file)))?;
                 }
                 None => channel.send(&no, None)?,
             }

@@ -4,7 +4,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::vsock;
+/// The number that stands for every machine (vsock(7), VMADDR_CID_ANY).
+pub(crate) const ANY_MACHINE: u32 = u32::MAX;
 
 /// An address of any kind. Over TCP it is shown as `HOST:PORT`, else with its kind before
 /// it, as `vmshm listen` takes it.
@@ -28,7 +29,7 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),
-            Self::Vsock { cid, port } if *cid == vsock::ANY => write!(f, "vsock:{port}"),
+            Self::Vsock { cid, port } if *cid == ANY_MACHINE => write!(f, "vsock:{port}"),
             Self::Vsock { cid, port } => write!(f, "vsock:{cid}:{port}"),
             Self::Serial(path) => write!(f, "serial:{}", path.display()),
         }

@@ -3,14 +3,13 @@
 use std::io;
 use std::path::PathBuf;
 
-use rustix::io::Errno;
-
 use vmshm_link::rendezvous::endpoint::EndpointError;
 use vmshm_link::rendezvous::message::Announce;
 
 use super::address::Address;
 use super::lookout::Machine;
-use super::peer::Refusal;
+use super::refusal::Refusal;
+use crate::os;
 use crate::ties::TiesError;
 
 /// Why nobody can be listened to.
@@ -52,6 +51,9 @@ pub enum ListenError {
         #[source]
         source: io::Error,
     },
+    /// This system's vmshm has no listener.
+    #[error("listening for agents is not possible on {0} hosts")]
+    NotHere(&'static str),
     /// Waiting failed.
     #[error("cannot wait for connections")]
     Wait(#[source] io::Error),
@@ -65,12 +67,13 @@ impl ListenError {
             Self::Endpoint { .. } => {
                 Some("for example 127.0.0.1:7001, vsock:7001, or serial:/path/to/socket")
             }
+            Self::NotHere(_) => Some(
+                "nothing needs it here: every command finds a VM's agent in its memory, or where --beacon says",
+            ),
             Self::Bind { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
                 Some("another program listens there; choose another port")
             }
-            Self::Bind { address, source }
-                if Errno::from_io_error(source) == Some(Errno::AFNOSUPPORT) =>
-            {
+            Self::Bind { address, source } if os::is_no_such_address_family(source) => {
                 Some(match address {
                     Address::Vsock { .. } => {
                         "this kernel has no vsock: `modprobe vhost_vsock`, or listen at HOST:PORT"

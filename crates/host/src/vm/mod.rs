@@ -21,8 +21,8 @@
 //! *Over map* a link's operations are loads and stores in the guest's own pages. *Over
 //! copy* (private RAM, `Method::Copy`) everything works the same, at other costs:
 //!
-//! - each access is a system call of its own (`process_vm_readv`, or `/proc/PID/mem` where
-//!   that must be written), half a microsecond and more instead of a nanosecond. A message
+//! - each access is a system call of its own (on Linux `process_vm_readv`, on Windows
+//!   `ReadProcessMemory`), half a microsecond and more instead of a nanosecond. A message
 //!   is four to six of them: the right to write (two), the other end's word, the payload,
 //!   one's own word. Batches divide that by their length;
 //! - control words are aligned and copied as eight bytes at a time, which x86 copies

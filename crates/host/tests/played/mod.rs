@@ -1,6 +1,4 @@
-//! A process that plays a guest with its agent: a memory file as RAM, a beacon that beats,
-//! and the agent's side of slots, table and regions as far as links need them. It obeys
-//! lines on its input. It pins nothing and knows no rules.
+//! A process that plays a guest with its agent over a memory file, and obeys lines on its input.
 
 pub mod agent;
 

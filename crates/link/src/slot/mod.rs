@@ -114,13 +114,15 @@ impl SlotState {
 /// tell whether it still runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct HostIdentity {
-    /// The host kernel's boot id.
+    /// The host's boot: Linux's boot id; on Windows made of the installation's number and
+    /// the time of the boot.
     pub boot_id: [u8; 16],
-    /// Inode of the process's pid namespace.
+    /// Whose process numbers count: on Linux the inode of the pid namespace, on Windows 1.
     pub pid_namespace: u64,
     /// The process, as numbered in that namespace.
     pub pid: u64,
-    /// The process's start time in clock ticks since boot (`/proc/PID/stat`, field 22).
+    /// The process's start time in its host's own units: on Linux clock ticks since boot
+    /// (proc_pid_stat(5), field 22), on Windows 100 nanoseconds since 1601.
     pub start_time: u64,
 }
 

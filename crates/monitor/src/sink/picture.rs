@@ -2,9 +2,9 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
+use vmshm_channel::Handed;
 use vmshm_channel::sink::FromMonitor;
 
 use super::Failure;
@@ -15,7 +15,7 @@ use crate::feed::{Feed, News, Show};
 ///
 /// # Errors
 /// What the file's system says.
-pub fn run(feed: Feed, file: OwnedFd) -> Result<(), Failure> {
+pub fn run(feed: Feed, file: Handed) -> Result<(), Failure> {
     let post = feed.post.clone();
     let mut sink = Sink {
         shown: Arc::clone(&feed.shown),

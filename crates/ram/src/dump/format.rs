@@ -6,7 +6,7 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DumpFormat {
     /// An ELF core file whose program headers state guest-physical addresses, as QEMU's
-    /// `dump-guest-memory` and Linux's `/proc/vmcore` have it.
+    /// `dump-guest-memory` and Linux's `vmcore` have it.
     Elf,
     /// LiME: a header before each range (the LiME kernel module's `format=lime`).
     Lime,

@@ -1,5 +1,5 @@
 //! Takes from each segment what others before it already have: ELF cores that list virtual
-//! memory, too (`/proc/vmcore`, QEMU's dumps with paging), name the same physical memory
+//! memory, too (Linux's `vmcore`, QEMU's dumps with paging), name the same physical memory
 //! more than once. Where bytes are stored they count before zeros that are left out.
 
 use std::collections::BTreeMap;

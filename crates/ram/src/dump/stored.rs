@@ -195,7 +195,7 @@ impl StoredDump {
             });
         let layout = Layout::new(ranges.collect())?;
         let unreadable = |code| DumpError::Read(io::Error::from_raw_os_error(code));
-        let stored = Arc::new(BackingFile::stored(file.into()).map_err(unreadable)?);
+        let stored = Arc::new(BackingFile::stored(file).map_err(unreadable)?);
         // One file of zeros, as long as the longest run of them, serves all.
         let zeros = segments
             .iter()

@@ -13,7 +13,7 @@ use vmshm_shm::SharedMemory;
 use super::*;
 use crate::access::Method;
 use crate::layout::{Layout, LayoutRange, Source};
-use crate::own_process::OwnRam;
+use crate::os::own_process::OwnRam;
 use crate::{BlockOffset, GuestRam};
 
 pub(super) const PAGE: u64 = 4096;

@@ -51,7 +51,7 @@ pub fn guest_os(vmm: &Vmm, ram: &GuestRam, budget: Duration) -> Option<GuestOs> 
     let mut votes = Votes::default();
     if vmm.kind == VmmKind::Uml {
         // The kernel is the VMM's own program and does not lie in guest RAM.
-        if let Ok(image) = std::fs::read(vmm.process().path("exe")) {
+        if let Ok(image) = std::fs::read(vmm.process().executable_file()) {
             linux::count(&image, &mut votes);
         }
         return votes.winner(false);

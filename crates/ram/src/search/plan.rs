@@ -196,7 +196,7 @@ mod tests {
     use super::*;
     use crate::Method;
     use crate::layout::Source;
-    use crate::own_process::OwnRam;
+    use crate::os::own_process::OwnRam;
     use vmshm_link::Extent;
     use vmshm_shm::SharedMemory;
 

@@ -10,7 +10,7 @@ use vmshm_shm::SharedMemory;
 
 use super::*;
 use crate::layout::{LayoutRange, Source};
-use crate::own_process::OwnRam;
+use crate::os::own_process::OwnRam;
 use crate::{BlockOffset, Method, StoredDump};
 
 const PAGE: u64 = 4096;

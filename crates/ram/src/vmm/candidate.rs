@@ -8,10 +8,11 @@ use super::{Evidence, Machine, Vmm, VmmKind};
 use crate::access::{Obstacle, Reach};
 use crate::address::VmmVirtual;
 use crate::block::{Backing, RamBlock};
+use crate::executable::holds_constant;
 use crate::mapping::MemoryMapping;
 use crate::os::{
-    BackingFile, Descriptor, Liveness, ProcRoot, Process, ProcessError, ProcessMemory,
-    ProcessStatus, code, current_user, holds_constant,
+    BackingFile, Descriptor, HeldSections, Liveness, NAMES_ARE_FILES, ProcRoot, Process,
+    ProcessError, ProcessMemory, ProcessStatus, code, copy_denial, denial, program_name, unseen,
 };
 
 /// What there is to judge a process by.
@@ -26,6 +27,7 @@ pub(super) struct Candidate {
     /// Read when they are first asked for: most processes are ruled out before.
     mappings: OnceCell<Result<Vec<MemoryMapping>, ProcessError>>,
     descriptors: OnceCell<Vec<Descriptor>>,
+    sections: OnceCell<Result<HeldSections, ProcessError>>,
 }
 
 impl Candidate {
@@ -44,6 +46,7 @@ impl Candidate {
             executable,
             mappings: OnceCell::new(),
             descriptors: OnceCell::new(),
+            sections: OnceCell::new(),
         })
     }
 
@@ -55,13 +58,16 @@ impl Candidate {
 
     /// The file name of the first word of the command line.
     pub(super) fn first_word_name(&self) -> Option<&str> {
-        self.words.first()?.rsplit('/').next()
+        Some(program_name(self.words.first()?))
     }
 
     /// Whether the kernel knows the process by the name it gives itself in its command
     /// line; a process that only pretends is known by its executable's.
     pub(super) fn is_called_what_it_says(&self) -> bool {
         let kernel_name = self.status.name.as_str();
+        if NAMES_ARE_FILES {
+            return !kernel_name.is_empty();
+        }
         !kernel_name.is_empty()
             && self
                 .first_word_name()
@@ -80,6 +86,13 @@ impl Candidate {
             .get_or_init(|| self.process.descriptors().unwrap_or_default())
     }
 
+    /// The sections that it holds; none on systems that have no such thing.
+    pub(super) fn sections(&self) -> Result<&HeldSections, &ProcessError> {
+        self.sections
+            .get_or_init(|| self.process.sections())
+            .as_ref()
+    }
+
     pub(super) fn holds(&self, target: &str) -> bool {
         self.descriptors()
             .iter()
@@ -94,7 +107,7 @@ impl Candidate {
     pub(super) fn program_name(&self) -> &str {
         self.executable
             .as_deref()
-            .and_then(|path| path.file_name()?.to_str())
+            .and_then(|path| Some(program_name(path.file_name()?.to_str()?)))
             .or_else(|| self.first_word_name())
             .unwrap_or("")
     }
@@ -102,7 +115,7 @@ impl Candidate {
     /// Whether the executable has a text among its constants. Where it cannot be read,
     /// its name must be `name`, in the command line and for the kernel.
     pub(super) fn is_program(&self, text: &'static [u8], name: &str) -> Option<Evidence> {
-        match holds_constant(&self.process.path("exe"), text) {
+        match holds_constant(&self.process.executable_file(), text) {
             Some(true) => Some(Evidence::Executable),
             Some(false) => None,
             None => {
@@ -116,18 +129,9 @@ impl Candidate {
 
     /// Why the process could not be looked at.
     pub(super) fn obstacle_of(&self, error: &ProcessError) -> Obstacle {
-        let own = current_user();
         match error {
-            ProcessError::Denied { .. } if own == 0 => Obstacle::MissingCapability,
-            ProcessError::Denied { .. } if self.status.user != own => Obstacle::OtherUser {
-                owner: self.status.user,
-                own,
-            },
-            // Of a process that is not dumpable the system gives everything to root.
-            ProcessError::Denied { .. } if self.process.files_owner() != Some(own) => {
-                Obstacle::NotDumpable
-            }
-            other => obstacle_of(other),
+            ProcessError::Denied { .. } => denial(&self.process, &self.status),
+            other => obstacle_of(self.process.pid(), other),
         }
     }
 
@@ -139,11 +143,7 @@ impl Candidate {
                 code: number,
             };
         }
-        let own = self.status.user == current_user();
-        match self.root.ptrace_scope() {
-            scope if scope > 0 && own => Obstacle::Yama { scope },
-            _ => self.obstacle_of(&ProcessError::Denied { what: "mem" }),
-        }
+        copy_denial(&self.root, &self.process, &self.status)
     }
 
     /// The value of an option that is given as `--name VALUE` or `--name=VALUE`, the last
@@ -255,7 +255,11 @@ fn reach(
             Some(obstacle) => Err(obstacle),
             None => Ok(()),
         },
-        copy: try_copy(candidate, probe),
+        copy: if blocks.iter().all(|block| block.backing == Backing::Section) {
+            Err(Obstacle::SectionPlace)
+        } else {
+            try_copy(candidate, probe)
+        },
     }
 }
 
@@ -270,10 +274,10 @@ fn try_copy(candidate: &Candidate, probe: Option<VmmVirtual>) -> Result<(), Obst
 }
 
 /// Why a process of which nothing more is known could not be looked at.
-pub(super) fn obstacle_of(error: &ProcessError) -> Obstacle {
+pub(super) fn obstacle_of(pid: u32, error: &ProcessError) -> Obstacle {
     match error {
         ProcessError::Gone => Obstacle::Gone,
         ProcessError::System { what, code } => Obstacle::System { what, code: *code },
-        ProcessError::Denied { .. } => Obstacle::Confined,
+        ProcessError::Denied { .. } => unseen(pid),
     }
 }

@@ -1,13 +1,13 @@
 //! What beyond mapping and copying decides how a VM can be reached, for whoever asks why:
 //! namespaces, tracers, devices with pinned memory, encryption, swap. It only looks, at
-//! what /proc shows; what may not be seen is left out and never guessed.
+//! what the system shows; what may not be seen is left out and never guessed.
 
 use std::fmt;
 
 use super::{Vmm, VmmKind};
 use crate::access::Obstacle;
 use crate::mapping::MemoryMapping;
-use crate::os::{Descriptor, Process, ProcessStatus};
+use crate::os::{CAN_GRAFT, Descriptor, Process, ProcessStatus};
 
 /// A kind of namespace in which a VM's process and this one differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -91,6 +91,11 @@ pub enum GraftObstacle {
     /// Returning from an injected call could be a violation.
     #[error("the process runs with a shadow stack")]
     ShadowStack,
+    /// No system call for it.
+    #[error(
+        "this system has no way to replace memory of another process: grafting works on Linux hosts"
+    )]
+    System,
     /// Encrypted pages cannot be replaced.
     #[error("the guest's memory is confidential ({0})")]
     Confidential(Confidential),
@@ -110,7 +115,7 @@ impl GraftObstacle {
             Self::CallFilter => {
                 Some("Firecracker's --no-seccomp and the like leave the filter out")
             }
-            Self::NoRam | Self::ShadowStack | Self::Confidential(_) => None,
+            Self::NoRam | Self::ShadowStack | Self::System | Self::Confidential(_) => None,
         }
     }
 }
@@ -172,6 +177,9 @@ impl Vmm {
         descriptors: &[Descriptor],
         confidential: Option<Confidential>,
     ) -> Vec<GraftObstacle> {
+        if !CAN_GRAFT {
+            return vec![GraftObstacle::System];
+        }
         let mut obstacles = Vec::new();
         match &self.reach.copy {
             Ok(()) => {}
@@ -311,6 +319,6 @@ fn confidential(
     object.or(told).or_else(held)
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 #[path = "examination_tests.rs"]
 mod tests;

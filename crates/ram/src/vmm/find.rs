@@ -18,7 +18,7 @@ pub fn find_all() -> Result<Vec<Vmm>, FindError> {
     find_all_in(&ProcRoot::system())
 }
 
-/// As [`find_all`], in another directory of the shape of `/proc`.
+/// As [`find_all`], among the processes of another root.
 ///
 /// # Errors
 /// As [`find_all`].
@@ -82,7 +82,7 @@ pub fn find_by_pid(pid: u32) -> Result<Vmm, FindError> {
     find_by_pid_in(&ProcRoot::system(), pid)
 }
 
-/// As [`find_by_pid`], in another directory of the shape of `/proc`.
+/// As [`find_by_pid`], among the processes of another root.
 ///
 /// # Errors
 /// As [`find_by_pid`].
@@ -91,14 +91,21 @@ pub fn find_by_pid_in(root: &ProcRoot, pid: u32) -> Result<Vmm, FindError> {
         ProcessError::Gone => FindError::NoProcess { pid },
         other => FindError::Refused {
             pid,
-            obstacle: obstacle_of(&other),
+            obstacle: obstacle_of(pid, &other),
         },
     })?;
     if let Some(draft) = recognise(&candidate) {
         return Ok(draft.finish(candidate));
     }
     let blocks = match candidate.mappings() {
-        Ok(mappings) => block::candidates(mappings),
+        Ok(mappings) => {
+            let mut blocks = block::candidates(mappings);
+            if let Ok(held) = candidate.sections() {
+                blocks.extend(block::section_candidates(mappings, &held.sections));
+                blocks.sort_by_key(|block| (std::cmp::Reverse(block.length), block.start));
+            }
+            blocks
+        }
         Err(ProcessError::Gone) => return Err(FindError::NoProcess { pid }),
         Err(error) => {
             let obstacle = candidate.obstacle_of(error);
@@ -133,10 +140,10 @@ fn recognise(candidate: &Candidate) -> Option<Draft> {
     Some(draft)
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 #[path = "find_tests.rs"]
 pub(super) mod tests;
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 #[path = "find_kinds_tests.rs"]
 mod kinds_tests;

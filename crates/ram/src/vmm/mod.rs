@@ -17,6 +17,7 @@ mod signs;
 mod uml;
 mod virtualbox;
 mod vmware;
+mod vmware_sections;
 
 pub use examination::{Confidential, Examination, GraftObstacle, Namespace};
 pub use find::{find_all, find_all_in, find_among, find_by_pid, find_by_pid_in};
@@ -107,6 +108,18 @@ pub enum Evidence {
     KvmDescriptor,
     /// The process holds another hypervisor's device.
     DriverDescriptor,
+    /// The process holds the section that is called as this VMM calls a guest's RAM.
+    NamedSection,
+    /// A section that the process holds has exactly the size of the RAM that was configured.
+    SectionOfSize,
+    /// Several sections may be the RAM: what the guest wrote into one of them decides.
+    SeveralSections,
+    /// No section has the size that was configured, or none is known; these are large enough.
+    LargeSections,
+    /// A section with the right name is not the process's, and was left aside.
+    ForeignSection,
+    /// The same, where it could not be found out whose it is.
+    UnclearSection,
 }
 
 impl fmt::Display for Evidence {
@@ -120,6 +133,20 @@ impl fmt::Display for Evidence {
             Self::RamMapping => "a mapping is exactly the RAM that was configured",
             Self::KvmDescriptor => "the process holds a KVM virtual machine",
             Self::DriverDescriptor => "the process holds another hypervisor's device",
+            Self::NamedSection => "the process holds the section that this VMM names after it",
+            Self::SectionOfSize => {
+                "a section that the process holds is exactly the RAM that was configured"
+            }
+            Self::SeveralSections => {
+                "several sections may be the RAM: the beacon in one of them decides"
+            }
+            Self::LargeSections => "sections that the process holds are large enough to be RAM",
+            Self::ForeignSection => {
+                "not taken: a section has this VMM's name, but the process does not hold it"
+            }
+            Self::UnclearSection => {
+                "not taken: a section has this VMM's name, but whose it is cannot be told"
+            }
         })
     }
 }
@@ -146,6 +173,11 @@ pub enum Machine {
     Firecracker,
     /// Cloud Hypervisor on x86.
     CloudHypervisor,
+    /// VMware: RAM without gaps in one section.
+    Vmware {
+        /// Where the hole for PCI devices starts, in bytes.
+        below_4g: u64,
+    },
     /// RAM is handed out in small pieces as the guest touches them: no rule can say where
     /// an address lies.
     Scattered,

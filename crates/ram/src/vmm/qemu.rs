@@ -6,8 +6,8 @@ use super::candidate::{Candidate, Draft};
 use super::qemu_arguments::QemuArguments;
 use super::{Evidence, Machine, VmmKind};
 use crate::block::{self, RamBlock, WantedBlock};
+use crate::executable::ExecutableKind;
 use crate::layout_rule;
-use crate::os::ExecutableKind;
 
 /// Options that make a command line QEMU's even if the program has another name.
 const ENOUGH_OPTIONS: usize = 2;
@@ -37,7 +37,7 @@ pub(super) fn recognise(candidate: &Candidate) -> Option<Draft> {
     };
     // The name is what the file is called; where the file can be read, it must be QEMU
     // inside, too.
-    match ExecutableKind::qemu_or_other(&candidate.process.path("exe")) {
+    match ExecutableKind::qemu_or_other(&candidate.process.executable_file()) {
         ExecutableKind::QemuSystem => evidence.push(Evidence::Executable),
         ExecutableKind::Unknown
             if named && arguments.telling_options > 0 && candidate.is_called_what_it_says() =>

@@ -69,8 +69,7 @@ impl Vmm {
         let mut error = MonitorError::None;
         // The words with which it was found: under its number another may run by now.
         for path in monitor_paths(&self.words) {
-            let base = if path.starts_with('/') { "root" } else { "cwd" };
-            let seen = process.path(base).join(path.trim_start_matches('/'));
+            let seen = process.socket_path(&path);
             match ask(&seen, self.pid, &self.blocks) {
                 Ok(layout) => return Ok(layout),
                 Err(refusal) => error = refusal,
@@ -293,6 +292,6 @@ fn located(extent: Extent, at: u64, blocks: &[RamBlock]) -> Option<LayoutRange> 
     })
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 #[path = "qmp_tests.rs"]
 mod tests;

@@ -5,7 +5,7 @@
 use super::candidate::{Candidate, Draft};
 use super::{Evidence, Machine, VmmKind};
 use crate::block::{self, Backing, RamBlock};
-use crate::os::ExecutableKind;
+use crate::executable::ExecutableKind;
 
 /// What the kernel takes without `mem=`.
 const DEFAULT_RAM: u64 = 64 << 20;
@@ -20,7 +20,7 @@ pub(super) fn recognise(candidate: &Candidate) -> Option<Draft> {
         .iter()
         .any(|key| last_value(&candidate.words, key).is_some());
     let mut evidence = Vec::new();
-    match ExecutableKind::uml_or_other(&candidate.process.path("exe")) {
+    match ExecutableKind::uml_or_other(&candidate.process.executable_file()) {
         ExecutableKind::UserModeLinux => evidence.push(Evidence::Executable),
         // What cannot be read must at least be started like a kernel.
         ExecutableKind::Unknown

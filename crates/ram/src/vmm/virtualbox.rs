@@ -7,6 +7,7 @@ use std::path::Path;
 use super::candidate::{Candidate, Draft};
 use super::{Evidence, Machine, VmmKind};
 use crate::access::Obstacle;
+use crate::os::LISTS_FILES;
 
 const DRIVERS: [&str; 2] = ["/dev/vboxdrv", "/dev/vboxdrvu"];
 /// Both front ends are told which VM to run by one of these.
@@ -27,7 +28,7 @@ pub(super) fn recognise(candidate: &Candidate) -> Option<Draft> {
         evidence.push(Evidence::DriverDescriptor);
     } else if ["VBoxHeadless", "VirtualBoxVM"].contains(&candidate.program_name())
         && candidate.is_called_what_it_says()
-        && candidate.mappings().is_err()
+        && (!LISTS_FILES || candidate.mappings().is_err())
     {
         evidence.push(Evidence::ExecutableName);
     } else {

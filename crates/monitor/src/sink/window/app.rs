@@ -11,20 +11,17 @@ use winit::dpi::PhysicalSize;
 use winit::event::{ElementState, KeyEvent, WindowEvent};
 use winit::event_loop::{ActiveEventLoop, ControlFlow, EventLoopProxy};
 use winit::keyboard::{KeyCode, ModifiersState, PhysicalKey};
-use winit::platform::wayland::{ActiveEventLoopExtWayland, WindowAttributesExtWayland};
-use winit::platform::x11::WindowAttributesExtX11;
 use winit::window::{Fullscreen, Window, WindowAttributes, WindowId};
 
 use super::input::Events;
-use super::keymaps::Keymaps;
 use super::surface::{Over, WindowSurface};
 use super::text::{Note, Place};
 use super::title::{self, Facts};
 use super::{Messenger, Order, no_display};
 use crate::canvas::{Shown, lock};
-use crate::confinement;
 use crate::feed::{Feed, News};
 use crate::figures::{Figures, nanos};
+use crate::os::{self, Keymaps};
 use crate::post::Post;
 use crate::sink::Failure;
 
@@ -42,7 +39,8 @@ struct View {
     window: Arc<Window>,
     surface: WindowSurface,
     keymaps: Keymaps,
-    is_wayland: bool,
+    /// The window system says when it wants a picture, and keeps what was drawn.
+    is_paced: bool,
 }
 
 /// The window's state.
@@ -110,17 +108,13 @@ impl App {
 
     /// Opens the window, starts the feed, and drops all rights.
     fn open(&mut self, event_loop: &ActiveEventLoop) -> Result<(), Failure> {
-        let is_wayland = event_loop.is_wayland();
+        let is_paced = os::window::is_paced(event_loop);
         let fullscreen = self.order.fullscreen;
         let attributes = WindowAttributes::default()
             .with_title(self.facts.title())
             .with_inner_size(FIRST_SIZE)
             .with_fullscreen(fullscreen.then_some(Fullscreen::Borderless(None)));
-        let attributes = if is_wayland {
-            WindowAttributesExtWayland::with_name(attributes, "vmshm-monitor", "vmshm-monitor")
-        } else {
-            WindowAttributesExtX11::with_name(attributes, "vmshm-monitor", "vmshm-monitor")
-        };
+        let attributes = os::window::named(attributes, event_loop, "vmshm-monitor");
         let window = event_loop
             .create_window(attributes)
             .map_err(|error| no_display(&error.to_string()))?;
@@ -130,15 +124,15 @@ impl App {
         self.view = Some(View {
             window,
             surface,
-            keymaps: Keymaps::open(is_wayland),
-            is_wayland,
+            keymaps: Keymaps::open(is_paced),
+            is_paced,
         });
         self.say();
         // Whatever drawing needs is there after it was done once.
         self.draw(event_loop, true);
-        let words = confinement::confine_this_thread();
+        let words = os::confine_this_thread();
         self.start_feed()?;
-        let confinement = confinement::confine_calls(words);
+        let confinement = os::confine_process(words);
         let keymap = self.view.as_mut().and_then(|view| view.keymaps.text());
         self.post.send(&FromMonitor::Ready {
             confinement,
@@ -342,8 +336,8 @@ impl ApplicationHandler<News> for App {
                 // Before the picture is locked: see `Messenger`.
                 self.is_picture_waiting.store(false, Ordering::Relaxed);
                 match &self.view {
-                    // Drawn when the compositor wants a picture.
-                    Some(view) if view.is_wayland => view.window.request_redraw(),
+                    // Drawn when the window system wants a picture.
+                    Some(view) if view.is_paced => view.window.request_redraw(),
                     _ => self.draw(event_loop, false),
                 }
                 return;
@@ -385,8 +379,8 @@ impl ApplicationHandler<News> for App {
                 self.leaves = Some(Instant::now() + FAREWELL);
             }
             WindowEvent::RedrawRequested => {
-                // X11 has lost what was there; Wayland wants the next picture.
-                let whole = self.view.as_ref().is_some_and(|view| !view.is_wayland);
+                // Lost is what was there, unless the next picture is wanted.
+                let whole = self.view.as_ref().is_some_and(|view| !view.is_paced);
                 self.draw(event_loop, whole);
             }
             WindowEvent::Resized(_) => {

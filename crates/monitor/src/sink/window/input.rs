@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 
 use vmshm_link::input::InputEvent;
 use winit::event::{ElementState, KeyEvent, MouseButton, MouseScrollDelta};
-use winit::platform::scancode::PhysicalKeyExtScancode;
 
 use super::layout::Layout;
+use crate::os::key_code;
 
 const BTN_LEFT: u32 = 0x110;
 const BTN_RIGHT: u32 = 0x111;
@@ -89,7 +89,7 @@ impl Events {
 
     /// A key; whether it locks something.
     pub fn key(&mut self, event: &KeyEvent) -> bool {
-        match event.physical_key.to_scancode() {
+        match key_code(event.physical_key) {
             Some(code) if !event.repeat => self.key_code(code, event.state.is_pressed()),
             _ => false,
         }

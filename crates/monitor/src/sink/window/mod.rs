@@ -1,11 +1,10 @@
-//! A window on Wayland or X11: shows pictures, takes input, says how the guest is.
+//! A window: shows pictures, takes input, says how the guest is.
 //!
 //! The window's thread waits for the display and for news of the [`Feed`], which looks for frames
 //! on a thread of its own. It refuses to open anything after its rights are dropped.
 
 mod app;
 mod input;
-mod keymaps;
 mod layout;
 mod painter;
 mod surface;
@@ -21,6 +20,7 @@ use winit::event_loop::{ControlFlow, EventLoop, EventLoopProxy};
 use self::app::App;
 use super::Failure;
 use crate::feed::{Feed, News, Show};
+use crate::os;
 
 /// What was ordered.
 #[derive(Debug)]
@@ -42,13 +42,7 @@ pub struct Order {
 /// # Errors
 /// [`Failure`] without a display, or when it fails.
 pub fn run(feed: Feed, order: Order) -> Result<(), Failure> {
-    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    if !["WAYLAND_DISPLAY", "WAYLAND_SOCKET", "DISPLAY"]
-        .into_iter()
-        .any(is_set)
-    {
-        return Err(no_display("neither WAYLAND_DISPLAY nor DISPLAY is set"));
-    }
+    os::window::look_for_display().map_err(no_display)?;
     let event_loop = EventLoop::<News>::with_user_event()
         .build()
         .map_err(|error| no_display(&error.to_string()))?;

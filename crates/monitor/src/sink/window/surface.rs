@@ -14,13 +14,10 @@ use super::layout::Layout;
 use super::painter::{Painter, Target};
 use super::text::Note;
 use crate::canvas::Shown;
+use crate::os::window::ROOM_AHEAD;
 
 /// How many presented damages are remembered: no window system keeps more buffers.
 const REMEMBERED: usize = 4;
-/// Room for windows of this size is made while files may still be created: the X server's
-/// pictures live in one, which grows never after. Sparse: only what is drawn takes memory.
-const LARGEST: (u32, u32) = (8192, 4608);
-
 /// What to draw over the picture.
 #[derive(Debug, Default)]
 pub struct Over {
@@ -42,17 +39,19 @@ pub struct WindowSurface {
 }
 
 impl WindowSurface {
-    /// Makes a surface, and room for large windows.
+    /// Makes a surface, and room for large windows where it cannot be made later.
     pub fn new(window: &Arc<Window>, scaling: Scaling) -> Result<Self, SoftBufferError> {
         let context = Context::new(Arc::clone(window))?;
         let mut surface = Surface::new(&context, Arc::clone(window))?;
-        let monitors = window.available_monitors();
-        let (width, height) = monitors.fold(LARGEST, |(width, height), monitor| {
-            let size = monitor.size();
-            (width.max(size.width), height.max(size.height))
-        });
-        if let (Some(width), Some(height)) = (NonZeroU32::new(width), NonZeroU32::new(height)) {
-            surface.resize(width, height)?;
+        if let Some(room) = ROOM_AHEAD {
+            let monitors = window.available_monitors();
+            let (width, height) = monitors.fold(room, |(width, height), monitor| {
+                let size = monitor.size();
+                (width.max(size.width), height.max(size.height))
+            });
+            if let (Some(width), Some(height)) = (NonZeroU32::new(width), NonZeroU32::new(height)) {
+                surface.resize(width, height)?;
+            }
         }
         Ok(Self {
             surface,

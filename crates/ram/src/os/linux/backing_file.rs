@@ -147,7 +147,11 @@ impl BackingFile {
 
     /// A file that is no VMM's: a stored dump, for reading only. The error is the
     /// system's code.
-    pub(crate) fn stored(descriptor: OwnedFd) -> Result<Self, i32> {
+    pub(crate) fn stored(file: fs::File) -> Result<Self, i32> {
+        Self::of_own(file.into())
+    }
+
+    fn of_own(descriptor: OwnedFd) -> Result<Self, i32> {
         let stat = fstat(&descriptor).map_err(Errno::raw_os_error)?;
         Ok(Self {
             descriptor,
@@ -170,7 +174,37 @@ impl BackingFile {
         let descriptor =
             memfd_create("zeros-of-a-dump", MemfdFlags::CLOEXEC).map_err(Errno::raw_os_error)?;
         ftruncate(&descriptor, length).map_err(Errno::raw_os_error)?;
-        Self::stored(descriptor)
+        Self::of_own(descriptor)
+    }
+
+    /// The file, for another process.
+    pub(crate) fn as_file(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+
+    /// The memory file of a grafted region, which was handed over.
+    pub(crate) fn of_graft(descriptor: OwnedFd) -> Self {
+        Self {
+            descriptor,
+            writable: true,
+            hugetlb: false,
+            // Nobody compares it with a mapping.
+            identity: FileIdentity {
+                device: (0, 0),
+                inode: 0,
+                offset: 0,
+            },
+        }
+    }
+
+    /// Whether who grafted it has taken it away from the VM again: its mode is 0 then.
+    pub(crate) fn is_withdrawn(&self) -> bool {
+        fstat(&self.descriptor).is_ok_and(|status| status.st_mode & 0o777 == 0)
+    }
+
+    /// Whether it is so long.
+    pub(crate) fn has_size(&self, size: u64) -> bool {
+        fstat(&self.descriptor).is_ok_and(|status| u64::try_from(status.st_size) == Ok(size))
     }
 
     /// Which file it is.

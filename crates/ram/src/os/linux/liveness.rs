@@ -8,18 +8,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::process::{Process, ProcessError, stat_state};
-
-/// What a VMM's process does at the moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RunState {
-    /// It runs or waits for something to do.
-    Running,
-    /// All its threads are stopped (SIGSTOP, a debugger): the guest makes no progress.
-    Stopped,
-    /// It has ended. Its memory belongs to nobody any more.
-    Gone,
-}
+use super::process::{Process, stat_state};
+use crate::os::facts::{ProcessError, RunState};
 
 /// The hold on one process, for asking whether it still lives.
 #[derive(Debug)]

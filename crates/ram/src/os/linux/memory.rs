@@ -17,6 +17,7 @@ use rustix::io::{Errno, pread, pwrite};
 use super::liveness::Liveness;
 use super::process::Process;
 use crate::address::VmmVirtual;
+use crate::os::facts::MemoryRead;
 
 /// The system's limit on the pieces of one vectored call.
 const PIECES_PER_CALL: usize = 1024;
@@ -28,13 +29,6 @@ const SHORT: usize = 8192;
 pub(crate) struct ProcessMemory {
     pid: Pid,
     descriptor: OwnedFd,
-}
-
-/// A read of a batch: where from and where to.
-#[derive(Debug)]
-pub(crate) struct MemoryRead<'a> {
-    pub(crate) from: VmmVirtual,
-    pub(crate) into: &'a mut [u8],
 }
 
 impl ProcessMemory {

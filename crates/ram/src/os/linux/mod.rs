@@ -1,29 +1,42 @@
 //! Linux: processes through /proc, their memory through the files that back it,
 //! `/proc/PID/mem` and `process_vm_readv`.
 
+pub(crate) mod advice;
 mod backing_file;
-mod census;
-mod executable;
+mod denial;
 mod liveness;
 mod local_socket;
 mod maps;
+mod marks;
 mod memory;
+#[cfg(test)]
+pub(crate) mod own_process;
 mod private_file;
 mod process;
 mod residency;
 
 pub(crate) use backing_file::BackingFile;
-pub use census::Census;
-pub(crate) use executable::{ExecutableKind, holds_constant};
-pub use liveness::{Liveness, RunState};
+pub(crate) use denial::{copy_denial, denial, unseen};
+pub use liveness::Liveness;
 pub(crate) use local_socket::LocalSocket;
-pub(crate) use memory::{MemoryRead, ProcessMemory};
+pub(crate) use memory::ProcessMemory;
 pub(crate) use private_file::PrivateFile;
 pub use process::ProcRoot;
-pub(crate) use process::{
-    Descriptor, Process, ProcessError, ProcessStatus, current_user, user_name,
-};
+#[cfg(test)]
+pub(crate) use process::current_user;
+pub(crate) use process::{Process, file_number, program_name, user_label};
 pub(crate) use residency::Residency;
+/// A file that somebody else owns, as it is handed to another process.
+pub(crate) use rustix::fd::BorrowedFd as BorrowedFile;
+
+/// Whether processes hold sections.
+pub(crate) const HAS_SECTIONS: bool = false;
+/// Whether the system lists what files and devices a process has open.
+pub(crate) const LISTS_FILES: bool = true;
+/// Whether what the system calls a process is always its executable's name.
+pub(crate) const NAMES_ARE_FILES: bool = false;
+/// Whether a piece of another process's memory can be replaced.
+pub(crate) const CAN_GRAFT: bool = true;
 
 /// The system's error codes that decide something outside this module.
 pub(crate) mod code {

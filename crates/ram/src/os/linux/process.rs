@@ -12,6 +12,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::maps;
 use crate::mapping::MemoryMapping;
+use crate::os::facts::{Descriptor, HeldSections, NamedSection, ProcessError, ProcessStatus};
 
 /// The directory that holds one subdirectory for each process: `/proc`, or a
 /// recording of it.
@@ -86,20 +87,6 @@ impl ProcRoot {
     }
 }
 
-/// Why something about a process could not be read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum ProcessError {
-    /// It has ended, or never was.
-    #[error("the process is gone")]
-    Gone,
-    /// The system does not let this user look.
-    #[error("{what}: permission denied")]
-    Denied { what: &'static str },
-    /// Anything else.
-    #[error("{what}: system error {code}")]
-    System { what: &'static str, code: i32 },
-}
-
 impl ProcessError {
     fn from_io(what: &'static str, error: &io::Error) -> Self {
         let code = error.raw_os_error().unwrap_or(0);
@@ -116,36 +103,6 @@ impl ProcessError {
 pub(crate) struct Process {
     pid: u32,
     directory: PathBuf,
-}
-
-/// The parts of `/proc/PID/status` that matter here.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct ProcessStatus {
-    /// What the kernel calls it: the first 15 bytes of the executable's name, unless the
-    /// process chose another.
-    pub(crate) name: String,
-    /// The parent's id; 0 for none.
-    pub(crate) parent: u32,
-    /// Who traces it; 0 for nobody.
-    pub(crate) tracer: u32,
-    /// The user it runs as (effective).
-    pub(crate) user: u32,
-    /// Bit `n - 1` is set where the process has a handler for signal `n`.
-    pub(crate) caught_signals: u64,
-    /// Bytes of it that are swapped out, where the system tells.
-    pub(crate) swapped: Option<u64>,
-    /// The kind of its system call filter: 0 for none, 2 for a program.
-    pub(crate) seccomp: u32,
-    /// Whether it runs with a shadow stack.
-    pub(crate) shadow_stack: bool,
-}
-
-/// An open file of a process.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Descriptor {
-    pub(crate) number: u32,
-    /// Where the link points: a path or the kernel's name for it.
-    pub(crate) target: String,
 }
 
 impl Process {
@@ -172,6 +129,28 @@ impl Process {
             .split(|byte| *byte == 0)
             .map(|word| String::from_utf8_lossy(word).into_owned())
             .collect())
+    }
+
+    /// The running executable, whatever its path leads to by now.
+    pub(crate) fn executable_file(&self) -> PathBuf {
+        self.path("exe")
+    }
+
+    /// Where a path of a socket in its command line leads to: its own working directory and
+    /// root count.
+    pub(crate) fn socket_path(&self, path: &str) -> PathBuf {
+        let base = if path.starts_with('/') { "root" } else { "cwd" };
+        self.path(base).join(path.trim_start_matches('/'))
+    }
+
+    /// Sections are Windows's; what Linux shares between processes are files.
+    pub(crate) fn sections(&self) -> Result<HeldSections, ProcessError> {
+        Ok(HeldSections::default())
+    }
+
+    /// As [`sections`](Self::sections): no name leads to one.
+    pub(crate) fn named_section(&self, _name: &str, _held: &HeldSections) -> NamedSection {
+        NamedSection::Absent
     }
 
     /// The path of the executable, as the system shows it.
@@ -325,13 +304,31 @@ pub(super) fn stat_state(line: &[u8]) -> Option<u8> {
         .find(|byte| *byte != b' ')
 }
 
+/// What tells a file from all others: its device and number.
+pub(crate) fn file_number(_path: &Path, metadata: &fs::Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
+}
+
+/// The file name in a path of a program.
+pub(crate) fn program_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
 /// The user that this process runs as.
 pub(crate) fn current_user() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
+/// A user as people know it.
+pub(crate) fn user_label(user: u32) -> String {
+    match user_name(user) {
+        Some(name) => format!("{name} (uid {user})"),
+        None => format!("uid {user}"),
+    }
+}
+
 /// What the system calls a user, if it has a name for it.
-pub(crate) fn user_name(user: u32) -> Option<String> {
+fn user_name(user: u32) -> Option<String> {
     let accounts = fs::read_to_string("/etc/passwd").ok()?;
     accounts.lines().find_map(|line| {
         let mut fields = line.split(':');

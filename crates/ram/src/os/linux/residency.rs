@@ -31,6 +31,17 @@ pub(crate) enum Residency {
 }
 
 impl Residency {
+    /// The way for the file of a stored dump.
+    pub(crate) const fn of_stored() -> Self {
+        Self::FileHoles
+    }
+
+    /// Whether the file tells: where a run of existing pages ends is found only by walking to
+    /// its end, and reading a hole is cheaper than asking, and harmless.
+    pub(crate) const fn is_by_file(&self) -> bool {
+        matches!(self, Self::FileHoles)
+    }
+
     /// Chooses the way for a block.
     pub(crate) fn choose(process: &Process, file: Option<&BackingFile>) -> Self {
         if file.is_some_and(|file| !file.hugetlb) {

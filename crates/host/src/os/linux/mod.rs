@@ -1,0 +1,28 @@
+//! Linux: processes through /proc, notes in directories by their modes, listening and bells
+//! over sockets.
+
+pub(crate) mod advice;
+mod clock;
+mod display;
+mod doorbell;
+mod errors;
+mod host_facts;
+mod identity;
+mod listen;
+mod notes;
+mod stopwatch;
+#[cfg(test)]
+pub(crate) mod trial;
+
+pub(crate) use clock::milliseconds_since_boot;
+pub(crate) use display::{make_memory_file, only_readable, wait_for_monitor};
+pub use doorbell::Doorbells;
+pub(crate) use errors::is_no_such_address_family;
+pub(crate) use host_facts::about_this_host;
+pub(crate) use identity::{boot_id, has_ended, pid_namespace, start_time};
+pub use listen::Listener;
+pub(crate) use notes::{
+    NoteDirectory, candidates, create_private_file, is_ours_alone, make_private_directory,
+    open_unlinked,
+};
+pub(crate) use stopwatch::Moment;

@@ -1,0 +1,32 @@
+//! Why the system does not let this user look at a process, or copy its memory.
+
+use super::process::{ProcRoot, Process};
+use super::{privileges, users};
+use crate::access::Obstacle;
+use crate::os::facts::ProcessStatus;
+
+/// Why a process that is known could not be looked at.
+pub(crate) fn denial(process: &Process, status: &ProcessStatus) -> Obstacle {
+    let own = users::current_user();
+    // Whoever may open everything is only kept from what the system itself protects.
+    if process.is_protected() || privileges::enable_debug() {
+        Obstacle::Protected
+    } else if status.user != 0 && status.user != own {
+        Obstacle::OtherUser {
+            owner: status.user,
+            own,
+        }
+    } else {
+        Obstacle::NotElevated
+    }
+}
+
+/// Why its memory could not be copied.
+pub(crate) fn copy_denial(_root: &ProcRoot, process: &Process, status: &ProcessStatus) -> Obstacle {
+    denial(process, status)
+}
+
+/// Why a process of which nothing is known could not be looked at.
+pub(crate) fn unseen(pid: u32) -> Obstacle {
+    denial(&ProcRoot::system().process(pid), &ProcessStatus::default())
+}
