@@ -85,15 +85,15 @@ impl Global {
             MethodArgument::Auto => Method::Auto,
             MethodArgument::Map => Method::Map,
             MethodArgument::Copy => Method::Copy,
-            MethodArgument::Graft if cfg!(all(target_os = "linux", target_arch = "x86_64")) => {
-                Method::Graft
-            }
-            MethodArgument::Graft => {
-                return Err(crate::failure::Failure::new(
-                    crate::os::GRAFT_REFUSAL,
-                    Some("use `--method auto`, which maps where it can and copies elsewhere"),
-                ));
-            }
+            MethodArgument::Graft => match crate::os::GRAFT_REFUSAL {
+                None => Method::Graft,
+                Some(reason) => {
+                    return Err(crate::failure::Failure::new(
+                        reason,
+                        Some("use `--method auto`, which maps where it can and copies elsewhere"),
+                    ));
+                }
+            },
         };
         Ok(AttachOptions {
             method,

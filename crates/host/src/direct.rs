@@ -1,6 +1,6 @@
 //! A session over a slot of this process's own in a guest's memory. It waits for nothing.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use vmshm_link::LinkError;
@@ -35,6 +35,8 @@ pub struct Direct {
     conversation: Conversation,
     last_look: Instant,
     last_condition: Condition,
+    /// The memory of its regions that may lie in files of grafts.
+    grafts: Vec<Weak<View>>,
 }
 
 impl Direct {
@@ -56,6 +58,7 @@ impl Direct {
             conversation: Conversation::default(),
             last_look: Instant::now(),
             last_condition: Condition::Running,
+            grafts: Vec::new(),
         }
     }
 
@@ -163,7 +166,19 @@ impl Direct {
             slot.verify()?;
             slot.beat()?;
         }
+        self.grafts.retain(|memory| memory.strong_count() > 0);
+        let mut grafts = self.grafts.iter().filter_map(Weak::upgrade);
+        if grafts.any(|memory| memory.is_cut_off()) {
+            return Err(SessionEnd::GraftUndone);
+        }
         Ok(self.last_condition)
+    }
+
+    /// Ends with this memory of a region, should it be cut off from the VM.
+    pub(crate) fn watch_memory(&mut self, memory: &Arc<View>) {
+        if memory.lies_in_grafts() {
+            self.grafts.push(Arc::downgrade(memory));
+        }
     }
 
     /// The reason behind a failure of the memory or the link: the end of the VM or of

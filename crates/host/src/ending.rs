@@ -38,6 +38,9 @@ pub enum SessionEnd {
     /// A holder of a region's file has taken pages out of it.
     #[error("region damaged: a holder of its file has taken pages out of it")]
     PagesTaken,
+    /// A region that it uses is no longer grafted: its pages are the VM's own again.
+    #[error("region moved: its graft was undone, and its bytes are elsewhere in the VM's memory")]
+    GraftUndone,
     /// What the memory or its writer did.
     #[error("session ended: {0}")]
     Link(LinkError),
@@ -51,9 +54,11 @@ impl SessionEnd {
             Self::AgentDied | Self::AgentLeft => {
                 Some("start `vmshm-agent run` in the guest again, as root")
             }
-            Self::AgentRestarted | Self::GuestRestarted | Self::TakenBack | Self::PagesTaken => {
-                Some("run the command again")
-            }
+            Self::AgentRestarted
+            | Self::GuestRestarted
+            | Self::TakenBack
+            | Self::PagesTaken
+            | Self::GraftUndone => Some("run the command again"),
             Self::BrokerGone => Some("is it running? sudo systemctl start vmshm-broker"),
             Self::VmGone { .. } | Self::Link(_) => None,
         }
@@ -64,6 +69,11 @@ impl From<LinkError> for SessionEnd {
     fn from(error: LinkError) -> Self {
         Self::Link(error)
     }
+}
+
+/// What a link hears of a graft that was undone under it.
+pub(crate) fn graft_undone() -> End {
+    End::RegionDamaged("its graft was undone; open it again".to_owned())
 }
 
 /// The same in the words that applications get on both sides.
@@ -80,6 +90,7 @@ impl From<SessionEnd> for End {
             SessionEnd::PagesTaken => Self::RegionDamaged(
                 "a holder of its file on the host has taken pages out of it".to_owned(),
             ),
+            SessionEnd::GraftUndone => graft_undone(),
             SessionEnd::Link(error) => Self::Link(error),
         }
     }

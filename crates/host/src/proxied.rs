@@ -192,7 +192,10 @@ impl Proxied {
         let mut ask = |request: &Request| self.session.request(request, patience);
         let pieces = ground.locate(granted, patience, &mut ask)?;
         let kept = vmshm_graft::Contents::Keep;
-        let grafted: GraftedRegion = ground.graft.replace(granted.region, &pieces, kept)?;
+        let grafted: GraftedRegion =
+            ground
+                .graft
+                .replace(granted.region, &pieces, kept, &mut |_| ())?;
         Ok(grafted.file)
     }
 

@@ -108,12 +108,15 @@ impl Session {
         let source = self.source();
         let mut ask = |request: &Request| self.request(request, timeout);
         let result = source.lay_out(&granted, Protection::ReadWrite, timeout, &mut ask);
-        if result.is_err() {
-            let close = Request::Close {
-                region: granted.region,
-            };
-            // The first error is the one to tell.
-            let _ = self.request(&close, timeout);
+        match &result {
+            Ok(region) => self.watch_memory(&region.memory),
+            Err(_) => {
+                let close = Request::Close {
+                    region: granted.region,
+                };
+                // The first error is the one to tell.
+                let _ = self.request(&close, timeout);
+            }
         }
         result
     }
@@ -156,7 +159,7 @@ impl Ground {
             ));
         }
         if self.ram.is_to_be_grafted() {
-            return self.lay_out_grafted(granted, extents, &pieces, ask);
+            return self.lay_out_grafted(granted, extents, &pieces, protection, ask);
         }
         let view = self.ram.view(&pieces, protection);
         let memory = Arc::new(view.map_err(|e| pages(&e))?);
@@ -180,9 +183,10 @@ impl Ground {
         granted: &RegionReply,
         extents: Vec<Extent>,
         pieces: &[BlockPiece],
+        protection: Protection,
         ask: Ask<'_>,
     ) -> Result<Region, RequestError> {
-        crate::graft::lay_out(self, granted, extents, pieces, ask)
+        crate::graft::lay_out(self, granted, (extents, pieces), protection, ask)
     }
 
     #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
@@ -191,6 +195,7 @@ impl Ground {
         _: &RegionReply,
         _: Vec<Extent>,
         _: &[BlockPiece],
+        _: Protection,
         _: Ask<'_>,
     ) -> Result<Region, RequestError> {
         Err(RequestError::Graft {

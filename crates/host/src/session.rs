@@ -2,6 +2,7 @@
 //! either this process's own, over a slot in the guest's memory, or one that a broker of this
 //! host keeps for it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use vmshm_link::LinkError;
@@ -10,6 +11,7 @@ use vmshm_link::directory::{MAX_NAME, RegionEntry, is_valid_name};
 use vmshm_link::fields::Text;
 use vmshm_link::wait::Backoff;
 use vmshm_pipe::pause;
+use vmshm_ram::View;
 
 #[cfg(target_os = "linux")]
 use crate::brokered::Brokered;
@@ -215,6 +217,16 @@ impl Session {
     /// [`SessionEnd`] when it is over.
     pub(crate) fn look_now(&mut self) -> Result<Condition, SessionEnd> {
         either!(mut self, one => one.look_now())
+    }
+
+    /// Ends with this memory of a region, should it be cut off from the VM.
+    pub(crate) fn watch_memory(&mut self, memory: &Arc<View>) {
+        match &mut self.way {
+            Way::Direct(direct) => direct.watch_memory(memory),
+            // A broker tells when it takes back.
+            #[cfg(target_os = "linux")]
+            Way::Brokered(_) => {}
+        }
     }
 
     /// The reason behind a failure of the memory or the link: the end of the VM or of

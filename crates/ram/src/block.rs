@@ -17,7 +17,7 @@ const SMALLEST_CANDIDATE: u64 = 1 << 20;
 /// Linux takes plugged memory into use in pieces of this size.
 const SMALLEST_PLUGGED: u64 = 128 << 20;
 /// Grafted pieces of a block carry this name; they belong to the block around them.
-const GRAFT_NAME: &str = "vmshm-";
+pub(crate) const GRAFT_NAME: &str = "vmshm-";
 
 /// What lies behind a RAM block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -18,6 +18,7 @@ mod census;
 mod dump;
 mod executable;
 mod firmware;
+mod graft_runs;
 mod guest_os;
 mod guest_ram;
 mod layout;

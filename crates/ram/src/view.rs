@@ -13,8 +13,8 @@ use crate::os::{BackingFile, Liveness, ProcessMemory};
 #[derive(Debug)]
 pub struct View {
     reach: Reach,
-    #[cfg(target_os = "linux")]
-    graft: Option<rustix::fd::OwnedFd>,
+    /// The files of grafted regions among what is mapped.
+    grafts: Vec<Arc<BackingFile>>,
 }
 
 #[derive(Debug)]
@@ -132,7 +132,7 @@ impl View {
         let mapping = Mapping::new(&file, &[whole], protection)?;
         Ok(Self {
             reach: Reach::Linear(mapping),
-            graft: Some(file),
+            grafts: vec![Arc::new(BackingFile::of_graft(file))],
         })
     }
 
@@ -140,7 +140,24 @@ impl View {
     #[cfg(target_os = "linux")]
     #[must_use]
     pub fn graft(&self) -> Option<rustix::fd::BorrowedFd<'_>> {
-        self.graft.as_ref().map(rustix::fd::AsFd::as_fd)
+        let [file] = self.grafts.as_slice() else {
+            return None;
+        };
+        file.has_size(self.size())
+            .then(|| rustix::fd::AsFd::as_fd(&**file))
+    }
+
+    /// Whether some of it lies in a file of a grafted region.
+    #[must_use]
+    pub const fn lies_in_grafts(&self) -> bool {
+        !self.grafts.is_empty()
+    }
+
+    /// Whether the file of a graft that it maps was taken away from the VM: nobody else
+    /// sees any more what is written.
+    #[must_use]
+    pub fn is_cut_off(&self) -> bool {
+        self.grafts.iter().any(|file| file.is_withdrawn())
     }
 
     /// Copies to and from runs of the VMM's memory.
@@ -171,11 +188,15 @@ impl View {
         }))
     }
 
+    /// Remembers that it maps files of grafts.
+    pub(crate) fn over_grafts(self, grafts: Vec<Arc<BackingFile>>) -> Self {
+        Self { grafts, ..self }
+    }
+
     const fn over(reach: Reach) -> Self {
         Self {
             reach,
-            #[cfg(target_os = "linux")]
-            graft: None,
+            grafts: Vec::new(),
         }
     }
 

@@ -234,7 +234,7 @@ impl Machine {
         let socket = format!("unix:{},server=on,wait=off", qmp::socket(&name).display());
         // The last word on what a reset does is ours.
         let arguments = ["-qmp", &socket, "-action", "reboot=reset"].map(str::to_owned);
-        Self::boot_on_path(kind, label, &[], &arguments, None, Some(&path))
+        Self::boot_in(kind, label, (&[], &arguments), None, &[("PATH", path)])
     }
 
     /// The same with more arguments for the VMM, which inherits `file` as number [`FILE`].
@@ -249,16 +249,20 @@ impl Machine {
         arguments: &[String],
         file: Option<BorrowedFd<'_>>,
     ) -> Self {
-        Self::boot_on_path(kind, label, options, arguments, file, None)
+        Self::boot_in(kind, label, (options, arguments), file, &[])
     }
 
-    fn boot_on_path(
+    /// The same with the booter's and the VMM's variables of the environment.
+    ///
+    /// # Panics
+    /// When it does not boot.
+    #[must_use]
+    pub fn boot_in(
         kind: Kind,
         label: &str,
-        options: &[&str],
-        arguments: &[String],
+        (options, arguments): (&[&str], &[String]),
         file: Option<BorrowedFd<'_>>,
-        path: Option<&str>,
+        variables: &[(&str, String)],
     ) -> Self {
         let start = Instant::now();
         let name = format!("vm-tests-{}-{label}", std::process::id());
@@ -269,10 +273,8 @@ impl Machine {
         let package = std::env::var_os("CARGO_MANIFEST_DIR")
             .unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
         let mut command = Command::new("sh");
-        if let Some(path) = path {
-            command.env("PATH", path);
-        }
         command
+            .envs(variables.iter().map(|(name, value)| (name, value)))
             .args(["-c", KEEPER, "sh"])
             .arg(environment::booter())
             .arg("vm")

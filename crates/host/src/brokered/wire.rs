@@ -492,6 +492,7 @@ fn end_words(end: &SessionEnd) -> [u64; 3] {
         SessionEnd::TakenBack => [6, 0, 0],
         SessionEnd::PagesTaken => [7, 0, 0],
         SessionEnd::BrokerGone => [8, 0, 0],
+        SessionEnd::GraftUndone => [12, 0, 0],
         SessionEnd::Link(LinkError::RolledBack { written, found, .. }) => [9, *written, *found],
         SessionEnd::Link(LinkError::Revoked) => [10, 0, 0],
         SessionEnd::Link(LinkError::Violation { value, .. }) => [11, *value, 0],
@@ -520,6 +521,7 @@ fn end_of([number, first, second]: [u64; 3]) -> SessionEnd {
             what: "a word of the guest",
             value: first,
         }),
+        12 => SessionEnd::GraftUndone,
         // A reason of a newer broker.
         _ => SessionEnd::BrokerGone,
     }

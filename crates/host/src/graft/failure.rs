@@ -15,6 +15,12 @@ pub enum GraftFailure {
     /// The VMM's process may not or could not be changed.
     #[error("the region cannot be grafted: {0}")]
     Graft(#[from] GraftError),
+    /// There is nothing to undo.
+    #[error("the region is not grafted")]
+    NotGrafted,
+    /// The graft could not be taken back; it stands, in whole or in part.
+    #[error("the graft cannot be undone: {0}")]
+    Undo(#[source] GraftError),
     /// The session is over.
     #[error(transparent)]
     Ended(#[from] SessionEnd),
@@ -64,13 +70,13 @@ impl GraftFailure {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         let text = match self {
-            Self::Graft(error) => return error.hint().map(str::to_owned),
+            Self::Graft(error) | Self::Undo(error) => return error.hint().map(str::to_owned),
             Self::Ended(end) => return end.hint().map(str::to_owned),
             Self::Request(error) => return error.hint(),
             Self::Taken { .. } => "try again when it has ended",
             Self::InUse { .. } => "end them, graft, and start them again: they will find the graft",
             Self::Unproved { .. } => "use --method copy, and report this",
-            Self::Pages(_) | Self::Lock { .. } | Self::Map(_) => return None,
+            Self::NotGrafted | Self::Pages(_) | Self::Lock { .. } | Self::Map(_) => return None,
         };
         Some(text.to_owned())
     }
@@ -79,7 +85,8 @@ impl GraftFailure {
     #[must_use]
     pub const fn refusal(&self) -> Option<&Refusal> {
         match self {
-            Self::Graft(GraftError::Refused(refusal)) => Some(refusal),
+            Self::Graft(GraftError::Refused(refusal))
+            | Self::Undo(GraftError::Refused(refusal)) => Some(refusal),
             _ => None,
         }
     }

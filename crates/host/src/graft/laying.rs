@@ -24,14 +24,14 @@ use crate::session::RequestError;
 pub(crate) fn lay_out(
     ground: &Ground,
     granted: &RegionReply,
-    extents: Vec<Extent>,
-    pieces: &[BlockPiece],
+    (extents, pieces): (Vec<Extent>, &[BlockPiece]),
+    protection: Protection,
     ask: Ask<'_>,
 ) -> Result<Region, RequestError> {
     let grafted = if granted.ready {
         ground
             .graft
-            .replace(granted.region, pieces, Contents::Keep)?
+            .replace(granted.region, pieces, Contents::Keep, &mut |_| ())?
     } else {
         new_region(ground, granted, pieces, ask)?
     };
@@ -42,7 +42,7 @@ pub(crate) fn lay_out(
         proof = grafted.proof.name(),
         "the region is grafted"
     );
-    let memory = grafted.memory().map_err(GraftFailure::from)?;
+    let memory = grafted.memory(protection).map_err(GraftFailure::from)?;
     Ok(Region {
         id: granted.region,
         memory,
@@ -60,8 +60,12 @@ fn new_region(
     let (key, id) = (granted.key, granted.region);
     let view = ground.ram.view(pieces, Protection::Read);
     verify_pattern(&view.map_err(|error| pages(&error))?, key, id)?;
-    let mut grafted = ground.graft.replace(id, pieces, Contents::Forget)?;
-    let memory = grafted.memory().map_err(GraftFailure::from)?;
+    let mut grafted = ground
+        .graft
+        .replace(id, pieces, Contents::Forget, &mut |_| ())?;
+    let memory = grafted
+        .memory(Protection::ReadWrite)
+        .map_err(GraftFailure::from)?;
     write_pattern(&*memory, key, id)?;
     ask(&Request::Proved {
         region: id,

@@ -22,7 +22,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use vmshm_graft::{Contents, Grafted};
+use vmshm_graft::{Contents, GraftError, Grafted};
 use vmshm_link::beacon::Beacon;
 use vmshm_link::control::{Request, Role};
 use vmshm_link::directory::RegionKind;
@@ -36,12 +36,15 @@ pub(crate) use laying::lay_out;
 pub(crate) use places::Ground;
 pub use places::{Standing, standing};
 pub use proof::Proof;
-pub use vmshm_graft::{Pause, Refusal};
+pub use vmshm_graft::{Pause, Refusal, Step};
 
 use lock::Lock;
 
 /// How long is waited for another process that grafts in the same VM.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Who is told of each step.
+pub type Watch<'a> = &'a mut (dyn FnMut(Step) + Send);
 
 /// A region that is a file of its own.
 #[derive(Debug)]
@@ -67,9 +70,9 @@ impl GraftedRegion {
     ///
     /// # Errors
     /// What the system says.
-    pub fn memory(&self) -> Result<Arc<View>, MapError> {
+    pub fn memory(&self, protection: Protection) -> Result<Arc<View>, MapError> {
         let file = rustix::io::fcntl_dupfd_cloexec(&self.file, 0).map_err(MapError::System)?;
-        let view = View::of_file(file, self.size, Protection::ReadWrite)?;
+        let view = View::of_file(file, self.size, protection)?;
         Ok(Arc::new(view))
     }
 }
@@ -127,6 +130,18 @@ fn not_by_name(name: &str, kind: RegionKind, instead: &str) -> RequestError {
 /// # Errors
 /// [`GraftFailure`]; the VM runs on unharmed.
 pub fn graft(session: &mut Session, region: &Region) -> Result<GraftedRegion, GraftFailure> {
+    graft_watched(session, region, &mut |_| ())
+}
+
+/// The same; `watch` is told of each step that was made.
+///
+/// # Errors
+/// As [`graft`].
+pub fn graft_watched(
+    session: &mut Session,
+    region: &Region,
+    watch: Watch<'_>,
+) -> Result<GraftedRegion, GraftFailure> {
     session.look_now()?;
     let direct = session.direct().ok_or_else(|| {
         GraftFailure::Pages("a broker keeps the session, and grafts by itself".to_owned())
@@ -135,7 +150,8 @@ pub fn graft(session: &mut Session, region: &Region) -> Result<GraftedRegion, Gr
     let pieces = ground
         .pieces(&region.extents)
         .map_err(|error| GraftFailure::Pages(error.to_string()))?;
-    let grafted = ground.graft.replace(region.id, &pieces, Contents::Keep)?;
+    let graft = &ground.graft;
+    let grafted = graft.replace(region.id, &pieces, Contents::Keep, watch)?;
     // The guest may have ended, or gone back to an earlier state, in between.
     session.look_now()?;
     Ok(grafted)
@@ -149,14 +165,26 @@ pub fn graft(session: &mut Session, region: &Region) -> Result<GraftedRegion, Gr
 /// # Errors
 /// [`GraftFailure`]; the VM runs on unharmed.
 pub fn undo(pid: u32, id: &str) -> Result<Pause, GraftFailure> {
-    let _lock = Lock::take(pid, PATIENCE)?;
-    undo_locked(pid, id)
+    undo_watched(pid, id, &mut |_| ())
 }
 
-fn undo_locked(pid: u32, id: &str) -> Result<Pause, GraftFailure> {
+/// The same; `watch` is told of each step that was made.
+///
+/// # Errors
+/// As [`undo`].
+pub fn undo_watched(pid: u32, id: &str, watch: Watch<'_>) -> Result<Pause, GraftFailure> {
+    let _lock = Lock::take(pid, PATIENCE)?;
+    undo_locked(pid, id, watch)
+}
+
+fn undo_locked(pid: u32, id: &str, watch: Watch<'_>) -> Result<Pause, GraftFailure> {
     let mappings = ProcRoot::system().mappings(pid).unwrap_or_default();
     let region = places::as_it_stands(&mappings, id);
-    let pauses = vmshm_graft::undo(pid, &region, Contents::Keep, &mut |_| ())?;
+    let undone = vmshm_graft::undo(pid, &region, Contents::Keep, watch);
+    let pauses = undone.map_err(|error| match error {
+        GraftError::Refused(Refusal::NotGrafted) => GraftFailure::NotGrafted,
+        other => GraftFailure::Undo(other),
+    })?;
     Ok(in_all(&pauses))
 }
 

@@ -9,7 +9,7 @@ use vmshm_ram::{BlockPiece, GuestRam, MemoryMapping, ProcRoot, View, VmmVirtual}
 use super::failure::GraftFailure;
 use super::lock::Lock;
 use super::proof::{self, Proof};
-use super::{GraftedRegion, PATIENCE, described, sharing, undo_locked};
+use super::{GraftedRegion, PATIENCE, Watch, described, sharing, undo_locked};
 
 /// What the name of a region's memory file starts with, as mappings show it.
 const NAME: &str = "vmshm-";
@@ -111,16 +111,17 @@ impl Ground {
         region: u64,
         pieces: &[BlockPiece],
         contents: Contents,
+        watch: Watch<'_>,
     ) -> Result<GraftedRegion, GraftFailure> {
         let wanted = self.region(region, pieces)?;
         let _lock = Lock::take(self.pid, PATIENCE)?;
-        self.clear(&wanted)?;
+        self.clear(&wanted, watch)?;
         let partners = sharing::partners(self, &wanted)?;
-        let grafted = vmshm_graft::graft(self.pid, &wanted, contents, &partners, &mut |_| ())?;
+        let grafted = vmshm_graft::graft(self.pid, &wanted, contents, &partners, watch)?;
         match proof::compare(self.pid, &wanted, &grafted.file) {
             Ok(()) => {}
             Err(what) => {
-                undo_locked(self.pid, &wanted.id)?;
+                undo_locked(self.pid, &wanted.id, watch)?;
                 return Err(GraftFailure::Unproved { what });
             }
         }
@@ -162,7 +163,7 @@ impl Ground {
 
     /// Undoes what is left of other grafts at a region's places: those of regions that were
     /// removed, and of earlier boots of the guest.
-    fn clear(&self, wanted: &vmshm_graft::Region) -> Result<(), GraftFailure> {
+    fn clear(&self, wanted: &vmshm_graft::Region, watch: Watch<'_>) -> Result<(), GraftFailure> {
         let overlaps = |one: &Piece, other: &Piece| {
             let end = |piece: &Piece| piece.at.0.saturating_add(piece.length);
             one.at.0 < end(other) && other.at.0 < end(one)
@@ -175,7 +176,7 @@ impl Ground {
                     .any(|old| wanted.pieces.iter().any(|piece| overlaps(old, piece)));
             if in_the_way {
                 tracing::info!(id = old.id, "an earlier graft is in the way and is undone");
-                undo_locked(self.pid, &old.id)?;
+                undo_locked(self.pid, &old.id, watch)?;
             }
         }
         Ok(())

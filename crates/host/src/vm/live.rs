@@ -10,6 +10,7 @@ use vmshm_link::control::{Reply, Request};
 use vmshm_link::directory::RegionEntry;
 use vmshm_link::wait::Backoff;
 use vmshm_pipe::pause;
+use vmshm_ram::View;
 
 use super::failure::open_error;
 use super::holds::{Holds, end_of};
@@ -279,6 +280,14 @@ impl Live {
                 state.holds.insert(handle, region, name, kept);
                 Ok(tether)
             }
+        }
+    }
+
+    /// Notes where the memory of a region lies: it may be cut off from the VM.
+    /// A broker says so itself, with the reason.
+    pub(super) fn lies(&self, handle: u64, memory: &Arc<View>) {
+        if self.directory.is_some() {
+            locked(&self.state).holds.lies(handle, memory);
         }
     }
 

@@ -48,6 +48,7 @@ pub(super) fn open(live: &Live, handle: u64, wish: &Wish) -> Result<Held<Vm>, Op
             return Err(failed(error));
         }
     };
+    live.lies(handle, &region.memory);
     Ok(Held {
         region: handle,
         memory: region.memory,
