@@ -25,6 +25,23 @@ pub fn machine(label: &str) -> Option<Machine> {
     Some(Machine::boot_of_user(Kind::QemuPrivate(2), label, OWNER))
 }
 
+/// What the unit leaves a broker, as setpriv says it.
+fn capabilities() -> String {
+    let unit = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../dist/systemd/vmshm-broker.service"
+    );
+    let text = std::fs::read_to_string(unit).expect("the unit is there");
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("CapabilityBoundingSet="));
+    let names = line.expect("it is bounded").split_whitespace();
+    names.fold("-all".to_owned(), |set, name| {
+        let name = name.strip_prefix("CAP_").unwrap_or(name);
+        format!("{set},+{}", name.to_lowercase())
+    })
+}
+
 /// A broker; it is ended when this is dropped.
 pub struct Broker {
     directory: tempfile::TempDir,
@@ -67,9 +84,13 @@ impl Broker {
         self.path("socket")
     }
 
-    /// The command line.
+    /// The command line: with the rights that its unit leaves it, and no others.
     fn command(&self) -> Command {
-        let mut command = Command::new(environment::program("vmshm"));
+        let mut command = Command::new("setpriv");
+        command
+            .arg(format!("--bounding-set={}", capabilities()))
+            .args(["--inh-caps=-all", "--no-new-privs"])
+            .arg(environment::program("vmshm"));
         command.arg("broker").arg("--verbose");
         command.arg("--socket").arg(self.socket());
         command.arg("--rules").arg(self.path("rules.toml"));
