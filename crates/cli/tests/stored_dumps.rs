@@ -100,6 +100,12 @@ map
     0000000000000000000000000000//////1111111111111111111111111111  RAM block
   · none to █ all; blank: no RAM; //: a hole too long to draw
 ";
+    // Windows is not asked for holes of a file.
+    let expected = if cfg!(windows) {
+        expected.replace("64 KiB exist (100 %)", "residency not known")
+    } else {
+        expected.to_owned()
+    };
     assert_eq!(text(&output.stdout, &dump), expected);
     assert_eq!(text(&output.stderr, &dump), "");
 }

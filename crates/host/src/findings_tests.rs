@@ -50,8 +50,8 @@ fn among_decoys(decoy: &dyn Fn(&OwnGuest, u64)) {
     }
     let among = assert_found(&guest);
     println!("found alone in {alone:?}, among decoys in {among:?}");
-    // Generous: other tests take the processors meanwhile.
-    assert!(among < 4 * alone + Duration::from_millis(500), "{among:?}");
+    // Generous: other tests take the processors meanwhile, and Wine more than a little.
+    assert!(among < 4 * alone + Duration::from_secs(3), "{among:?}");
 }
 
 #[test]

@@ -395,19 +395,19 @@ impl Inspection {
         Some(match source {
             Source::Proved => Note {
                 what: format!(
-                    "block {taken} is taken for the guest's RAM, since the beacon that lives is in it; block {others} could be it by size, and holds none"
+                    "block {taken} is taken for the guest's RAM, since the beacon that lives is in it; by size it could also be block {others}, where none lives"
                 ),
                 hint: None,
             },
             weak if weak >= Source::MachineRule => Note {
                 what: format!(
-                    "block {taken} is only the first that could be the guest's RAM by size; so could block {others}"
+                    "block {taken} is only the first that could be the guest's RAM by its size; it could also be block {others}"
                 ),
                 hint: Some("run vmshm-agent in the guest: its beacon tells".to_owned()),
             },
             shown => Note {
                 what: format!(
-                    "block {taken} is taken for the guest's RAM, since addresses in it are {shown}; block {others} could be it by size"
+                    "block {taken} is taken for the guest's RAM, since addresses in it are {shown}; by size it could also be block {others}"
                 ),
                 hint: None,
             },
