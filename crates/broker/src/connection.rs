@@ -288,7 +288,7 @@ impl<'a> Connection<'a> {
             }
             Request::Open { kind, size, name } => {
                 allowed.may_open(name.as_str()).map_err(denied)?;
-                if kind == RegionKind::Pipe
+                if kind != RegionKind::Raw
                     && let Err(why) = allowed.may_make(name.as_str(), size)
                 {
                     // The agent makes a pipe that is not there.
@@ -512,15 +512,10 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Tells of regions that are over although the session goes on.
+    /// Tells of regions that are over although the session goes on. The client keeps the file
+    /// until it lets go: until then the guest keeps the pages.
     fn end_regions(&mut self) -> Result<(), Over> {
         for (region, cause) in self.guest.over() {
-            for held in &mut self.held {
-                if held.region == region && !std::mem::replace(&mut held.is_back, true) {
-                    // What cannot be taken back at once, the guard takes back.
-                    self.guest.take_back(region);
-                }
-            }
             let reply = Box::new(Reply::Ended {
                 region,
                 cause,

@@ -40,7 +40,7 @@ pub(crate) struct Global {
     /// Do not scan guest RAM for the beacon: look where --beacon says, else where a running `vmshm listen` has learned it to be
     #[arg(long, global = true)]
     pub(crate) no_scan: bool,
-    /// Have this broker attach, by its socket [default: /run/vmshm/broker.sock, where one's own user may not attach]
+    /// Have this broker attach, by its socket [default: /run/vmshm/broker.sock, where this user may not; on Linux hosts]
     #[arg(
         long,
         global = true,
@@ -182,8 +182,7 @@ pub(crate) enum Command {
     Doctor(Doctor),
     /// Take the connections of agents that were started with --connect, and tie each to its VM (on Linux hosts)
     Listen(crate::commands::listen::Listen),
-    /// Hand regions and screens of VMs to programs of other users, as rules allow
-    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    /// Hand regions and screens of VMs to programs of other users, as rules allow (on Linux hosts)
     #[command(after_help = crate::commands::broker::AFTER_HELP)]
     Broker(crate::commands::broker::Broker),
     /// Print shell completions

@@ -51,7 +51,6 @@ fn main() -> ExitCode {
         Command::Bench(bench) => commands::bench::run(bench, global),
         Command::Doctor(doctor) => commands::doctor::run(doctor, global),
         Command::Listen(listen) => commands::listen::run(listen, global),
-        #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
         Command::Broker(broker) => commands::broker::run(broker, global),
         Command::Completions { shell } => commands::generate::completions(*shell),
         Command::Man { directory } => commands::generate::man(directory),

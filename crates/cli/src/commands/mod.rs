@@ -1,8 +1,9 @@
 //! One module for each command.
 
 pub(crate) mod bench;
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub(crate) mod broker;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod broker_service;
 pub(crate) mod display;
 pub(crate) mod display_arguments;
 mod display_monitor;

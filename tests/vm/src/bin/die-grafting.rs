@@ -37,7 +37,10 @@ fn main() {
         let grafted = graft::graft_watched(&mut session, &region, &mut watch).expect("grafted");
         println!("{:?}", grafted.pauses);
     } else {
-        let id = graft::id(session.direct().expect("its own session").beacon(), region.id);
+        let id = graft::id(
+            session.direct().expect("its own session").beacon(),
+            region.id,
+        );
         let pause = graft::undo_watched(vmm.pid, &id, &mut watch).expect("undone");
         println!("{pause:?}");
     }
