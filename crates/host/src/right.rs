@@ -1,6 +1,7 @@
 //! Whether a session's regions may still be written. It waits for nothing.
 
 use std::sync::Arc;
+#[cfg(target_os = "linux")]
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use vmshm_endpoint::Right;
@@ -13,23 +14,24 @@ use vmshm_ram::View;
 /// session it is one load of what the broker said last: what is written after the end goes
 /// to a file that is no guest's memory any more.
 #[derive(Debug, Clone)]
-pub struct WriteRight(Ground);
+pub struct WriteRight(Basis);
 
 #[derive(Debug, Clone)]
-enum Ground {
+enum Basis {
     Slot(Tenure<Arc<View>>),
+    #[cfg(target_os = "linux")]
     Word(Arc<AtomicBool>),
 }
 
 impl WriteRight {
     pub(crate) const fn of_slot(tenure: Tenure<Arc<View>>) -> Self {
-        Self(Ground::Slot(tenure))
+        Self(Basis::Slot(tenure))
     }
 
     /// As long as the word says no end.
     #[cfg(target_os = "linux")]
     pub(crate) const fn of_word(is_over: Arc<AtomicBool>) -> Self {
-        Self(Ground::Word(is_over))
+        Self(Basis::Word(is_over))
     }
 
     /// Looks.
@@ -38,9 +40,11 @@ impl WriteRight {
     /// [`LinkError`] when nothing may be written.
     pub(crate) fn check(&self) -> Result<(), LinkError> {
         match &self.0 {
-            Ground::Slot(tenure) => tenure.verify(),
-            Ground::Word(is_over) if is_over.load(Ordering::Relaxed) => Err(LinkError::Revoked),
-            Ground::Word(_) => Ok(()),
+            Basis::Slot(tenure) => tenure.verify(),
+            #[cfg(target_os = "linux")]
+            Basis::Word(is_over) if is_over.load(Ordering::Relaxed) => Err(LinkError::Revoked),
+            #[cfg(target_os = "linux")]
+            Basis::Word(_) => Ok(()),
         }
     }
 }

@@ -1,12 +1,14 @@
 //! Whence the bytes of a session's regions come: from the VMM's memory, or from files that a
 //! broker sends.
 
+#[cfg(target_os = "linux")]
 use std::sync::Arc;
 use std::time::Duration;
 
 use vmshm_link::Extent;
 use vmshm_link::control::RegionReply;
 use vmshm_ram::{BlockPiece, FileRuns, OpenError, Protection, View};
+#[cfg(target_os = "linux")]
 use vmshm_shm::SharedMemory;
 
 #[cfg(target_os = "linux")]
