@@ -119,9 +119,10 @@ impl GuestRam {
                 _ => None,
             };
             let residency = Residency::choose(&process, file.as_deref());
-            let grafts = match &file {
-                Some(_) => open_grafts(&process, block, &mappings).map_err(graft_refused)?,
-                None => Vec::new(),
+            let grafts = if file.is_some() || origin.is_some() {
+                open_grafts(&process, block, &mappings).map_err(graft_refused)?
+            } else {
+                Vec::new()
             };
             blocks.push(OpenBlock {
                 block: block.clone(),

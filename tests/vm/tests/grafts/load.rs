@@ -19,6 +19,21 @@ fn qemu_with_two_processors_is_grafted_and_undone_a_dozen_times() {
 }
 
 #[test]
+fn shared_memory_goes_back_to_where_others_map_it() {
+    again_and_again(Kind::QemuMemfd(2), 2, 3);
+}
+
+#[test]
+fn memory_that_is_private_over_a_file_is_grafted_too() {
+    let cell = Cell {
+        board: Board::Pc,
+        backing: Backing::PrivateFile,
+        ..Cell::default()
+    };
+    again_and_again(Kind::Qemu(cell), 1, 3);
+}
+
+#[test]
 #[ignore = "long: a hundred times"]
 fn qemu_with_one_processor_is_grafted_and_undone_a_hundred_times() {
     again_and_again(Kind::QemuPrivate(1), 1, 100);
