@@ -1,8 +1,8 @@
 //! What `vmshm display` and the process that shows a screen (`vmshm-monitor`) say to each other.
 //!
 //! The monitor gets the frames' memory and nothing else of the guest: descriptors of files with
-//! the runs in them that it is to map. It never writes pixels; it writes its reader's line in
-//! the frames.
+//! the runs in them that it is to map (on Windows handles of sections). It never writes pixels;
+//! it writes its reader's line in the frames.
 //!
 //! ```text
 //!  vmshm display                           vmshm-monitor

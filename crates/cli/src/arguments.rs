@@ -58,7 +58,7 @@ pub(crate) enum MethodArgument {
     Auto,
     /// Map the pages that are used; zero copy
     Map,
-    /// Make each region that is opened a file of its own first, in the VM's process; zero copy, whatever the VM's memory is
+    /// Make each region that is opened a file of its own first, in the VM's process; zero copy, whatever the VM's memory is (on Linux hosts)
     Graft,
     /// Have the system copy from and to the VM's process
     Copy,
@@ -120,7 +120,7 @@ impl Global {
 pub(crate) enum Command {
     /// List the VMs of this host
     #[command(
-        after_help = "Examples:\n  vmshm list\n  vmshm list --json | jq '.[].name'\n  vmshm list --watch                  what happens, a line for each event, until Ctrl-C\n  vmshm list --watch --json --timeout 60 | jq -r 'select(.event == \"rebooted\").name'"
+        after_help = "Examples:\n  vmshm list\n  vmshm list --json | jq \".[].name\"\n  vmshm list --watch                  what happens, a line for each event, until Ctrl-C\n  vmshm list --watch --json --timeout 60 | jq -r \"select(.event == \\\"rebooted\\\").name\""
     )]
     List(List),
     /// Wait until a VM, or its agent, is there
@@ -145,14 +145,14 @@ pub(crate) enum Command {
     /// Find byte patterns in guest RAM
     Search(crate::commands::search::Search),
     /// Write guest RAM, where its place is proved
-    #[command(after_help = "Example:\n  vmshm write web 0x7f400000 --hex 'de ad be ef'")]
+    #[command(after_help = "Example:\n  vmshm write web 0x7f400000 --hex \"de ad be ef\"")]
     Write(Write),
     /// Write all guest RAM into a file: an ELF core, LiME's format, or raw
     #[command(after_help = crate::commands::dump::AFTER_HELP)]
     Dump(crate::commands::dump::Dump),
     /// Connect stdin and stdout to `vmshm-agent pipe NAME` in the guest
     #[command(
-        after_help = "Either end may come first and makes the pipe; the end of the input half-closes it;\nthe command ends when both directions have ended.\n\nExample:\n  tar c . | vmshm pipe web/files      (in the guest: vmshm-agent pipe files | tar x)"
+        after_help = "Either end may come first and makes the pipe; the end of the input half-closes it;\nthe command ends when both directions have ended.\n\nBytes go through unchanged. Where a shell turns what goes through its pipes into text (PowerShell\nbefore 7.4 does), use another one.\n\nExample:\n  tar cf - . | vmshm pipe web/files   (in the guest: vmshm-agent pipe files | tar xf -)"
     )]
     Pipe(Pipe),
     /// Show a screen of the guest in a window, or write a picture of it
@@ -164,7 +164,7 @@ pub(crate) enum Command {
     /// What can be reached, what cannot, why, and what would help
     #[command(after_help = "Example:\n  vmshm doctor web")]
     Doctor(Doctor),
-    /// Take the connections of agents that were started with --connect, and tie each to its VM
+    /// Take the connections of agents that were started with --connect, and tie each to its VM (on Linux hosts)
     Listen(crate::commands::listen::Listen),
     /// Print shell completions
     Completions {

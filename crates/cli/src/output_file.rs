@@ -114,9 +114,16 @@ fn open(path: &Path, readers: Readers) -> io::Result<OutputFile> {
     prefix.push(".partial-");
     std::fs::metadata(directory(&place))?;
     let partial = os::create_partial(&directory(&place), &prefix, readers, replaced.as_deref())
-        // That error names the partial file, which says nothing to the user.
-        .map_err(|error| io::Error::from(error.kind()))?;
+        .map_err(without_path)?;
     Ok(OutputFile::Whole(WholeFile { partial, place }))
+}
+
+/// An error without the name of the partial file, which says nothing to the user.
+fn without_path(error: io::Error) -> io::Error {
+    if error.raw_os_error().is_some() {
+        return error;
+    }
+    error.kind().into()
 }
 
 fn directory(place: &Path) -> PathBuf {

@@ -100,6 +100,12 @@ map
     0000000000000000000000000000//////1111111111111111111111111111  RAM block
   · none to █ all; blank: no RAM; //: a hole too long to draw
 ";
+    // Windows is not asked for holes of a file.
+    let expected = if cfg!(windows) {
+        expected.replace("64 KiB exist (100 %)", "residency not known")
+    } else {
+        expected.to_owned()
+    };
     assert_eq!(text(&output.stdout, &dump), expected);
     assert_eq!(text(&output.stderr, &dump), "");
 }
@@ -148,10 +154,22 @@ fn a_raw_dump_without_a_system_is_shown_with_what_is_missing() {
     assert!(quiet.stderr.is_empty());
 }
 
+/// A name that would be markup, as far as the system's names allow.
+const ODD: &str = if cfg!(windows) {
+    "a&lt;b&'.lime"
+} else {
+    "a<b>&\"c'.lime"
+};
+const ODD_IN_SVG: &str = if cfg!(windows) {
+    "a&amp;lt;b&amp;&apos;.lime"
+} else {
+    "a&lt;b&gt;&amp;&quot;c&apos;.lime"
+};
+
 #[test]
 fn pictures_appear_whole_and_hold_no_name_as_markup() {
     let directory = Directory::new("pictured");
-    let odd = directory.0.join("a<b>&\"c'.lime");
+    let odd = directory.0.join(ODD);
     std::fs::rename(two_ranges(&directory), &odd).expect("renamed");
     for (name, start) in [("p.svg", &b"<svg "[..]), ("p.png", b"\x89PNG\r\n")] {
         let path = directory.0.join(name);
@@ -168,7 +186,7 @@ fn pictures_appear_whole_and_hold_no_name_as_markup() {
         assert!(bytes.starts_with(start), "{name}");
         if name == "p.svg" {
             let svg = String::from_utf8(bytes).expect("text");
-            assert!(svg.contains("a&lt;b&gt;&amp;&quot;c&apos;.lime"), "{svg}");
+            assert!(svg.contains(ODD_IN_SVG), "{svg}");
             assert!(!svg.contains("a<b>"));
         }
     }

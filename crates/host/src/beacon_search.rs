@@ -42,6 +42,8 @@ pub struct Known {
 pub struct BeaconSearch {
     findings: Findings,
     started: Instant,
+    /// When all likely places had been looked at.
+    watching_since: Instant,
     /// The next page to look at; nothing when all were looked at.
     next_page: Option<BlockOffset>,
     /// Whether pages may lie at any address of the process, and those were not searched.
@@ -109,6 +111,7 @@ impl BeaconSearch {
         Ok(Self {
             findings,
             started,
+            watching_since: Instant::now(),
             next_page,
             any_address: place == Where::Scan
                 && !known.likely_only
@@ -195,6 +198,13 @@ impl BeaconSearch {
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// How long the heartbeats of what the likely places have were watched: looking at those
+    /// may itself have taken long.
+    #[must_use]
+    pub fn watched_for(&self) -> Duration {
+        self.watching_since.elapsed()
     }
 
     /// Where a later search has to go on; nothing when all pages were looked at.

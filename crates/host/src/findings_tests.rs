@@ -50,8 +50,8 @@ fn among_decoys(decoy: &dyn Fn(&OwnGuest, u64)) {
     }
     let among = assert_found(&guest);
     println!("found alone in {alone:?}, among decoys in {among:?}");
-    // Generous: other tests take the processors meanwhile.
-    assert!(among < 4 * alone + Duration::from_millis(500), "{among:?}");
+    // Generous: other tests take the processors meanwhile, and Wine more than a little.
+    assert!(among < 4 * alone + Duration::from_secs(3), "{among:?}");
 }
 
 #[test]
@@ -109,6 +109,42 @@ fn copies_whose_hearts_beat_faster_do_not_mislead() {
     let _copies = guest.beat(copies, AT_ONCE);
     let _heart = guest.beat(vec![TRUE], Duration::from_millis(300));
     assert_found(&guest);
+}
+
+#[test]
+fn of_several_blocks_the_one_whose_heart_beats_is_the_ram() {
+    let machine = Machine::Vmware { below_4g: 3 << 30 };
+    for right in 0..3 {
+        let guests = OwnGuest::several(16 * MIB, machine, 3);
+        // An old copy at its place, one at another place, and one that is as it should be.
+        guests[(right + 1) % 3].beacon(TRUE, TRUE, OUTER);
+        guests[(right + 2) % 3].beacon(8 * MIB + 4096, TRUE, OUTER);
+        guests[right].beacon(TRUE, TRUE, OUTER);
+        let _heart = guests[right].beat(vec![TRUE], AT_ONCE);
+        match sight(&guests[0], PATIENCE) {
+            Sighting::Living(candidate) => {
+                assert_eq!(candidate.at.block, guests[right].block);
+                assert_eq!(candidate.at.offset, TRUE);
+            }
+            other => panic!("misled: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn of_several_blocks_two_that_live_are_not_told_apart() {
+    let machine = Machine::Vmware { below_4g: 3 << 30 };
+    let guests = OwnGuest::several(16 * MIB, machine, 2);
+    let hearts: Vec<_> = guests
+        .iter()
+        .map(|guest| {
+            guest.beacon(TRUE, TRUE, OUTER);
+            guest.beat(vec![TRUE], AT_ONCE)
+        })
+        .collect();
+    let both = sight(&guests[0], PATIENCE);
+    assert!(matches!(both, Sighting::Nested), "{both:?}");
+    drop(hearts);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use vmshm_link::directory::{RegionEntry, RegionKind};
 use vmshm_link::{Extent, GuestPhysical};
-use vmshm_ram::{DumpFormat, GuestRam, Layout, RamBlock, Source, Vmm, guest_os_in};
+use vmshm_ram::{DumpFormat, Evidence, GuestRam, Layout, RamBlock, Source, Vmm, guest_os_in};
 
 use crate::attach::{self, AttachError, AttachOptions};
 use crate::deadline::Deadline;
@@ -69,7 +69,10 @@ impl BlockView {
         });
         Self {
             block: block.clone(),
-            resident: told.ok().map(|()| total),
+            resident: told
+                .ok()
+                .filter(|()| ram.knows_existing(index))
+                .map(|()| total),
             pieces,
             piece,
         }
@@ -355,6 +358,11 @@ impl Inspection {
         }
         let ranges = self.layout.ranges().iter();
         let seen: BTreeSet<usize> = ranges.map(|range| range.at.block).collect();
+        if let Some(note) = self.choice(&seen) {
+            self.notes.push(note);
+            self.note_system();
+            return;
+        }
         for index in 0..self.blocks.len() {
             if !seen.is_empty() && !seen.contains(&index) {
                 self.notes.push(Note {
@@ -364,6 +372,46 @@ impl Inspection {
             }
         }
         self.note_system();
+    }
+
+    /// Where any of several blocks may be the RAM: which was taken, and why.
+    fn choice(&self, seen: &BTreeSet<usize>) -> Option<Note> {
+        let Identity::Running(vmm) = &self.identity else {
+            return None;
+        };
+        let may_be_any = vmm.evidence.contains(&Evidence::SeveralSections);
+        let taken = *seen.first().filter(|_| may_be_any && seen.len() == 1)?;
+        let others: Vec<String> = (0..self.blocks.len())
+            .filter(|index| *index != taken)
+            .map(|index| index.to_string())
+            .collect();
+        let others = others.join(", ");
+        let source = self
+            .layout
+            .ranges()
+            .iter()
+            .map(|range| range.source)
+            .min()?;
+        Some(match source {
+            Source::Proved => Note {
+                what: format!(
+                    "block {taken} is taken for the guest's RAM, since the beacon that lives is in it; by size it could also be block {others}, where none lives"
+                ),
+                hint: None,
+            },
+            weak if weak >= Source::MachineRule => Note {
+                what: format!(
+                    "block {taken} is only the first that could be the guest's RAM by its size; it could also be block {others}"
+                ),
+                hint: Some("run vmshm-agent in the guest: its beacon tells".to_owned()),
+            },
+            shown => Note {
+                what: format!(
+                    "block {taken} is taken for the guest's RAM, since addresses in it are {shown}; by size it could also be block {others}"
+                ),
+                hint: None,
+            },
+        })
     }
 
     fn note_system(&mut self) {

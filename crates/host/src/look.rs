@@ -200,7 +200,7 @@ fn wait(search: &mut BeaconSearch, target: &Target) -> Sighting {
             Ok(None) => {}
             Err(_) => return search.conclude(target),
         }
-        let elapsed = search.elapsed();
+        let elapsed = search.watched_for();
         let over = elapsed >= PAGES_WAIT
             || (elapsed >= PULSE_WAIT && !search.is_searching(target))
             || target.ram.liveness().run_state() != RunState::Running;

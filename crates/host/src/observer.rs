@@ -496,7 +496,7 @@ impl Watched {
         let started = Instant::now();
         let sighting = match search.step(target) {
             Ok(Some(sighting)) => sighting,
-            Ok(None) if search.elapsed() < PULSE_WAIT || search.next_page().is_some() => {
+            Ok(None) if search.watched_for() < PULSE_WAIT || search.next_page().is_some() => {
                 *took += started.elapsed();
                 return None;
             }

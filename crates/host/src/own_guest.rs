@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use vmshm_link::beacon::{Beacon, KEEPER_PULSE, PAGE_BYTES};
 use vmshm_link::{Extent, GuestPhysical};
-use vmshm_ram::{Machine, Method, find_by_pid};
+use vmshm_ram::{Machine, Method, RamBlock, find_by_pid};
 use vmshm_shm::{Mapping, Piece, Protection, SharedMemory};
 
 use crate::os;
@@ -21,28 +21,47 @@ pub(crate) const INNER: [u8; 16] = [2; 16];
 /// A guest in this process.
 pub(crate) struct OwnGuest {
     memory: Arc<Mapping>,
+    /// Which of the VMM's blocks its RAM is.
+    pub(crate) block: usize,
     pub(crate) target: Target,
 }
 
 impl OwnGuest {
     /// A guest with `size` bytes of RAM in a machine of this kind.
     pub(crate) fn new(size: u64, machine: Machine) -> Self {
-        let file = os::make_memory_file("guest-ram", size).expect("a memory file");
+        let mut guests = Self::several(size, machine, 1);
+        guests.pop().expect("one was made")
+    }
+
+    /// A VMM with `count` blocks of which one may be its guest's RAM, each as if it was that.
+    pub(crate) fn several(size: u64, machine: Machine, count: usize) -> Vec<Self> {
+        let file = |_| os::make_memory_file("guest-ram", size).expect("a memory file");
+        let files: Vec<_> = (0..count).map(file).collect();
         let piece = Piece {
             offset: 0,
             length: size,
         };
-        let memory = Mapping::new(&file, &[piece], Protection::ReadWrite).expect("mapped");
+        let map = |file| Mapping::new(file, &[piece], Protection::ReadWrite).expect("mapped");
+        let memories: Vec<_> = files.iter().map(|file| Arc::new(map(file))).collect();
         let mut vmm = find_by_pid(std::process::id()).expect("this process");
         // Other tests of this process map and unmap theirs at the same time.
-        vmm.blocks.retain(|block| os::trial::is_of(block, &file));
-        assert_eq!(vmm.blocks.len(), 1, "the RAM is found");
+        let is_ours = |block: &RamBlock| files.iter().any(|file| os::trial::is_of(block, file));
+        vmm.blocks.retain(is_ours);
+        assert_eq!(vmm.blocks.len(), count, "the RAM is found");
         vmm.machine = machine;
         vmm.ram_bytes = size;
-        Self {
-            memory: Arc::new(memory),
-            target: Target::open(&vmm, Method::Auto).expect("it opens"),
+        let mut guests = Vec::new();
+        for (file, memory) in files.iter().zip(memories) {
+            let is_own = |block: &RamBlock| os::trial::is_of(block, file);
+            let block = vmm.blocks.iter().position(is_own).expect("it is found");
+            let target = Target::open(&vmm, Method::Auto).expect("it opens");
+            guests.push(Self {
+                memory,
+                block,
+                target,
+            });
         }
+        guests
     }
 
     pub(crate) fn write(&self, at: u64, bytes: &[u8]) {

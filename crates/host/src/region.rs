@@ -217,6 +217,25 @@ impl Ground {
         self.pieces(&extents)
     }
 
+    /// Grafts pages that are only read and therefore were never proved, if regions are to be
+    /// grafted.
+    ///
+    /// # Errors
+    /// [`RequestError::Graft`].
+    pub(crate) fn graft_if_wanted(
+        &self,
+        region: u64,
+        pieces: &[BlockPiece],
+    ) -> Result<(), RequestError> {
+        #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+        if self.ram.is_to_be_grafted() {
+            crate::graft::replace(self, region, pieces)?;
+        }
+        #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+        let _ = (region, pieces);
+        Ok(())
+    }
+
     /// Where extents lie in the VMM's RAM blocks.
     ///
     /// # Errors

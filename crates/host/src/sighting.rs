@@ -21,7 +21,8 @@ pub struct Target {
     pub vmm: Vmm,
     /// Its memory.
     pub ram: Arc<GuestRam>,
-    rule: Option<Layout>,
+    /// By the machine's rule: one, or one for each block that may be the RAM.
+    rules: Vec<Layout>,
     blocks: Vec<RamBlock>,
 }
 
@@ -34,7 +35,7 @@ impl Target {
         let ram = Arc::new(GuestRam::open(vmm, method)?);
         Ok(Self {
             vmm: vmm.clone(),
-            rule: vmm.rule_layout().ok(),
+            rules: vmm.rule_layouts(),
             blocks: ram.blocks().cloned().collect(),
             ram,
         })
@@ -44,7 +45,7 @@ impl Target {
     /// address. Guesses: whoever uses one checks what lies there.
     pub(crate) fn likely_places(&self, address: GuestPhysical) -> Vec<BlockOffset> {
         let by_rule = self
-            .rule
+            .rules
             .iter()
             .filter_map(|rule| rule.translate(address).ok());
         let counted = (0..self.blocks.len()).map(|block| BlockOffset {
@@ -56,15 +57,32 @@ impl Target {
 
     /// What the machine's rule says of a page at `at` that states the address `own`.
     pub(crate) fn fit(&self, own: GuestPhysical, at: BlockOffset) -> Fit {
-        let Some(rule) = &self.rule else {
+        let Some(rule) = self.rule_of(at.block) else {
             return Fit::Open;
         };
         match rule.translate(own) {
+            // Of several blocks any may be the RAM: what lives in one decides.
+            Ok(location) if location.at == at && self.rules.len() > 1 => Fit::Open,
             Ok(location) if location.at == at => Fit::Right,
             Ok(_) => Fit::Wrong,
             Err(_) if rule.guest_physical(at).is_some() => Fit::Wrong,
             // Plugged memory: the rule knows neither its place nor its address.
             Err(_) => Fit::Open,
+        }
+    }
+
+    /// Whether all of the guest's RAM is in one of several blocks. Where blocks are no more
+    /// than counted, it may be in more of them.
+    fn is_in_one_block(&self) -> bool {
+        self.rules.len() > 1 && !self.rules.iter().any(Layout::is_guess)
+    }
+
+    /// The machine's rule, if this block is the guest's RAM.
+    fn rule_of(&self, block: usize) -> Option<&Layout> {
+        let has_block = |rule: &&Layout| rule.ranges().iter().any(|range| range.at.block == block);
+        match &self.rules[..] {
+            [only] => Some(only),
+            several => several.iter().find(has_block),
         }
     }
 }
@@ -227,7 +245,7 @@ impl Directory {
             &points,
             header.ram_ranges(),
             &target.blocks,
-            target.rule.as_ref(),
+            target.rule_of(candidate.at.block),
         )?;
         let pulses = read_pulses(&memory)?;
         Ok(Self {
@@ -298,6 +316,7 @@ fn locate_page(
     beside
         .into_iter()
         .chain(target.likely_places(page))
+        .filter(|at| at.block == candidate.at.block || !target.is_in_one_block())
         .find(|at| states_address(&target.ram, *at, page))
         .ok_or(DirectoryError::NotFound(page))
 }

@@ -90,6 +90,12 @@ impl RamBlock {
         self.file.map_or(0, |file| file.offset)
     }
 
+    /// Where the VMM has it, where that is known: not of a section of which it holds a handle.
+    #[must_use]
+    pub fn place(&self) -> Option<VmmVirtual> {
+        (self.backing != Backing::Section).then_some(self.start)
+    }
+
     /// How the block is called in messages.
     #[must_use]
     pub fn label(&self) -> &str {

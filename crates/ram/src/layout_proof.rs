@@ -7,6 +7,7 @@ use vmshm_link::{Extent, GuestPhysical};
 use crate::address::BlockOffset;
 use crate::block::RamBlock;
 use crate::layout::{Layout, LayoutError, LayoutRange, Source};
+use crate::layout_split::around_the_hole;
 
 /// One address that was seen at one place.
 pub type Point = (GuestPhysical, BlockOffset);
@@ -20,7 +21,8 @@ impl Layout {
     /// The layout that `points` prove, within the RAM ranges that the guest reports and
     /// the VM's blocks. What no point proves of the reported ranges follows `rule`, if the
     /// rule agrees with every point; where that has no place either, a block that is as
-    /// long as the only such piece is taken for it (memory that was plugged).
+    /// long as the only such piece is taken for it (memory that was plugged). Where the
+    /// rule is refuted or unknown, RAM in one block may be split around one hole.
     ///
     /// Where the guest reports no ranges, the rule's are taken; without a rule each
     /// point vouches for its page alone.
@@ -75,6 +77,10 @@ impl Layout {
             // Pieces of plugged memory may touch each other.
             let rest = gaps(ram_ranges, &ranges);
             ranges.extend(by_length(&rest, blocks, &ranges, rule));
+        }
+        let rest = gaps(&reported, &ranges);
+        if !rest.is_empty() {
+            ranges.extend(around_the_hole(&reported, &rest, &ranges, blocks));
         }
         Self::new(ranges)
     }

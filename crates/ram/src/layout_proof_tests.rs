@@ -128,8 +128,17 @@ fn a_rule_that_a_point_refutes_is_not_used() {
     let ranges = [extent(0x10_0000, 2 * GIB), extent(4 * GIB, 6 * GIB)];
     let points = [point(4 * GIB + PAGE, 0, 2 * GIB + PAGE)];
     let layout = Layout::prove(&points, &ranges, &blocks, Some(&rule)).expect("a layout");
+    // The rule would have put RAM up to 3 GiB; what the point says of the hole holds.
+    let low = layout.translate(GuestPhysical(0x20_0000)).expect("RAM");
+    assert_eq!(
+        (low.at.offset, low.source),
+        (0x20_0000, Source::MachineRule)
+    );
+    assert!(layout.translate(GuestPhysical(0x9000_0000)).is_err());
+    // Nothing is known where the guest's RAM does not fill the block.
+    let larger = [block(16 * GIB)];
+    let layout = Layout::prove(&points, &ranges, &larger, Some(&rule)).expect("a layout");
     assert_eq!(layout.ranges().len(), 1);
-    assert!(layout.translate(GuestPhysical(0x20_0000)).is_err());
 }
 
 #[test]

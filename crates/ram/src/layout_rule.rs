@@ -76,6 +76,28 @@ pub(crate) fn by_machine(
     pc_layout(blocks, &order, low, low_end)
 }
 
+/// The layouts of such a machine, each with another block where the rule cannot know which
+/// of several is the RAM: of these one is right. Each is by the rule alone what it would be
+/// if there were no other block.
+pub(crate) fn alternatives(machine: Machine, ram_bytes: u64, blocks: &[RamBlock]) -> Vec<Layout> {
+    if !matches!(machine, Machine::Vmware { .. } | Machine::Counted) {
+        return by_machine(machine, ram_bytes, blocks).into_iter().collect();
+    }
+    let candidates = blocks.iter().take(MOST_CANDIDATES).enumerate();
+    let with = |(index, block): (usize, &RamBlock)| {
+        let alone = by_machine(machine, ram_bytes, std::slice::from_ref(block)).ok()?;
+        let ranges = alone.ranges().iter().map(|range| LayoutRange {
+            at: BlockOffset {
+                block: index,
+                offset: range.at.offset,
+            },
+            ..*range
+        });
+        Layout::new(ranges.collect()).ok()
+    };
+    candidates.filter_map(with).collect()
+}
+
 /// RAM from 0 up to one of `ends`, the smallest first, and the rest in a block of its own
 /// from 4 GiB. Legacy graphics memory does not exist there.
 fn split(blocks: &[RamBlock], ends: &[u64]) -> Result<Layout, LayoutError> {
@@ -362,6 +384,53 @@ mod tests {
         let odd = [block(2 * GIB), block(GIB)];
         let rule = by_machine(Machine::CloudHypervisor, 3 * GIB, &odd);
         assert_eq!(rule, Err(LayoutError::NoRule));
+    }
+
+    #[test]
+    fn vmwares_ram_has_no_gap_and_goes_on_at_4_gib() {
+        let machine = Machine::Vmware { below_4g: 3 * GIB };
+        assert_eq!(offset_of(machine, 8 * GIB, 3 * GIB - 1), Some(3 * GIB - 1));
+        assert_eq!(offset_of(machine, 8 * GIB, 3 * GIB), None);
+        assert_eq!(offset_of(machine, 8 * GIB, FOUR_GIB), Some(3 * GIB));
+        assert_eq!(offset_of(machine, 8 * GIB, 9 * GIB - 1), Some(8 * GIB - 1));
+        assert_eq!(offset_of(machine, 8 * GIB, 9 * GIB), None);
+        assert_eq!(
+            offset_of(machine, GIB, GRAPHICS_START),
+            Some(GRAPHICS_START)
+        );
+        // The section may be larger than the RAM, and never smaller.
+        let larger = by_machine(machine, GIB, &[block(2 * GIB)]).expect("a rule");
+        assert!(larger.translate(GuestPhysical(GIB)).is_err());
+        assert_eq!(larger.ranges()[0].source, Source::MachineRule);
+        // Which of several it is the rule does not know, and each is tried.
+        let several = [block(GIB), block(GIB), block(GIB)];
+        let first = by_machine(machine, GIB, &several).expect("a guess");
+        assert!(first.is_guess());
+        let all = hypotheses(machine, GIB, &several);
+        let blocks: Vec<usize> = all
+            .iter()
+            .map(|one| one.layout.ranges()[0].at.block)
+            .collect();
+        assert_eq!(blocks, [0, 1, 2]);
+        assert_eq!(by_machine(machine, GIB, &[]), Err(LayoutError::NoRule));
+    }
+
+    #[test]
+    fn where_the_rule_cannot_know_the_block_each_is_as_if_it_was_alone() {
+        let machine = Machine::Vmware { below_4g: GIB };
+        let several = [block(2 * GIB), block(2 * GIB)];
+        let all = alternatives(machine, 2 * GIB, &several);
+        assert_eq!(all.len(), 2);
+        for (index, layout) in all.iter().enumerate() {
+            assert!(!layout.is_guess());
+            let high = layout.translate(GuestPhysical(FOUR_GIB)).expect("there");
+            assert_eq!((high.at.block, high.at.offset), (index, GIB));
+        }
+        let counted = alternatives(Machine::Counted, 0, &several);
+        assert!(counted.len() == 2 && counted.iter().all(Layout::is_guess));
+        let pc = Machine::Pc { below_4g: None };
+        assert_eq!(alternatives(pc, 2 * GIB, &several[..1]).len(), 1);
+        assert!(alternatives(Machine::Unknown, 0, &several).is_empty());
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod layout;
 mod layout_granules;
 mod layout_proof;
 mod layout_rule;
+mod layout_split;
 mod mapping;
 mod open_block;
 mod os;

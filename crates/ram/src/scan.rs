@@ -336,6 +336,6 @@ impl GuestRam {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 #[path = "scan_tests.rs"]
 mod tests;

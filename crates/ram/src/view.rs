@@ -460,6 +460,6 @@ impl SharedMemory for View {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 #[path = "view_tests.rs"]
 mod tests;

@@ -1,5 +1,5 @@
-//! The played guest's test card: a screen that is not in the list, and shows one picture until the next is ordered, so
-//! that whoever takes a screenshot knows what is on it.
+//! The played guest's test card: a screen that is not in the list, and shows one picture until the next is ordered or
+//! somebody comes to look, so that whoever takes a screenshot can know what is on it.
 
 use vmshm_link::frames::{Damage, Mode};
 use vmshm_link::test_card::{Checksum, TestCard};
@@ -26,6 +26,30 @@ impl<M: GuestMemory> Guest<M> {
             self.screens.all[index].is_card = true;
             index
         }))
+    }
+
+    /// Who has just come waits for a picture that is newer than its coming.
+    pub(crate) fn greet_readers(&mut self) {
+        let mut cards = self.screens.all.iter_mut();
+        let Some(index) = cards.position(|screen| screen.is_card) else {
+            return;
+        };
+        let screen = &mut self.screens.all[index];
+        let Some(writer) = &screen.writer else {
+            return;
+        };
+        let opened = |slot: &usize| writer.reader(*slot).expect("there").opened;
+        let now: Vec<_> = screen.watchers.iter().map(opened).collect();
+        if now != screen.greeted {
+            screen.greeted = now;
+            let _ = self.draw_card(index);
+        }
+    }
+
+    /// The serial of the card that is shown; nothing where none is.
+    pub(crate) fn shown_card(&self) -> Option<u64> {
+        let card = self.screens.all.iter().find(|screen| screen.is_card)?;
+        Some(card.writer.as_ref()?.newest())
     }
 
     /// Draws and shows the next card; its serial.

@@ -201,6 +201,7 @@ impl<M: GuestMemory> Guest<M> {
         self.regions
             .retain(|region| region.ended.is_none() || !region.holders.is_empty());
         self.pump();
+        self.greet_readers();
         self.list();
     }
 

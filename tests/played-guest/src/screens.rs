@@ -52,7 +52,9 @@ pub(crate) struct Screen<M> {
     pub(crate) writer: Option<FrameWriter<Window<M>>>,
     pixels: Option<(u64, Window<M>)>,
     slots: PixelSlots,
-    watchers: Vec<usize>,
+    pub(crate) watchers: Vec<usize>,
+    /// The readers' marks of opening that a picture was drawn for.
+    pub(crate) greeted: Vec<u64>,
     pub(crate) picture: Vec<u8>,
 }
 
@@ -87,6 +89,7 @@ impl<M: GuestMemory> Screens<M> {
             pixels: None,
             slots: PixelSlots::new(3),
             watchers: Vec::new(),
+            greeted: Vec::new(),
             picture: vec![0; usize::try_from(mode.frame_bytes()).expect("small")],
         });
         self.all.len() - 1
@@ -393,6 +396,10 @@ impl<M: GuestMemory> Guest<M> {
             "card" => {
                 let serial = self.test_card().and_then(|index| self.draw_card(index));
                 return serial.map_or_else(|| "nobody".to_owned(), |one| one.to_string());
+            }
+            "shown" => {
+                let serial = self.shown_card();
+                return serial.map_or_else(|| "nothing".to_owned(), |one| one.to_string());
             }
             "draw" => {
                 self.draw(number, 3);

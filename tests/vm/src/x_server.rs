@@ -119,7 +119,8 @@ impl Drop for XServer {
     }
 }
 
-/// Reads a dump of xwd(1): a header of big-endian words (X11/XWDFile.h), a colour table, rows of 32-bit pixels.
+/// Reads a dump of xwd(1): a header of big-endian words (X11/XWDFile.h), a colour table, rows of pixels of 32 bits, or
+/// of 24 where windows have several visuals, as Wine's.
 fn from_xwd(bytes: &[u8]) -> Picture {
     let word = |index: usize| {
         let at = index * 4;
@@ -127,15 +128,15 @@ fn from_xwd(bytes: &[u8]) -> Picture {
     };
     let (header, width, height) = (word(0), word(4), word(5));
     let (byte_order, bits, stride, colours) = (word(7), word(11), word(12), word(19));
-    assert_eq!(
-        (byte_order, bits),
-        (0, 32),
-        "little-endian pixels of 32 bits"
+    assert!(
+        byte_order == 0 && matches!(bits, 24 | 32),
+        "little-endian pixels of 24 or 32 bits"
     );
+    let pixel_bytes = bits as usize / 8;
     let start = header as usize + colours as usize * 12;
     let row = |y: u32| {
         let at = start + y as usize * stride as usize;
-        bytes[at..at + width as usize * 4].chunks_exact(4)
+        bytes[at..at + width as usize * pixel_bytes].chunks_exact(pixel_bytes)
     };
     Picture {
         width,

@@ -20,9 +20,21 @@ impl Configuration {
     /// When it cannot be written.
     #[must_use]
     pub fn write(name: &str, mebibytes: u64) -> Self {
+        Self::with_hole(name, mebibytes, None)
+    }
+
+    /// The same of a VM whose RAM below the hole has so many MiB, where that is not as usual.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    #[must_use]
+    pub fn with_hole(name: &str, mebibytes: u64, hole: Option<u64>) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join(format!("{name}.vmx"));
-        let text = format!("displayName = \"{name}\"\r\nmemsize = \"{mebibytes}\"\r\n");
+        let mut text = format!("displayName = \"{name}\"\r\nmemsize = \"{mebibytes}\"\r\n");
+        if let Some(hole) = hole {
+            text.push_str(&format!("pciHole.start = \"{hole}\"\r\n"));
+        }
         std::fs::write(&path, text).expect("written");
         Self {
             _directory: directory,

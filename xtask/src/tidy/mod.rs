@@ -7,6 +7,7 @@ mod attributes;
 mod edges;
 mod files;
 mod pairs;
+mod seam;
 mod source;
 mod unsafety;
 mod words;
@@ -83,6 +84,7 @@ pub fn run() -> Result<usize> {
             }
         }
     }
+    source::mark_files_of_test_modules(&mut sources);
     for source in &sources {
         findings.extend(check_source(source));
     }
@@ -107,6 +109,7 @@ fn check_source(source: &Source) -> Vec<Finding> {
     findings.extend(unsafety::check(source));
     findings.extend(pairs::check_tags(source));
     findings.extend(words::check(source));
+    findings.extend(seam::check(source));
     findings
 }
 

@@ -14,7 +14,8 @@ pub struct Token {
     pub text: String,
     /// The line, counted from 1.
     pub line: usize,
-    /// Whether the token belongs to an item under `#[cfg(test)]`, `#[cfg(loom)]` or `#[test]`, or to a test file.
+    /// Whether the token belongs to an item under `#[cfg(test)]`, `#[cfg(loom)]` or `#[test]`, or to a test file: by its
+    /// name, or since it is the file of such a module.
     pub test: bool,
 }
 
@@ -26,6 +27,8 @@ pub struct Source {
     pub lines: Vec<String>,
     /// The file's tokens in order.
     pub tokens: Vec<Token>,
+    /// The file's literals in order, as they are written; documentation, which also is text, is none.
+    pub literals: Vec<Token>,
 }
 
 impl Source {
@@ -39,12 +42,13 @@ impl Source {
                 format!("not Rust: {error}"),
             )
         })?;
-        let mut tokens = Vec::new();
-        flatten(stream, is_test_file(file), &mut tokens);
+        let (mut tokens, mut literals) = (Vec::new(), Vec::new());
+        flatten(stream, is_test_file(file), &mut tokens, &mut literals);
         Ok(Self {
             file: file.to_owned(),
             lines: text.lines().map(str::to_owned).collect(),
             tokens,
+            literals,
         })
     }
 
@@ -69,12 +73,53 @@ impl Source {
                 .all(|(token, word)| token.text == *word)
     }
 
+    /// Where the files may be of modules that this file has only in tests.
+    fn test_modules(&self) -> Vec<String> {
+        let path = self.file.strip_suffix(".rs").unwrap_or(&self.file);
+        let (above, stem) = path.rsplit_once('/').unwrap_or(("", path));
+        let directory = match stem {
+            "lib" | "main" | "mod" => above,
+            _ => path,
+        };
+        let declared = self.tokens.windows(3).filter_map(|words| match words {
+            [word, name, end] if word.text == "mod" && end.text == ";" && word.test => {
+                Some(&name.text)
+            }
+            _ => None,
+        });
+        declared
+            .flat_map(|name| {
+                [
+                    format!("{directory}/{name}.rs"),
+                    format!("{directory}/{name}/mod.rs"),
+                ]
+            })
+            .collect()
+    }
+
     /// The text of the token before `position`.
     pub fn before(&self, position: usize) -> &str {
         position
             .checked_sub(1)
             .and_then(|before| self.tokens.get(before))
             .map_or("", |token| &token.text)
+    }
+}
+
+/// Takes the files of modules that exist only in tests for what they are.
+pub fn mark_files_of_test_modules(sources: &mut [Source]) {
+    let mut new: Vec<String> = sources.iter().flat_map(Source::test_modules).collect();
+    while !new.is_empty() {
+        let mut next = Vec::new();
+        for source in sources.iter_mut().filter(|it| new.contains(&it.file)) {
+            let known = source.tokens.iter().all(|token| token.test);
+            let tokens = source.tokens.iter_mut().chain(&mut source.literals);
+            tokens.for_each(|token| token.test = true);
+            if !known {
+                next.extend(source.test_modules());
+            }
+        }
+        new = next;
     }
 }
 
@@ -90,7 +135,7 @@ fn is_test_file(file: &str) -> bool {
 }
 
 /// Appends the tokens of a stream, groups opened. An item after a test attribute, up to its body or semicolon, is test code.
-fn flatten(stream: TokenStream, test: bool, tokens: &mut Vec<Token>) {
+fn flatten(stream: TokenStream, test: bool, tokens: &mut Vec<Token>, literals: &mut Vec<Token>) {
     let mut item_is_test = false;
     let mut trees = stream.into_iter().peekable();
     while let Some(tree) = trees.next() {
@@ -99,7 +144,15 @@ fn flatten(stream: TokenStream, test: bool, tokens: &mut Vec<Token>) {
         let mut push = |text: String| tokens.push(Token { text, line, test });
         match tree {
             TokenTree::Ident(word) => push(word.to_string()),
-            TokenTree::Literal(_) => push("\"".to_owned()),
+            TokenTree::Literal(literal) => {
+                push("\"".to_owned());
+                let before = tokens.iter().rev().skip(1);
+                let documents = before.map(|token| &*token.text).take(2).eq(["=", "doc"]);
+                if !documents {
+                    let text = literal.to_string();
+                    literals.push(Token { text, line, test });
+                }
+            }
             TokenTree::Punct(sign) => {
                 push(sign.as_char().to_string());
                 if sign.as_char() == '#'
@@ -120,7 +173,7 @@ fn flatten(stream: TokenStream, test: bool, tokens: &mut Vec<Token>) {
                     Delimiter::None => ("", ""),
                 };
                 push(open.to_owned());
-                flatten(group.stream(), test, tokens);
+                flatten(group.stream(), test, tokens, literals);
                 tokens.push(Token {
                     text: close.to_owned(),
                     line: end,
@@ -181,6 +234,17 @@ pub mod tests {
     }
 
     #[test]
+    fn literals_are_kept_and_documentation_is_none() {
+        let source = source("a.rs", "//!/proc\n///x\nfn a() { b(\"/proc\", b\"c\", 7) }");
+        let texts: Vec<_> = source
+            .literals
+            .iter()
+            .map(|it| (&*it.text, it.line))
+            .collect();
+        assert_eq!(texts, [("\"/proc\"", 3), ("b\"c\"", 3), ("7", 3)]);
+    }
+
+    #[test]
     fn files_of_tests_are_known_by_name() {
         assert!(
             is_test_file("crates/ram/src/view_tests.rs")
@@ -190,6 +254,27 @@ pub mod tests {
         assert!(
             !is_test_file("crates/x/src/latests.rs") && !is_test_file("crates/x/src/contests/a.rs")
         );
+    }
+
+    #[test]
+    fn files_of_test_modules_are_tests_and_what_is_below_them() {
+        let files = [
+            (
+                "crates/x/src/lib.rs",
+                "#[cfg(test)]\nmod played;\nmod real;",
+            ),
+            ("crates/x/src/played.rs", "mod inner;"),
+            ("crates/x/src/played/inner.rs", "fn a() { b(\"c\") }"),
+            ("crates/x/src/real.rs", "mod mine;"),
+            ("crates/x/src/real/mine.rs", "fn a() {}"),
+        ];
+        let mut sources = files.map(|(file, text)| source(file, text));
+        mark_files_of_test_modules(&mut sources);
+        let are_tests = sources.map(|source| {
+            let mut tokens = source.tokens.iter().chain(&source.literals);
+            tokens.all(|token| token.test)
+        });
+        assert_eq!(are_tests, [false, true, true, false, false]);
     }
 
     #[test]

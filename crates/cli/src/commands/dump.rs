@@ -20,9 +20,9 @@ use crate::output_file::{OutputFile, Readers, is_stream};
 /// What `vmshm dump` says after its options.
 pub(crate) const AFTER_HELP: &str = "\
 The VM runs on while it is dumped: the dump is no snapshot of one instant. Pause the VM first
-where that matters. Only memory that exists is read; the rest, and pages of zeros, are holes of
-the file. The file appears under its name when it is whole, and a new one is readable by its
-owner alone; a pipe or a device is written straight, with zeros for holes.
+where that matters. Only memory that exists is read, where the system tells; the rest, and pages
+of zeros, are holes of the file. The file appears under its name when it is whole, and a new one
+is readable by its owner alone; a pipe or a device is written straight, with zeros for holes.
 
 Formats:
   elf   core file with guest-physical addresses in its program headers; for Volatility, gdb, objdump
@@ -109,6 +109,10 @@ pub(crate) fn run(dump: &Dump, global: &Global) -> Result<(), Failure> {
     };
     let written = write();
     bar.finish_and_clear();
+    // A dump that is replaced by one of itself is closed first: not every system gives a
+    // file's name to another file while it is read.
+    drop(physical);
+    drop(subject);
     let head = std::mem::take(&mut sink.head);
     let finished = written.and_then(|read| {
         sink.file.finish().map_err(DumpWriteError::Output)?;

@@ -120,7 +120,7 @@ fn block_json(index: usize, view: &BlockView, runs: bool) -> Value {
         "backing": runs.then(|| block.backing.to_string()),
         "size": block.length,
         "resident": view.resident,
-        "vmm_virtual": runs.then_some(block.start.0),
+        "vmm_virtual": block.place().filter(|_| runs).map(|place| place.0),
         "file_offset": block.file.map(|file| file.offset),
     })
 }
@@ -254,7 +254,10 @@ fn block_row(index: usize, view: &BlockView, identity: &Identity) -> Vec<String>
     let mut row = vec![index.to_string(), output::size(block.length), resident];
     match identity {
         Identity::Running(_) => {
-            row.push(format!("at {}", block.start));
+            row.push(match block.place() {
+                Some(place) => format!("at {place}"),
+                None => "held by its handle".to_owned(),
+            });
             row.push(block.backing.to_string());
             row.push(output::plain(&block.name).into_owned());
         }

@@ -27,7 +27,7 @@ const PAGE: u64 = 4096;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "One line for each match, in rising order of addresses: the guest-physical address and, where\nseveral patterns were given, a tab and the pattern. Only pages that exist are searched.\nExit codes: 0 found, 1 nothing found, 2 error, also where nothing was found and not all memory\ncould be read.\n\nExamples:\n  vmshm search web 'Linux version'\n  vmshm search web --hex '7f 45 4c 46' --align 4K --limit 10\n  vmshm search dump:web.elf password --hex deadbeef --json | jq '.[].gpa'"
+    after_help = "One line for each match, in rising order of addresses: the guest-physical address and, where\nseveral patterns were given, a tab and the pattern. Only pages that exist are searched,\nwhere the system tells.\nExit codes: 0 found, 1 nothing found, 2 error, also where nothing was found and not all memory\ncould be read.\n\nExamples:\n  vmshm search web \"Linux version\"\n  vmshm search web --hex \"7f 45 4c 46\" --align 4K --limit 10\n  vmshm search dump:web.elf password --hex deadbeef --json | jq \".[].gpa\""
 )]
 pub(crate) struct Search {
     /// Process number, name, vmm:name, or dump:FILE (dump:raw:FILE: raw, whatever it begins with)

@@ -64,7 +64,7 @@ struct Place<'a> {
 
 impl Place<'_> {
     fn vmm_virtual(&self) -> Option<VmmVirtual> {
-        let address = self.block.start.0.checked_add(self.location.at.offset)?;
+        let address = self.block.place()?.0.checked_add(self.location.at.offset)?;
         self.pid.map(|_| VmmVirtual(address))
     }
 

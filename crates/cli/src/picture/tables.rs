@@ -167,7 +167,10 @@ fn block_row(index: usize, view: &BlockView, stored: bool) -> (Option<&'static s
         index.to_string(),
         output::size(block.length),
         resident,
-        block.start.to_string(),
+        block.place().map_or_else(
+            || "held by its handle".to_owned(),
+            |place| place.to_string(),
+        ),
         behind,
     ];
     (Some(colour::of_block(index)), cells)

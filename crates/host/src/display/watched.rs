@@ -152,7 +152,7 @@ impl Watched {
             runs: as_runs(&found.runs),
             reader: self.reader,
         };
-        Ok(channel.send(&frames, Some(found.file))?)
+        Ok(channel.send(&frames, Some(found.file()))?)
     }
 
     /// Hands a pixels region to the monitor, or says that it cannot be had.
@@ -191,7 +191,7 @@ impl Watched {
             Some(found) if found.runs.len() <= MOST_RUNS => {
                 let runs = as_runs(&found.runs);
                 let pixels = ToMonitor::Pixels { region, runs };
-                channel.send(&pixels, Some(found.file))?;
+                channel.send(&pixels, Some(found.file()))?;
                 Ok(Ok(()))
             }
             // Frames could be mapped, but pictures cannot.
@@ -235,6 +235,8 @@ impl Watched {
             };
             let ask = &mut |request: &Request| asking.request(request);
             let pieces = ground.locate(&granted, self.patience, ask)?;
+            // The guest goes on drawing, and what it draws next is in the file.
+            ground.graft_if_wanted(granted.region, &pieces)?;
             Ok((granted.region, pieces))
         })();
         match result {

@@ -50,6 +50,21 @@ pub(crate) fn lay_out(
     })
 }
 
+/// Grafts pages that may be in use.
+///
+/// # Errors
+/// [`RequestError`].
+pub(crate) fn replace(
+    ground: &Ground,
+    region: u64,
+    pieces: &[BlockPiece],
+) -> Result<(), RequestError> {
+    ground
+        .graft
+        .replace(region, pieces, Contents::Keep, &mut |_| ())?;
+    Ok(())
+}
+
 fn new_region(
     ground: &Ground,
     granted: &RegionReply,

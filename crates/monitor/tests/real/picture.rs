@@ -1,14 +1,15 @@
 //! One picture as PNG.
 
 use std::io::{Cursor, Read, Seek, SeekFrom};
-use std::os::fd::OwnedFd;
 
-use vmshm_channel::Size;
+use vmshm_channel::Handed;
 use vmshm_channel::sink::{FromMonitor, Run, Sink, ToMonitor};
+use vmshm_channel::{Size, borrowed};
+use vmshm_shm::{Mapping, Protection, SharedMemory};
 
-use crate::material::{Display, Guest, Monitor, memory_file, pattern};
+use crate::material::{Display, Guest, Monitor, memory_file, pattern, picture_file};
 
-fn read_png(file: OwnedFd) -> ((u32, u32), Vec<u8>) {
+fn read_png(file: Handed) -> ((u32, u32), Vec<u8>) {
     let mut file = std::fs::File::from(file);
     let mut bytes = Vec::new();
     file.seek(SeekFrom::Start(0)).expect("succeeds");
@@ -33,7 +34,7 @@ fn expected(size: (u32, u32), picture: impl Fn(u32, u32) -> u32) -> Vec<u8> {
 
 #[test]
 fn the_picture_is_the_guests_pixel_by_pixel() {
-    let file = memory_file(0);
+    let file = picture_file();
     let mut guest = Guest::new(7, 123, 45);
     // Neither one from before the monitor came will do, nor one with the pointer in it.
     guest.publish(|_, _| 0x1111_1111, false);
@@ -54,7 +55,7 @@ fn the_picture_is_the_guests_pixel_by_pixel() {
 
 #[test]
 fn only_a_picture_of_the_wanted_size_will_do() {
-    let file = memory_file(0);
+    let file = picture_file();
     let size = Size {
         width: 64,
         height: 32,
@@ -85,7 +86,7 @@ fn only_a_picture_of_the_wanted_size_will_do() {
 
 #[test]
 fn memory_that_makes_no_sense_is_said_and_survived() {
-    let file = memory_file(0);
+    let file = picture_file();
     let mut monitor = Monitor::start(Sink::Picture { size: None }, Some(&file), Display::None);
     monitor.ready();
     let mut guest = Guest::new(3, 16, 16);
@@ -96,19 +97,24 @@ fn memory_that_makes_no_sense_is_said_and_survived() {
         }],
         reader: 0,
     };
-    use std::os::fd::AsFd;
-    let descriptor = Some(guest.frames.as_fd());
+    let descriptor = Some(borrowed(&guest.frames));
     monitor.channel.send(&bad, descriptor).expect("succeeds");
     let FromMonitor::BadGuest { message } = monitor.next() else {
         panic!("no complaint");
     };
-    assert!(message.contains("behind the file's end"), "{message}");
+    let words = if cfg!(windows) {
+        "cannot map"
+    } else {
+        "behind the file's end"
+    };
+    assert!(message.contains(words), "{message}");
     // No frames region at all.
     let other = Guest {
         frames: memory_file(4 * 4096),
         ..Guest::new(4, 16, 16)
     };
-    rustix::io::pwrite(&other.frames, &[1; 8], 0).expect("succeeds");
+    let bytes = Mapping::whole(&other.frames, 4 * 4096, Protection::ReadWrite);
+    bytes.expect("mapped").write(0, &[1; 8]).expect("succeeds");
     monitor.give_frames(&other);
     assert!(matches!(monitor.next(), FromMonitor::BadGuest { .. }));
     monitor.give_frames(&guest);
@@ -119,9 +125,10 @@ fn memory_that_makes_no_sense_is_said_and_survived() {
     assert_eq!(monitor.next(), FromMonitor::PictureDone);
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn a_file_that_shrinks_ends_the_monitor_with_words() {
-    let file = memory_file(0);
+    let file = picture_file();
     let mut monitor = Monitor::start(Sink::Picture { size: None }, Some(&file), Display::None);
     monitor.ready();
     let guest = Guest::new(3, 16, 16);
@@ -141,6 +148,7 @@ fn a_file_that_shrinks_ends_the_monitor_with_words() {
     assert_eq!(status.code(), Some(75));
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn without_a_display_a_window_is_refused_with_a_hint() {
     let sink = Sink::Window {

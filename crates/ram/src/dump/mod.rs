@@ -16,9 +16,9 @@ pub use plan::DumpPlan;
 pub use stored::{DumpError, StoredDump};
 pub use write::{DumpOutput, DumpWriteError};
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod property_tests;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod write_tests;

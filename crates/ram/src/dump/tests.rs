@@ -2,13 +2,20 @@
 
 use super::*;
 use crate::{GuestRam, Source};
-use std::io::Write;
+use std::io::{Seek, SeekFrom, Write};
 use vmshm_link::GuestPhysical;
 
 fn file(bytes: &[u8]) -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().expect("a file");
     file.write_all(bytes).expect("written");
     file
+}
+
+/// Writes into the middle of a file.
+fn put(file: &tempfile::NamedTempFile, bytes: &[u8], at: u64) {
+    let mut file = file.as_file();
+    file.seek(SeekFrom::Start(at)).expect("a place");
+    file.write_all(bytes).expect("written");
 }
 
 fn lime_range(start: u64, bytes: &[u8]) -> Vec<u8> {
@@ -118,7 +125,6 @@ fn elf_core(ranges: &[(u64, u64, u64, u64)], length: u64) -> tempfile::NamedTemp
 
 #[test]
 fn an_elf_core_may_name_the_same_memory_more_than_once() {
-    use std::os::unix::fs::FileExt;
     // As QEMU's dumps with paging: a virtual mapping, one that goes beyond it, the RAM.
     let file = elf_core(
         &[
@@ -131,7 +137,7 @@ fn an_elf_core_may_name_the_same_memory_more_than_once() {
     for page in 0..8_u8 {
         let at = 0x1_0000 + u64::from(page) * 0x1000;
         let bytes = [page + 1; 0x1000];
-        file.as_file().write_all_at(&bytes, at).expect("written");
+        put(&file, &bytes, at);
     }
     let dump = StoredDump::open(file.path()).expect("a dump");
     assert_eq!(dump.ram_bytes(), 0x8000);
@@ -145,10 +151,9 @@ fn an_elf_core_may_name_the_same_memory_more_than_once() {
 
 #[test]
 fn the_number_of_ranges_that_a_file_states_is_not_believed_before_it_is_checked() {
-    use std::os::unix::fs::FileExt;
     let count = u32::try_from(stored::MOST_SEGMENTS).expect("it fits") + 1;
     let file = elf_core(&[], 64 + 64 + u64::from(count) * 56);
-    let put = |bytes: &[u8], at| file.as_file().write_all_at(bytes, at).expect("written");
+    let put = |bytes: &[u8], at| put(&file, bytes, at);
     // Section headers behind the file's header: the first has the number of ranges.
     put(&64_u64.to_le_bytes(), 0x28);
     put(&128_u64.to_le_bytes(), 0x20);

@@ -60,6 +60,10 @@ impl Tables {
     }
 
     /// A sparse file of `length` bytes with these bytes at their places.
+    #[cfg_attr(
+        not(target_os = "linux"),
+        allow(dead_code, reason = "only Linux searches sparse files")
+    )]
     pub(super) fn file(&self, length: u64) -> tempfile::NamedTempFile {
         let mut file = tempfile::NamedTempFile::new().expect("a file");
         file.as_file().set_len(length).expect("sparse");

@@ -209,5 +209,5 @@ impl GuestRam {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests;

@@ -194,11 +194,8 @@ impl<'a> Existing<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Method;
     use crate::layout::Source;
-    use crate::os::own_process::OwnRam;
     use vmshm_link::Extent;
-    use vmshm_shm::SharedMemory;
 
     fn layout(ranges: &[Range<u64>]) -> Layout {
         let range = |(block, range): (usize, &Range<u64>)| LayoutRange {
@@ -234,8 +231,12 @@ mod tests {
         assert_eq!(super::units(&Layout::default(), 10).count(), 0);
     }
 
+    #[cfg(target_os = "linux")]
     #[test]
     fn a_hole_before_a_long_run_is_asked_about_once() {
+        use crate::Method;
+        use crate::os::own_process::OwnRam;
+        use vmshm_shm::SharedMemory;
         const MIB: u64 = 1 << 20;
         let own = OwnRam::new(4 * MIB);
         own.mapping.write(PAGE, b"early").expect("write");

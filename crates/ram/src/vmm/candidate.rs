@@ -74,6 +74,15 @@ impl Candidate {
                 .is_some_and(|name| name.starts_with(kernel_name))
     }
 
+    /// What a name that [`is_called_what_it_says`](Self::is_called_what_it_says) speaks for.
+    pub(super) fn by_name(&self) -> Evidence {
+        if NAMES_ARE_FILES && self.executable.is_some() {
+            Evidence::ProgramName
+        } else {
+            Evidence::ExecutableName
+        }
+    }
+
     /// Whether all that was read is of the same process: one may have ended meanwhile
     /// and another taken its number.
     pub(super) fn is_consistent(&self) -> bool {
@@ -187,6 +196,15 @@ impl Draft {
                 let probe = probe.map(|mapping| mapping.start);
                 reach(&candidate, self.kind, &mut self.blocks, probe)
             }
+            // A section may be opened by its name where the process may not be looked at.
+            Err(_)
+                if self
+                    .blocks
+                    .iter()
+                    .any(|block| block.backing == Backing::Section) =>
+            {
+                reach(&candidate, self.kind, &mut self.blocks, None)
+            }
             Err(error) => Reach::none(candidate.obstacle_of(error)),
         };
         let pid = candidate.process.pid();
@@ -217,6 +235,12 @@ fn reach(
 ) -> Reach {
     if blocks.is_empty() {
         return Reach::none(Obstacle::NoBlock);
+    }
+    if probe.is_none()
+        && let Err(error) = Liveness::new(&candidate.process, candidate.start_time)
+    {
+        // Nobody would notice that the section is no VM's any more.
+        return Reach::none(candidate.obstacle_of(&error));
     }
     let mut mapped = 0;
     let mut obstacle = None;

@@ -100,6 +100,8 @@ pub enum Evidence {
     Executable,
     /// The executable cannot be read, but is called like this VMM's.
     ExecutableName,
+    /// The executable is called like this VMM's, and the system vouches for that name.
+    ProgramName,
     /// The command line has this VMM's options.
     CommandLine,
     /// A mapping is exactly the RAM that was configured.
@@ -129,6 +131,7 @@ impl fmt::Display for Evidence {
             Self::ExecutableName => {
                 "the executable, which cannot be read, is called like this VMM's"
             }
+            Self::ProgramName => "the executable is called like this VMM's",
             Self::CommandLine => "the command line has this VMM's options",
             Self::RamMapping => "a mapping is exactly the RAM that was configured",
             Self::KvmDescriptor => "the process holds a KVM virtual machine",
@@ -192,7 +195,8 @@ pub enum Machine {
 pub struct Vmm {
     /// The VMM's process.
     pub pid: u32,
-    /// When that process started, in clock ticks since boot; names it for good.
+    /// When that process started, in the system's own unit (Linux: clock ticks since boot,
+    /// Windows: 100 ns since 1601); with its number it names it for good.
     pub start_time: u64,
     /// The kind of VMM.
     pub kind: VmmKind,
@@ -273,6 +277,13 @@ impl Vmm {
     /// [`LayoutError::NoRule`] where no rule is known.
     pub fn rule_layout(&self) -> Result<Layout, LayoutError> {
         layout_rule::by_machine(self.machine, self.ram_bytes, &self.blocks)
+    }
+
+    /// The layouts by the rule of the machine it plays: one, or where the rule cannot know
+    /// which of several blocks is the RAM, one for each block.
+    #[must_use]
+    pub fn rule_layouts(&self) -> Vec<Layout> {
+        layout_rule::alternatives(self.machine, self.ram_bytes, &self.blocks)
     }
 
     /// The layout as well as it can be told without an agent: by the tables that firmware

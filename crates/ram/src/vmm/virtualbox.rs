@@ -30,7 +30,7 @@ pub(super) fn recognise(candidate: &Candidate) -> Option<Draft> {
         && candidate.is_called_what_it_says()
         && (!LISTS_FILES || candidate.mappings().is_err())
     {
-        evidence.push(Evidence::ExecutableName);
+        evidence.push(candidate.by_name());
     } else {
         return None;
     }

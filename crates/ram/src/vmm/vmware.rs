@@ -36,7 +36,7 @@ pub(super) fn recognise(candidate: &Candidate) -> Option<Draft> {
     if candidate.holds(DRIVER) {
         evidence.push(Evidence::DriverDescriptor);
     } else if candidate.program_name().starts_with(PROGRAM) && candidate.is_called_what_it_says() {
-        evidence.push(Evidence::ExecutableName);
+        evidence.push(candidate.by_name());
     } else {
         return None;
     }

@@ -3,7 +3,7 @@
 use rustix::process::Signal;
 use vmshm_link::test_card::{Checksum, TestCard};
 use vmshm_vm_tests::environment::report;
-use vmshm_vm_tests::patience::{LATER, wait_for};
+use vmshm_vm_tests::patience::{LATER, wait_for, wait_until};
 use vmshm_vm_tests::png_file::Picture;
 use vmshm_vm_tests::x_server::XServer;
 use vmshm_windows_tests::configuration::Configuration;
@@ -36,7 +36,7 @@ fn card(serial: u64) -> Picture {
 
 #[test]
 fn the_window_shows_the_test_card_of_a_section() {
-    let file = Configuration::write("card", 256);
+    let file = Configuration::with_hole("card", 256, Some(128));
     shows_the_card(VMWARE, &["--hole", "128", &file.path()]);
 }
 
@@ -56,22 +56,17 @@ fn shows_the_card(program: &str, options: &[&str]) {
         .0
         .vmshm(["display", &vmm.pid, "--screen", "test-card"])
         .start();
-    let mut serial = 1;
     // The next card as well: what is seen lives.
-    for round in 0..2 {
-        let expected = card(serial);
-        wait_for(
-            &format!("card {serial} in the window: {}", window.errors.so_far()),
-            LATER,
-            || server.picture().find(&expected).is_some(),
-        );
-        if round == 0 {
-            let said = vmm.tell("screen card");
-            serial = said.parse().expect("a frame was drawn");
-        }
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        let what = "the card in the window";
+        let serial = wait_until(what, LATER, || shown(&server, &mut vmm));
+        seen.push(serial);
+        vmm.tell("screen card");
     }
+    assert!(seen[0] < seen[1], "{seen:?}: {}", window.errors.so_far());
     report(&format_args!(
-        "{program}: the window shows cards 1 and {serial} pixel by pixel"
+        "{program}: the window shows cards {seen:?} pixel by pixel"
     ));
     window.signal(Signal::INT);
     let _ended = window.wait(LATER);
@@ -79,10 +74,17 @@ fn shows_the_card(program: &str, options: &[&str]) {
         vmm.tell("state").starts_with("slots=0")
     });
     // The monitor has gone with it.
-    let last = card(serial);
+    let last = card(seen[1] + 1);
     wait_for("an empty screen", LATER, || {
         server.picture().find(&last).is_none()
     });
+}
+
+/// The serial of the card that the guest shows now, if the X server's picture holds just that.
+fn shown(server: &XServer, vmm: &mut StandIn) -> Option<u64> {
+    let serial = vmm.tell("screen shown").parse().ok()?;
+    let picture = server.picture();
+    picture.find(&card(serial)).map(|_| serial)
 }
 
 #[test]
@@ -102,7 +104,9 @@ fn a_screenshot_holds_the_test_card() {
         &shown,
     ];
     let _ = wine.vmshm(options).run_within(LATER).success();
-    assert_eq!(Picture::read(&path), card(1));
+    // Drawn for who came: `vmshm` and its monitor both open the frames, and the guest may have seen them apart.
+    let shot = Picture::read(&path);
+    assert!((2..=3).any(|serial| shot == card(serial)), "another card");
 }
 
 /// Wine's own processes on the server end with it.

@@ -2,21 +2,26 @@
 //! process with very many handles; and where it is not the process's own, it is not taken.
 
 use serde_json::Value;
+use vmshm_vm_tests::patience::{LATER, wait_until};
 use vmshm_windows_tests::configuration::Configuration;
 use vmshm_windows_tests::stand_in::{NOBODY, QEMU, StandIn, VMWARE};
 use vmshm_windows_tests::wine::Wine;
 
 const MIB: u64 = 1 << 20;
 
-/// The entry of a process in the list.
+/// The entry of a process in the list, once its agent was seen: on a busy machine the first look may be too short.
 fn entry(wine: &Wine, vmm: &StandIn) -> Value {
-    let listed = wine.run(&["list", "--json"]).json();
-    let listed = listed.as_array().expect("an array").clone();
-    let pid = |entry: &Value| entry["pid"] == vmm.number;
-    let mut ours = listed.into_iter().filter(pid);
-    let entry = ours.next().expect("it is listed");
-    assert!(ours.next().is_none(), "it is listed once");
-    entry
+    wait_until("seen agent", LATER, || {
+        let listed = wine.run(&["list", "--json"]).json();
+        let listed = listed.as_array().expect("an array");
+        let pid = |entry: &&Value| entry["pid"] == vmm.number;
+        let mut ours = listed.iter().filter(pid);
+        let entry = ours
+            .next()
+            .unwrap_or_else(|| panic!("{} is not in {listed:?}", vmm.number));
+        assert!(ours.next().is_none(), "it is listed once");
+        (entry["agent"]["state"] == "seen").then(|| entry.clone())
+    })
 }
 
 #[track_caller]
@@ -75,7 +80,7 @@ fn of_three_sections_of_the_same_size_the_right_one_is_taken_and_inspect_says_wh
 #[test]
 fn ram_around_a_hole_is_laid_out_as_the_guest_says() {
     let Some(wine) = Wine::set_up() else { return };
-    let file = Configuration::write("split", 256);
+    let file = Configuration::with_hole("split", 256, Some(128));
     let vmm = StandIn::start(
         &wine,
         VMWARE,

@@ -28,7 +28,7 @@ fn a_hundred_mebibytes_go_both_ways_through_a_named_section() {
 #[test]
 fn a_hundred_mebibytes_go_both_ways_through_an_unnamed_section_with_a_hole() {
     let Some(wine) = Wine::set_up() else { return };
-    let file = Configuration::write("pipe-unnamed", 256);
+    let file = Configuration::with_hole("pipe-unnamed", 256, Some(128));
     both_ways(&wine, VMWARE, &["--hole", "128", &file.path()], 100 * MIB);
 }
 

@@ -8,7 +8,7 @@ use vmshm_windows_tests::wine::Wine;
 #[test]
 fn regions_are_made_and_used_and_removed() {
     let Some(wine) = Wine::set_up() else { return };
-    let file = Configuration::write("regions", 256);
+    let file = Configuration::with_hole("regions", 256, Some(128));
     let vmware = StandIn::start(&wine, VMWARE, &["--hole", "128", &file.path()]);
     let qemu = StandIn::start(&wine, QEMU, &["--private", "--", "-m", "256M"]);
     for vmm in [&vmware, &qemu] {

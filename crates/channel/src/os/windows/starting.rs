@@ -1,10 +1,13 @@
-//! A process that is started to have a channel: its standard input and output are the pipes.
+//! A process that is started to have a channel: its standard input and output are the pipes. It
+//! refuses a standard input and output that are something else.
+#![allow(unsafe_code, reason = "what a handle is has no safe interface")]
 
 use std::io::{self, PipeReader, PipeWriter};
-use std::os::windows::io::AsHandle;
+use std::os::windows::io::{AsHandle, AsRawHandle, OwnedHandle};
 use std::os::windows::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
+use windows_sys::Win32::Storage::FileSystem::{FILE_TYPE_PIPE, GetFileType};
 use windows_sys::Win32::System::Threading::CREATE_NEW_PROCESS_GROUP;
 
 use super::handing::Handing;
@@ -44,14 +47,24 @@ pub fn start(command: &mut Command) -> io::Result<(Child, Channel)> {
 /// receive, and only one may send.
 ///
 /// # Errors
-/// What the system says; a standard input that is no pipe shows at its first use.
+/// What the system says, or that they are no pipes.
 pub fn inherited() -> io::Result<Channel> {
-    let source = io::stdin().as_handle().try_clone_to_owned()?;
-    let target = io::stdout().as_handle().try_clone_to_owned()?;
+    let source = only_pipe(io::stdin().as_handle().try_clone_to_owned()?)?;
+    let target = only_pipe(io::stdout().as_handle().try_clone_to_owned()?)?;
     let (source, target) = (PipeReader::from(source), PipeWriter::from(target));
     Ok(Channel::over(Connection::new(
         source,
         target,
         Handing::From,
     )))
+}
+
+fn only_pipe(handle: OwnedHandle) -> io::Result<OwnedHandle> {
+    // SAFETY: the handle is open, or null, which is answered as of unknown type.
+    let kind = unsafe { GetFileType(handle.as_raw_handle()) };
+    if kind == FILE_TYPE_PIPE {
+        Ok(handle)
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "no pipe"))
+    }
 }

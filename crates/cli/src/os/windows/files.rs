@@ -99,9 +99,15 @@ pub(crate) fn create_partial(
         (None, Readers::Owner) => Some(Descriptor::for_owner()?),
         (None, Readers::AsUsual) => None,
     };
+    // What is made is named in the error then, and the system's number is lost.
+    let mut refused = None;
     tempfile::Builder::new()
         .prefix(prefix)
-        .make_in(directory, |path| create_new(path, descriptor.as_ref()))
+        .make_in(directory, |path| {
+            let made = create_new(path, descriptor.as_ref());
+            made.inspect_err(|error| refused = error.raw_os_error())
+        })
+        .map_err(|error| refused.map_or(error, io::Error::from_raw_os_error))
 }
 
 /// Makes a file that does not exist yet, with an access list, or with what its directory gives.
@@ -244,6 +250,14 @@ mod tests {
         // The place's list stays, whatever a new file would get.
         let again = make("private", Readers::AsUsual);
         assert_eq!(list, again);
+    }
+
+    #[test]
+    fn what_the_system_said_is_kept() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let nowhere = directory.path().join("no");
+        let error = create_partial(&nowhere, "p".as_ref(), Readers::Owner, None);
+        assert!(error.is_err_and(|error| error.raw_os_error().is_some()));
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub const fn is_paced(_: &ActiveEventLoop) -> bool {
     false
 }
 
-/// Names the window's class.
+/// Names the window's class. Nothing can be dropped on it: OLE is not needed.
 pub fn named(attributes: WindowAttributes, _: &ActiveEventLoop, name: &str) -> WindowAttributes {
-    attributes.with_class_name(name)
+    attributes.with_class_name(name).with_drag_and_drop(false)
 }

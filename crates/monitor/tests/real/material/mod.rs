@@ -1,31 +1,35 @@
 //! A guest that writes frames, and the started monitor with the `vmshm display` end of its channel.
 
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use vmshm_channel::sink::{FromMonitor, Run, Sink, ToMonitor};
-use vmshm_channel::{Channel, ChannelError, Size};
+use vmshm_channel::{Channel, ChannelError, Handed, borrowed};
 use vmshm_link::frames::{
     Damage, FRAMES_SIZE, Frame, FrameWriter, PixelFormat, PixelSlots, Place, Rectangle, SourceState,
 };
 use vmshm_shm::{Mapping, PAGE_SIZE, Protection, SharedMemory};
 
+// What the unit tests use.
+#[cfg_attr(target_os = "linux", path = "../../../src/os/linux/trial.rs")]
+#[cfg_attr(windows, path = "../../../src/os/windows/trial.rs")]
+mod memory;
+pub use memory::memory_file;
+#[cfg(windows)]
+pub use memory::reserved_section;
+
 /// Long enough for a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-pub fn memory_file(size: u64) -> OwnedFd {
-    let file = memfd_create("guest", MemfdFlags::CLOEXEC).expect("succeeds");
-    ftruncate(&file, size).expect("succeeds");
-    file
+/// A file for a picture.
+pub fn picture_file() -> Handed {
+    tempfile::tempfile().expect("succeeds").into()
 }
 
 /// A source with two pixel slots.
 pub struct Guest {
-    pub frames: OwnedFd,
-    pub pixels: OwnedFd,
+    pub frames: Handed,
+    pub pixels: Handed,
     pub writer: FrameWriter<Mapping>,
     pub memory: Mapping,
     pub slots: PixelSlots,
@@ -88,6 +92,7 @@ impl Guest {
     }
 
     /// Announces what happens to be in the next slot.
+    #[cfg(target_os = "linux")]
     pub fn announce(&mut self, part: Rectangle) -> u64 {
         let slot = self.begin();
         self.announce_slot(slot, false, part)
@@ -144,6 +149,7 @@ impl Guest {
 
 /// Where the monitor may open its window.
 #[derive(Clone, Copy)]
+#[cfg_attr(windows, allow(dead_code, reason = "there is one display"))]
 pub enum Display<'a> {
     None,
     X11(&'a str),
@@ -158,21 +164,19 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    pub fn start(sink: Sink, descriptor: Option<&OwnedFd>, display: Display<'_>) -> Self {
+    pub fn start(sink: Sink, descriptor: Option<&Handed>, display: Display<'_>) -> Self {
         Self::start_counting(sink, descriptor, display, 0)
     }
 
     /// With statistics every so many milliseconds.
     pub fn start_counting(
         sink: Sink,
-        descriptor: Option<&OwnedFd>,
+        descriptor: Option<&Handed>,
         display: Display<'_>,
         stats_every_millis: u64,
     ) -> Self {
-        let (ours, theirs) = UnixStream::pair().expect("succeeds");
         let mut command = Command::new(env!("CARGO_BIN_EXE_vmshm-monitor"));
         command
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
             .env_remove("WAYLAND_DISPLAY")
             .env_remove("WAYLAND_SOCKET")
             .env_remove("DISPLAY");
@@ -187,9 +191,7 @@ impl Monitor {
                     .env("WAYLAND_DISPLAY", "wayland-1");
             }
         }
-        let child = command.spawn().expect("starts");
-        drop(command);
-        let mut channel = Channel::new(ours).expect("succeeds");
+        let (child, mut channel) = vmshm_channel::start(&mut command).expect("starts");
         let start = ToMonitor::Start {
             sink,
             vm: "a-vm".to_owned(),
@@ -197,7 +199,7 @@ impl Monitor {
             stats_overlay: false,
         };
         channel
-            .send(&start, descriptor.map(AsFd::as_fd))
+            .send(&start, descriptor.map(borrowed))
             .expect("succeeds");
         Self { child, channel }
     }
@@ -230,7 +232,7 @@ impl Monitor {
             reader: 0,
         };
         self.channel
-            .send(&frames, Some(guest.frames.as_fd()))
+            .send(&frames, Some(borrowed(&guest.frames)))
             .expect("succeeds");
     }
 
@@ -243,14 +245,15 @@ impl Monitor {
             }],
         };
         self.channel
-            .send(&pixels, Some(guest.pixels.as_fd()))
+            .send(&pixels, Some(borrowed(&guest.pixels)))
             .expect("succeeds");
     }
 
+    #[cfg(target_os = "linux")]
     pub fn give_screen(&mut self, guest: &Guest) {
         let screen = ToMonitor::Screen {
             name: "HEADLESS-1".to_owned(),
-            mode: Size {
+            mode: vmshm_channel::Size {
                 width: guest.size.0,
                 height: guest.size.1,
                 refresh_millihertz: 60_000,

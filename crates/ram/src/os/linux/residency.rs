@@ -42,6 +42,11 @@ impl Residency {
         matches!(self, Self::FileHoles)
     }
 
+    /// Whether there is a way.
+    pub(crate) const fn is_known(&self) -> bool {
+        !matches!(self, Self::Unknown)
+    }
+
     /// Chooses the way for a block.
     pub(crate) fn choose(process: &Process, file: Option<&BackingFile>) -> Self {
         if file.is_some_and(|file| !file.hugetlb) {

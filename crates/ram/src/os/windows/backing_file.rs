@@ -32,6 +32,8 @@ use crate::mapping::FileIdentity;
 
 /// Where views start, and how much is mapped at once for short reads.
 const UNIT: u64 = 64 << 10;
+/// Large pages of x86-64 Windows (`GetLargePageMinimum`).
+const LARGE_PAGE: u64 = 2 << 20;
 /// How much of a section is asked about at once.
 const ASKED_AT_ONCE: u64 = 1 << 30;
 
@@ -41,7 +43,7 @@ pub(crate) struct BackingFile {
     source: Source,
     /// Whether it was opened for writing, too.
     pub(crate) writable: bool,
-    /// Whether it lies in huge pages of their own kind: views of such sections need none.
+    /// Whether it lies in large pages: views of it start and end at such.
     pub(crate) hugetlb: bool,
     identity: FileIdentity,
 }
@@ -115,7 +117,7 @@ impl BackingFile {
                 last: Mutex::new(None),
             },
             writable,
-            hugetlb: false,
+            hugetlb: facts.is_large,
             identity: *identity,
         })
     }
@@ -142,7 +144,6 @@ impl BackingFile {
 
     /// A file that is no VMM's: a stored dump, for reading only. The error is the
     /// system's code.
-    #[allow(clippy::unnecessary_wraps, reason = "other systems look at the file")]
     pub(crate) fn stored(file: File) -> Result<Self, i32> {
         Ok(Self::of_own(Source::Stored(file), 1))
     }
@@ -182,11 +183,10 @@ impl BackingFile {
         self.identity
     }
 
-    /// The size of the pages in which it can be mapped: views show any pages, whatever else
-    /// the system maps with them.
-    #[allow(clippy::unused_self, reason = "other systems' files differ")]
+    /// The size of the pages in which it can be mapped. Views of small ones show any pages,
+    /// whatever else the system maps with them.
     pub(crate) const fn page_size(&self) -> u64 {
-        PAGE_SIZE
+        if self.hugetlb { LARGE_PAGE } else { PAGE_SIZE }
     }
 
     /// Whether pages of it may not be there.
@@ -276,10 +276,11 @@ impl BackingFile {
 
     /// A view of the pages of a range.
     fn window(&self, range: Range<u64>, protection: Protection) -> Result<Window, i32> {
-        let start = range.start / PAGE_SIZE * PAGE_SIZE;
+        let page = self.page_size();
+        let start = range.start / page * page;
         let piece = Piece {
             offset: start,
-            length: range.end.next_multiple_of(PAGE_SIZE) - start,
+            length: range.end.next_multiple_of(page) - start,
         };
         let mapping = Mapping::new(self, &[piece], protection).map_err(|error| match error {
             MapError::System(error) => error.raw_os_error(),

@@ -1,24 +1,19 @@
 //! Why the system does not let this user look at a process, or copy its memory.
 
 use super::process::{ProcRoot, Process};
+use super::refusal::{self, Asked};
 use super::{privileges, users};
 use crate::access::Obstacle;
 use crate::os::facts::ProcessStatus;
 
 /// Why a process that is known could not be looked at.
 pub(crate) fn denial(process: &Process, status: &ProcessStatus) -> Obstacle {
-    let own = users::current_user();
-    // Whoever may open everything is only kept from what the system itself protects.
-    if process.is_protected() || privileges::enable_debug() {
-        Obstacle::Protected
-    } else if status.user != 0 && status.user != own {
-        Obstacle::OtherUser {
-            owner: status.user,
-            own,
-        }
-    } else {
-        Obstacle::NotElevated
-    }
+    refusal::why(&Asked {
+        is_protected: process.is_protected(),
+        may_debug: privileges::enable_debug(),
+        owner: status.user,
+        own: users::current_user(),
+    })
 }
 
 /// Why its memory could not be copied.

@@ -8,6 +8,7 @@
 mod command_line;
 mod handle_table;
 mod process_table;
+mod refusal;
 mod region;
 mod unicode_string;
 
@@ -29,6 +30,8 @@ mod memory;
 mod named_section;
 #[cfg(windows)]
 mod parameters;
+#[cfg(all(test, windows))]
+mod played_tests;
 #[cfg(windows)]
 mod private_file;
 #[cfg(windows)]

@@ -37,16 +37,14 @@ const LARGEST_TEXT: u64 = 1 << 20;
 
 /// The system's table of processes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ProcRoot {
-    /// There is no other table than the running system's.
-    system: (),
-}
+#[non_exhaustive]
+pub struct ProcRoot;
 
 impl ProcRoot {
     /// The running system's.
     #[must_use]
     pub fn system() -> Self {
-        Self::default()
+        Self
     }
 
     /// The ids of all processes, in rising order.
@@ -67,7 +65,6 @@ impl ProcRoot {
     }
 
     fn entries(&self) -> io::Result<Vec<process_table::Entry>> {
-        let () = self.system;
         let table = Table::processes().map_err(io::Error::from_raw_os_error)?;
         Ok(process_table::entries(table.bytes(), table.base()))
     }
@@ -75,7 +72,6 @@ impl ProcRoot {
     /// Whether processes of other users are hidden as if they were not there: never.
     #[must_use]
     pub fn hides_processes(&self) -> bool {
-        let () = self.system;
         false
     }
 
@@ -94,7 +90,6 @@ impl ProcRoot {
 
     /// One process; it need not exist.
     pub(crate) fn process(&self, pid: u32) -> Process {
-        let () = self.system;
         Process { pid }
     }
 }
@@ -182,7 +177,6 @@ impl Process {
     }
 
     /// Where a path of a socket in its command line leads to.
-    #[allow(clippy::unused_self, reason = "on other systems each has its own root")]
     pub(crate) fn socket_path(&self, path: &str) -> PathBuf {
         PathBuf::from(path)
     }
@@ -254,11 +248,6 @@ impl Process {
     }
 
     /// Open files are not listed on Windows: asking for some makes one wait.
-    #[allow(
-        clippy::unused_self,
-        clippy::unnecessary_wraps,
-        reason = "other systems list"
-    )]
     pub(crate) fn descriptors(&self) -> Result<Vec<Descriptor>, ProcessError> {
         Ok(Vec::new())
     }
@@ -285,7 +274,6 @@ impl Process {
     }
 
     /// Namespaces are Linux's.
-    #[allow(clippy::unused_self, reason = "other systems have some")]
     pub(crate) fn namespace(&self, _kind: &str) -> Option<PathBuf> {
         None
     }

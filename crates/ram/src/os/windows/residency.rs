@@ -25,9 +25,13 @@ impl Residency {
     }
 
     /// Whether the file tells, and reading what does not exist is harmless: never here.
-    #[allow(clippy::unused_self, reason = "other systems choose")]
     pub(crate) const fn is_by_file(&self) -> bool {
         false
+    }
+
+    /// Whether there is a way.
+    pub(crate) const fn is_known(&self) -> bool {
+        !matches!(self, Self::Unknown)
     }
 
     /// Chooses the way for a block.

@@ -6,6 +6,7 @@
 use std::os::windows::io::{AsHandle, AsRawHandle, BorrowedHandle, OwnedHandle};
 use std::ptr;
 
+use vmshm_shm::PAGE_SIZE;
 use windows_sys::Wdk::Foundation::{NtQueryObject, OBJECT_INFORMATION_CLASS};
 use windows_sys::Win32::Foundation::{HANDLE, INVALID_HANDLE_VALUE, NTSTATUS};
 use windows_sys::Win32::System::Memory::{CreateFileMappingW, PAGE_READONLY};
@@ -26,9 +27,10 @@ pub(super) const QUERY: u32 = 0x1;
 pub(super) const MAP_WRITE: u32 = 0x2;
 /// Map it for reading.
 pub(super) const MAP_READ: u32 = 0x4;
-/// Attributes of sections (`winnt.h`): made of a program's file; only reserved.
+/// Attributes of sections (`winnt.h`): made of a program's file; only reserved; of large pages.
 const SEC_IMAGE: u32 = 0x100_0000;
 const SEC_RESERVE: u32 = 0x400_0000;
+const SEC_LARGE_PAGES: u32 = 0x8000_0000;
 /// `ObjectNameInformation` of `OBJECT_INFORMATION_CLASS` (`ntobapi.h`).
 const OBJECT_NAME: OBJECT_INFORMATION_CLASS = 1;
 /// Names are no longer than a `UNICODE_STRING` can say, and its header.
@@ -59,7 +61,10 @@ unsafe extern "system" {
 /// What a handle of a section leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Facts {
+    /// Its whole pages, in bytes: views of less than a page's end are refused.
     pub(super) length: u64,
+    /// Whether it can only be mapped in large pages.
+    pub(super) is_large: bool,
     /// Whether pages of it may not be there until somebody commits them.
     pub(super) is_reserved: bool,
     pub(super) is_image: bool,
@@ -85,7 +90,8 @@ pub(super) fn facts(section: BorrowedHandle<'_>) -> Result<Facts, i32> {
         return Err(code);
     }
     Ok(Facts {
-        length: u64::try_from(basic.size).unwrap_or(0),
+        length: u64::try_from(basic.size).unwrap_or(0) / PAGE_SIZE * PAGE_SIZE,
+        is_large: basic.attributes & SEC_LARGE_PAGES != 0,
         is_reserved: basic.attributes & SEC_RESERVE != 0,
         is_image: basic.attributes & SEC_IMAGE != 0,
         name: name(section),

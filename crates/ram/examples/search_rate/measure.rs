@@ -24,7 +24,7 @@ use vmshm_shm::{Mapping, Piece, Protection, SharedMemory};
 /// What is searched for; it lies nowhere.
 const NEEDLE: &[u8] = b"Linux version 6.1";
 
-type Failure = Box<dyn std::error::Error>;
+pub type Failure = Box<dyn std::error::Error>;
 
 /// Gigabytes per second by the clock, and per second of processor time.
 #[derive(Debug, Clone, Copy)]
@@ -62,7 +62,8 @@ impl SearchSink for Count {
     }
 }
 
-fn main() -> Result<(), Failure> {
+/// Measures, and prints the ratios.
+pub fn run() -> Result<(), Failure> {
     let mut arguments = std::env::args().skip(1);
     let mut number = |default: usize| arguments.next().map_or(Ok(default), |word| word.parse());
     let length = number(1024)? << 20;

@@ -1,23 +1,24 @@
 //! On Windows: a process that plays VMware, with its guest's RAM in sections, is found from
 //! outside, read and written. The process is this very program under VMware's name.
-#![cfg(windows)]
 #![allow(
     unsafe_code,
     reason = "sections and private memory are made by raw calls"
 )]
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::ops::ControlFlow;
-use std::os::windows::io::{FromRawHandle, OwnedHandle};
+use std::os::windows::io::{AsHandle, FromRawHandle, OwnedHandle};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use vmshm_link::GuestPhysical;
-use vmshm_ram::{
-    Access, Backing, BlockOffset, BlockPiece, Evidence, FindError, GuestRam, Machine, Method,
-    Obstacle, Protection, RamError, RunState, Source, Step, Vmm, VmmKind, find_all, find_by_pid,
+use crate::{
+    Access, Backing, BlockOffset, BlockPiece, Census, DumpFormat, DumpPlan, Evidence, FindError,
+    Found, GuestRam, Machine, Method, Obstacle, Patterns, Privileges, ProcRoot, Protection,
+    RamError, RunState, SearchOptions, SearchSink, Source, Step, StoredDump, Vmm, VmmKind,
+    find_all, find_by_pid,
 };
+use vmshm_link::GuestPhysical;
 use vmshm_shm::{Mapping, SharedMemory};
 use windows_sys::Win32::Foundation::INVALID_HANDLE_VALUE;
 use windows_sys::Win32::System::Memory::{
@@ -29,6 +30,8 @@ const MIB: u64 = 1 << 20;
 /// `reserved:16` and `private:16` with sizes in MiB.
 const MAKE: &str = "VMSHM_TEST_MAKE";
 const BRAND: &[u8] = b"a brand that nobody else writes";
+/// What the test is called that only plays.
+const PLAY: &str = "os::windows::played_tests::play_a_vmm";
 /// Where the brand stands.
 const BRAND_AT: u64 = 2 * MIB;
 
@@ -118,6 +121,10 @@ struct Player {
 
 impl Player {
     fn start(program: &str, memsize: Option<u64>, orders: &str) -> Self {
+        Self::start_with(program, memsize, orders, &[])
+    }
+
+    fn start_with(program: &str, memsize: Option<u64>, orders: &str, words: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let own = std::env::current_exe().expect("own path");
         let copy = directory.path().join(program);
@@ -130,7 +137,9 @@ impl Player {
         }
         let settings: PathBuf = directory.path().join("Small Box.vmx");
         let mut command = Command::new(copy);
-        command.args(["play_a_vmm", "--exact", "--nocapture"]);
+        // What follows are names of tests that do not exist.
+        command.args(["--exact", "--nocapture", "--", PLAY]);
+        command.args(words);
         if let Some(memsize) = memsize {
             let text = format!("displayName = \"A small one\"\nmemsize = \"{memsize}\"\n");
             std::fs::write(&settings, text).expect("written");
@@ -293,6 +302,81 @@ fn one_section_of_the_right_size_has_a_layout_by_rule() {
     assert_eq!(bytes, BRAND);
 }
 
+/// Keeps where a search found something.
+#[derive(Default)]
+struct Places(Vec<u64>);
+
+impl SearchSink for Places {
+    fn found(&mut self, matches: &[Found]) -> ControlFlow<()> {
+        self.0.extend(matches.iter().map(|found| found.address.0));
+        ControlFlow::Continue(())
+    }
+}
+
+#[test]
+fn guest_ram_is_searched_and_dumped_and_the_dump_read_back() {
+    let player = Player::start("vmware-vmx.exe", Some(16), "brand:16");
+    let vmm = player.vmm();
+    let ram = GuestRam::open(&vmm, Method::Map).expect("opened");
+    let layout = vmm.rule_layout().expect("a rule");
+    let patterns = Patterns::new(vec![BRAND.to_vec()]).expect("a pattern");
+    let options = SearchOptions::default();
+    let mut places = Places::default();
+    ram.search(&layout, &patterns, &options, &mut places)
+        .expect("searched");
+    assert_eq!(places.0, [BRAND_AT]);
+    for format in [DumpFormat::Elf, DumpFormat::Lime, DumpFormat::Raw] {
+        let plan = DumpPlan::new(&layout, format).expect("it fits");
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        file.as_file()
+            .set_len(plan.file_length())
+            .expect("its length");
+        let mut put = |offset: u64, bytes: &[u8]| {
+            file.seek(SeekFrom::Start(offset))?;
+            file.write_all(bytes)
+        };
+        plan.write(&ram, &mut put, &mut |_| true).expect("written");
+        let dump = StoredDump::open(file.path()).expect("a dump");
+        assert_eq!((dump.format(), dump.ram_bytes()), (format, 16 * MIB));
+        let stored = GuestRam::stored(&dump);
+        let mut places = Places::default();
+        stored
+            .search(dump.layout(), &patterns, &options, &mut places)
+            .expect("searched");
+        assert_eq!(places.0, [BRAND_AT]);
+        assert!(stored.liveness().pid().is_none());
+    }
+}
+
+#[test]
+fn a_process_is_known_by_its_table_its_words_and_its_marks() {
+    let player = Player::start("anything.exe", None, "section:1");
+    let pid = player.child.id();
+    let mut census = Census::default();
+    let start = Instant::now();
+    assert!(census.count(start).expect("counted").contains(&pid));
+    assert!(!census.count(start).expect("counted").contains(&pid));
+    let vmm = player.vmm();
+    assert_eq!(vmm.name, format!("unknown-{pid}"));
+    assert!(vmm.start_time > 0 && vmm.mapped_pages().is_some_and(|pages| pages > 0));
+    assert!(
+        vmm.examine()
+            .graft
+            .iter()
+            .all(|reason| reason.hint().is_none())
+    );
+    let mappings = ProcRoot::system().mappings(pid).expect("mappings");
+    assert!(mappings.iter().any(|mapping| mapping.executable));
+    assert!(mappings.is_sorted_by_key(|mapping| mapping.start));
+    let rights = Privileges::own();
+    println!("{rights:?}, {} mappings", mappings.len());
+    let absent = find_by_pid(0x7fff_fffc);
+    assert!(
+        matches!(absent, Err(FindError::NoProcess { .. })),
+        "{absent:?}"
+    );
+}
+
 #[test]
 fn a_name_that_is_another_processes_is_not_taken() {
     let player = Player::start("vmware-vmx.exe", Some(16), "brand:16");
@@ -339,6 +423,62 @@ fn a_process_by_number_has_its_sections_and_its_private_memory() {
     for at in found {
         check_memory(&ram, at);
     }
+}
+
+#[test]
+fn qemu_is_known_by_its_words_its_memory_and_what_is_inside() {
+    let words = ["-m", "24", "-machine", "q35", "-name", "a box"];
+    let player = Player::start_with("qemu-system-x86_64.exe", None, "private:24", &words);
+    let vmm = player.vmm();
+    assert_eq!((vmm.kind, vmm.name.as_str()), (VmmKind::Qemu, "a box"));
+    assert_eq!((vmm.ram_bytes, vmm.access()), (24 * MIB, Access::Copy));
+    assert_eq!(vmm.blocks[0].backing, Backing::PrivateAnonymous);
+    assert!(vmm.evidence.contains(&Evidence::Executable), "{vmm:?}");
+    let ram = GuestRam::open(&vmm, Method::Auto).expect("opened");
+    let layout = vmm.rule_layout().expect("a rule");
+    let place = layout.translate(GuestPhysical(BRAND_AT)).expect("RAM");
+    assert_eq!(brands(&ram), [place.at]);
+    check_memory(&ram, place.at);
+}
+
+#[test]
+fn virtualbox_says_why_its_ram_cannot_be_read() {
+    let words = ["--startvm", "some-id", "--comment", "Old Box"];
+    let player = Player::start_with("VBoxHeadless.exe", None, "section:16", &words);
+    let vmm = player.vmm();
+    assert_eq!(
+        (vmm.kind, vmm.name.as_str()),
+        (VmmKind::VirtualBox, "Old Box")
+    );
+    assert_eq!(vmm.access(), Access::None);
+    let obstacle = vmm.reach.obstacle().expect("a reason");
+    assert_eq!(*obstacle, Obstacle::KernelDriver { driver: "vboxdrv" });
+    assert!(vmm.reach.map.is_err() && vmm.blocks.is_empty());
+}
+
+#[test]
+fn handles_of_one_section_are_told_from_handles_of_two() {
+    let (one, two) = (section(None, MIB, 0), section(None, MIB, 0));
+    let again = one.try_clone().expect("copied");
+    let same = super::handle::are_same(one.as_handle(), again.as_handle());
+    let other = super::handle::are_same(one.as_handle(), two.as_handle());
+    println!("compared: {same:?}, {other:?}");
+    assert_ne!(same, Some(false));
+    assert_ne!(other, Some(true));
+    let pid = std::process::id();
+    let held = super::section::held(pid).expect("our own");
+    let entries = super::section::entries(pid).expect("our own");
+    let hidden = entries.iter().filter(|entry| entry.object == 0).count();
+    println!("{} sections, {hidden} objects hidden", held.sections.len());
+    // Each is counted once where the system gives any way to tell.
+    if hidden == 0 || same.is_some() {
+        let number = super::section::number_of;
+        let ours = [number(&one), number(&again)];
+        let found = held.sections.iter();
+        let found = found.filter(|section| ours.contains(&section.handle));
+        assert_eq!(found.count(), 1);
+    }
+    assert_eq!(held.refused, None);
 }
 
 #[test]
