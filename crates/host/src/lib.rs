@@ -18,8 +18,6 @@ pub mod display;
 pub mod doorbell;
 pub mod ending;
 pub mod findings;
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-pub mod graft;
 pub mod identity;
 pub mod inspect;
 mod last_seen;
@@ -42,6 +40,8 @@ pub mod watch;
 
 pub use attach::{AttachError, AttachOptions, attach};
 pub use ending::{Condition, SessionEnd};
+#[cfg(target_os = "linux")]
+pub use os::graft;
 pub use region::Region;
 pub use session::{RequestError, Session};
 pub use sighting::Where;

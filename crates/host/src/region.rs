@@ -12,6 +12,7 @@ use vmshm_link::{Extent, LinkError, proof};
 use vmshm_ram::{BlockPiece, GuestRam, Layout, Protection, View, merge_pieces};
 
 use crate::deadline::Deadline;
+use crate::os::{GraftGround, graft_pages, lay_out_over_graft};
 use crate::session::{RequestError, Session, region_name};
 
 /// A region that this session holds.
@@ -126,8 +127,7 @@ impl Session {
 pub(crate) struct Ground {
     pub(crate) ram: Arc<GuestRam>,
     pub(crate) layout: Arc<Layout>,
-    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-    pub(crate) graft: crate::graft::Ground,
+    pub(crate) graft: GraftGround,
 }
 
 /// Asks the agent and waits for its answer.
@@ -158,7 +158,7 @@ impl Ground {
             ));
         }
         if self.ram.is_to_be_grafted() {
-            return self.lay_out_grafted(granted, extents, &pieces, protection, ask);
+            return lay_out_over_graft(self, granted, (extents, &pieces), protection, ask);
         }
         let view = self.ram.view(&pieces, protection);
         let memory = Arc::new(view.map_err(|e| pages(&e))?);
@@ -173,33 +173,6 @@ impl Ground {
             id: granted.region,
             memory,
             extents,
-        })
-    }
-
-    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-    fn lay_out_grafted(
-        &self,
-        granted: &RegionReply,
-        extents: Vec<Extent>,
-        pieces: &[BlockPiece],
-        protection: Protection,
-        ask: Ask<'_>,
-    ) -> Result<Region, RequestError> {
-        crate::graft::lay_out(self, granted, (extents, pieces), protection, ask)
-    }
-
-    #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
-    fn lay_out_grafted(
-        &self,
-        _: &RegionReply,
-        _: Vec<Extent>,
-        _: &[BlockPiece],
-        _: Protection,
-        _: Ask<'_>,
-    ) -> Result<Region, RequestError> {
-        Err(RequestError::Graft {
-            cause: "regions are grafted on 64-bit x86 Linux hosts only".to_owned(),
-            hint: Some("use --method map or copy".to_owned()),
         })
     }
 
@@ -227,12 +200,9 @@ impl Ground {
         region: u64,
         pieces: &[BlockPiece],
     ) -> Result<(), RequestError> {
-        #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
         if self.ram.is_to_be_grafted() {
-            crate::graft::replace(self, region, pieces)?;
+            graft_pages(self, region, pieces)?;
         }
-        #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
-        let _ = (region, pieces);
         Ok(())
     }
 

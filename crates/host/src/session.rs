@@ -17,6 +17,7 @@ use crate::attach;
 use crate::conversation::{Conversation, Question};
 use crate::deadline::Deadline;
 use crate::ending::{Condition, SessionEnd};
+use crate::os::GraftGround;
 use crate::region::Ground;
 use crate::sighting::Directory;
 use crate::watch::Watch;
@@ -210,13 +211,12 @@ impl Session {
         Ground {
             ram: Arc::clone(&self.ram),
             layout: Arc::new(self.layout().clone()),
-            #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-            graft: crate::graft::Ground {
-                pid: self.pid(),
-                epoch: self.beacon.epoch,
-                ram: Arc::clone(&self.ram),
-                directory: Arc::clone(&self.directory.memory),
-            },
+            graft: GraftGround::new(
+                self.pid(),
+                self.beacon.epoch,
+                Arc::clone(&self.ram),
+                Arc::clone(&self.directory.memory),
+            ),
         }
     }
 

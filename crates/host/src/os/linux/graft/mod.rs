@@ -33,7 +33,7 @@ use crate::region::Region;
 use crate::session::{RequestError, Session, region_name};
 
 pub use failure::GraftFailure;
-pub(crate) use laying::{lay_out, replace};
+pub(crate) use laying::{graft_pages, lay_out_over_graft};
 pub(crate) use places::Ground;
 pub use places::{Standing, standing};
 pub use proof::Proof;

@@ -145,6 +145,15 @@ pub(crate) struct Ground {
 }
 
 impl Ground {
+    pub(crate) fn new(pid: u32, epoch: u64, ram: Arc<GuestRam>, directory: Arc<View>) -> Self {
+        Self {
+            pid,
+            epoch,
+            ram,
+            directory,
+        }
+    }
+
     /// What tells the graft of a region from all others of the VM, earlier boots of its
     /// guest included.
     pub(crate) fn id(&self, region: u64) -> String {

@@ -21,7 +21,7 @@ use crate::session::RequestError;
 ///
 /// # Errors
 /// [`RequestError`]; the agent still counts the region as held then.
-pub(crate) fn lay_out(
+pub(crate) fn lay_out_over_graft(
     ground: &Ground,
     granted: &RegionReply,
     (extents, pieces): (Vec<Extent>, &[BlockPiece]),
@@ -54,7 +54,7 @@ pub(crate) fn lay_out(
 ///
 /// # Errors
 /// [`RequestError`].
-pub(crate) fn replace(
+pub(crate) fn graft_pages(
     ground: &Ground,
     region: u64,
     pieces: &[BlockPiece],
