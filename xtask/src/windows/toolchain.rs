@@ -97,7 +97,8 @@ impl Toolchain {
     fn show_programs(&self, command: &mut Command) {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let directory = self.linker.parent().map(Path::to_path_buf);
-        let all = directory.into_iter().chain(std::env::split_paths(&path));
+        // Last: where the linker is there may be another Rust.
+        let all = std::env::split_paths(&path).chain(directory);
         if let Ok(path) = std::env::join_paths(all) {
             command.env("PATH", path);
         }
