@@ -34,7 +34,7 @@ fn main() -> ExitCode {
             Region::Remove(remove) => commands::region::remove(remove, global),
             Region::Read(read) => commands::region::read(read, global),
             Region::Write(write) => commands::region::write(write, global),
-            Region::Graft(graft) => commands::region_graft::run(graft, global),
+            Region::Graft(graft) => os::graft_region(graft, global),
         },
         Command::Inspect(inspect) => commands::inspect::run(inspect, global),
         Command::Translate(translate) => commands::translate::run(translate, global),

@@ -15,6 +15,7 @@ use crate::conversation::{Conversation, Question};
 use crate::ending::{Condition, SessionEnd};
 #[cfg(target_os = "linux")]
 use crate::guard::Guard;
+use crate::os::GraftGround;
 use crate::region::Ground;
 use crate::right::WriteRight;
 use crate::sighting::Directory;
@@ -132,13 +133,12 @@ impl Direct {
         Ground {
             ram: Arc::clone(&self.ram),
             layout: Arc::new(self.layout().clone()),
-            #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-            graft: crate::graft::Ground {
-                pid: self.pid(),
-                epoch: self.beacon.epoch,
-                ram: Arc::clone(&self.ram),
-                directory: Arc::clone(&self.directory.memory),
-            },
+            graft: GraftGround::new(
+                self.pid(),
+                self.beacon.epoch,
+                Arc::clone(&self.ram),
+                Arc::clone(&self.directory.memory),
+            ),
         }
     }
 

@@ -22,8 +22,6 @@ pub mod display;
 pub mod doorbell;
 pub mod ending;
 pub mod findings;
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-pub mod graft;
 #[cfg(target_os = "linux")]
 pub mod guard;
 pub mod identity;
@@ -53,6 +51,8 @@ pub mod watch;
 
 pub use attach::{AttachError, AttachOptions, attach};
 pub use ending::{Condition, SessionEnd};
+#[cfg(target_os = "linux")]
+pub use os::graft;
 pub use reaching::{ReachError, Reached, reach};
 pub use region::Region;
 pub use right::WriteRight;

@@ -12,6 +12,7 @@ use vmshm_link::{Extent, LinkError, proof};
 use vmshm_ram::{BlockPiece, GuestRam, Layout, Protection, View, merge_pieces};
 
 use crate::deadline::Deadline;
+use crate::os::{GraftGround, graft_pages, lay_out_over_graft};
 use crate::session::{RequestError, Session, region_name};
 
 /// A region that this session holds.
@@ -127,8 +128,7 @@ impl Session {
 pub(crate) struct Ground {
     pub(crate) ram: Arc<GuestRam>,
     pub(crate) layout: Arc<Layout>,
-    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-    pub(crate) graft: crate::graft::Ground,
+    pub(crate) graft: GraftGround,
 }
 
 /// Asks the agent and waits for its answer.
@@ -159,7 +159,7 @@ impl Ground {
             ));
         }
         if self.ram.is_to_be_grafted() {
-            return self.lay_out_grafted(granted, extents, &pieces, protection, ask);
+            return lay_out_over_graft(self, granted, (extents, &pieces), protection, ask);
         }
         let view = self.ram.view(&pieces, protection);
         let memory = Arc::new(view.map_err(|e| pages(&e))?);
@@ -177,33 +177,6 @@ impl Ground {
         })
     }
 
-    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-    fn lay_out_grafted(
-        &self,
-        granted: &RegionReply,
-        extents: Vec<Extent>,
-        pieces: &[BlockPiece],
-        protection: Protection,
-        ask: Ask<'_>,
-    ) -> Result<Region, RequestError> {
-        crate::graft::lay_out(self, granted, (extents, pieces), protection, ask)
-    }
-
-    #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
-    fn lay_out_grafted(
-        &self,
-        _: &RegionReply,
-        _: Vec<Extent>,
-        _: &[BlockPiece],
-        _: Protection,
-        _: Ask<'_>,
-    ) -> Result<Region, RequestError> {
-        Err(RequestError::Graft {
-            cause: "regions are grafted on 64-bit x86 Linux hosts only".to_owned(),
-            hint: Some("use --method map or copy".to_owned()),
-        })
-    }
-
     /// Where a granted region lies that is only read, and therefore never proved.
     ///
     /// # Errors
@@ -216,6 +189,22 @@ impl Ground {
     ) -> Result<Vec<BlockPiece>, RequestError> {
         let extents = self.fetch_extents(granted, timeout, ask)?;
         self.pieces(&extents)
+    }
+
+    /// Grafts pages that are only read and therefore were never proved, if regions are to be
+    /// grafted.
+    ///
+    /// # Errors
+    /// [`RequestError::Graft`].
+    pub(crate) fn graft_if_wanted(
+        &self,
+        region: u64,
+        pieces: &[BlockPiece],
+    ) -> Result<(), RequestError> {
+        if self.ram.is_to_be_grafted() {
+            graft_pages(self, region, pieces)?;
+        }
+        Ok(())
     }
 
     /// Where extents lie in the VMM's RAM blocks.

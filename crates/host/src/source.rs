@@ -77,7 +77,12 @@ impl Source {
         ask: Ask<'_>,
     ) -> Result<Place, RequestError> {
         match self {
-            Self::Own(ground) => ground.locate(granted, timeout, ask).map(Place::Pieces),
+            Self::Own(ground) => {
+                let pieces = ground.locate(granted, timeout, ask)?;
+                // The guest goes on drawing, and what it draws next is in the file.
+                ground.graft_if_wanted(granted.region, &pieces)?;
+                Ok(Place::Pieces(pieces))
+            }
             #[cfg(target_os = "linux")]
             Self::Brokered(files) => Ok(Place::File(files.take(granted, Protection::Read)?)),
         }
@@ -140,8 +145,7 @@ impl Source {
     ) -> Option<FileRuns<'a>> {
         #[cfg(target_os = "linux")]
         if let Some(file) = region.memory.graft() {
-            let runs = vec![(0, region.memory.size())];
-            return Some(FileRuns { file, runs });
+            return Some(FileRuns::whole(file, region.memory.size()));
         }
         match self {
             Self::Own(ground) => {

@@ -5,7 +5,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::block::{GRAFT_NAME, RamBlock};
+use crate::block::{RamBlock, is_graft};
 use crate::mapping::{FileIdentity, MemoryMapping};
 use crate::os::{BackingFile, Process};
 
@@ -23,11 +23,10 @@ pub(crate) struct GraftRun<'m> {
 pub(crate) fn graft_runs<'m>(block: &RamBlock, mappings: &'m [MemoryMapping]) -> Vec<GraftRun<'m>> {
     let block_end = block.start.0.saturating_add(block.length);
     let run = |mapping: &'m MemoryMapping| {
-        let file = mapping.file.filter(|_| mapping.shared)?;
-        let is_graft = mapping.memfd_name()?.starts_with(GRAFT_NAME);
+        let file = mapping.file.filter(|_| is_graft(mapping))?;
         let first = mapping.start.0.max(block.start.0);
         let last = mapping.end().0.min(block_end);
-        (is_graft && first < last).then(|| GraftRun {
+        (first < last).then(|| GraftRun {
             range: first - block.start.0..last - block.start.0,
             file_offset: file.offset.saturating_add(first - mapping.start.0),
             mapping,

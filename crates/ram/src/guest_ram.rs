@@ -38,10 +38,43 @@ pub struct RamRead<'a> {
 /// side.
 #[derive(Debug)]
 pub struct FileRuns<'a> {
-    /// The file. Its descriptor reaches all that lies in it, not only these pieces.
-    pub file: BorrowedFile<'a>,
+    file: RunsFile<'a>,
     /// Offset and length in it of each run of whole pages, in the pieces' order.
     pub runs: Vec<(u64, u64)>,
+}
+
+#[derive(Debug)]
+enum RunsFile<'a> {
+    Block(&'a BackingFile),
+    Graft(Arc<BackingFile>),
+    #[cfg(target_os = "linux")]
+    Whole(BorrowedFile<'a>),
+}
+
+#[cfg(target_os = "linux")]
+impl<'a> FileRuns<'a> {
+    /// All `size` bytes of a file that holds a region and nothing else.
+    #[must_use]
+    pub fn whole(file: BorrowedFile<'a>, size: u64) -> Self {
+        Self {
+            file: RunsFile::Whole(file),
+            runs: vec![(0, size)],
+        }
+    }
+}
+
+impl FileRuns<'_> {
+    /// The file. Its descriptor reaches all that lies in it, not only these pieces; where
+    /// they are a grafted region, nothing else lies in it.
+    #[must_use]
+    pub fn file(&self) -> BorrowedFile<'_> {
+        match &self.file {
+            RunsFile::Block(file) => file.as_file(),
+            RunsFile::Graft(file) => file.as_file(),
+            #[cfg(target_os = "linux")]
+            RunsFile::Whole(file) => *file,
+        }
+    }
 }
 
 /// The opened RAM of one VM. Blocks with a file are read through that whatever the
@@ -119,9 +152,10 @@ impl GuestRam {
                 _ => None,
             };
             let residency = Residency::choose(&process, file.as_deref());
-            let grafts = match &file {
-                Some(_) => open_grafts(&process, block, &mappings).map_err(graft_refused)?,
-                None => Vec::new(),
+            let grafts = if file.is_some() || origin.is_some() {
+                open_grafts(&process, block, &mappings).map_err(graft_refused)?
+            } else {
+                Vec::new()
             };
             blocks.push(OpenBlock {
                 block: block.clone(),
@@ -457,47 +491,37 @@ impl GuestRam {
     /// be mapped beyond the pieces.
     #[must_use]
     pub fn file_runs(&self, pieces: &[BlockPiece], protection: Protection) -> Option<FileRuns<'_>> {
-        if self.copying {
-            return None;
-        }
         let merged = merge_pieces(pieces);
-        let grafts = self.grafts_now(&merged).ok()?;
-        let is_grafted = |piece: &BlockPiece| {
-            let end = piece.at.offset.saturating_add(piece.length);
-            let here = grafts.iter().find(|(block, _)| *block == piece.at.block);
-            here.is_some_and(|(_, grafts)| {
-                let parts = cut(grafts, piece.at.offset..end);
-                parts.iter().any(|(_, graft)| graft.is_some())
-            })
-        };
-        if merged.iter().any(is_grafted) {
-            return None;
-        }
-        let opened = |piece: &BlockPiece| {
+        for piece in &merged {
             let length = usize::try_from(piece.length).ok()?;
-            let open = self.checked(piece.at, length).ok()?;
-            Some((open, open.file.as_deref()?))
-        };
-        let (_, first) = opened(merged.first()?)?;
+            self.checked(piece.at, length).ok()?;
+        }
+        let grafts = self.grafts_now(&merged).ok()?;
+        let located = self.locate(&merged, &grafts)?;
+        let (first, ..) = *located.first()?;
         let unit = first.page_size();
         let is_mappable = unit <= HUGE_PAGE
             && (protection == Protection::Read || first.writable)
             && merged.iter().all(|piece| piece.length > 0);
         let same = first.identity();
-        let run = |piece: &BlockPiece| {
-            let (open, file) = opened(piece)?;
+        let run = |(file, offset, length): &(&BackingFile, u64, u64)| {
             let identity = file.identity();
-            let offset = open.block.file_offset().checked_add(piece.at.offset)?;
             let fits = (identity.device, identity.inode) == (same.device, same.inode)
                 && offset.is_multiple_of(unit)
-                && piece.length.is_multiple_of(unit);
-            fits.then_some((offset, piece.length))
+                && length.is_multiple_of(unit);
+            fits.then_some((*offset, *length))
         };
-        let runs: Option<Vec<_>> = merged.iter().map(run).collect();
-        Some(FileRuns {
-            file: first.as_file(),
-            runs: runs.filter(|_| is_mappable)?,
-        })
+        let runs: Option<Vec<_>> = located.iter().map(run).collect();
+        let runs = runs.filter(|_| is_mappable)?;
+        let graft = grafts.iter().flat_map(|(_, grafts)| grafts);
+        let graft = graft
+            .map(|graft| &graft.file)
+            .find(|file| std::ptr::eq(&***file, first));
+        let file = match graft {
+            Some(file) => RunsFile::Graft(Arc::clone(file)),
+            None => RunsFile::Block(self.blocks.get(merged.first()?.at.block)?.file.as_deref()?),
+        };
+        Some(FileRuns { file, runs })
     }
 
     /// Calls `visit` for each run of existing pages of a block inside `range`, in order,

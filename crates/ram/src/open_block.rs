@@ -109,6 +109,27 @@ impl OpenBlock {
         let Some(origin) = &self.origin else {
             return memory.read_whole(liveness, self.address(at), into);
         };
+        let run = at.offset..at.offset.saturating_add(into.len() as u64);
+        let parts = cut_at_grafts(&self.grafts, run);
+        if parts.iter().any(|(_, graft)| graft.is_some()) {
+            let mut rest = into;
+            for (part, graft) in parts {
+                let (here, after) = cut(rest, part.end - part.start)?;
+                let at = BlockOffset {
+                    offset: part.start,
+                    ..at
+                };
+                match graft {
+                    Some(graft) => {
+                        let into = part.start - graft.range.start;
+                        graft.file.read_at(graft.file_offset + into, here)?;
+                    }
+                    None => self.read_from(memory, liveness, at, here)?,
+                }
+                rest = after;
+            }
+            return Ok(());
+        }
         let end = at.offset + into.len() as u64;
         let pages = at.offset / PAGE_SIZE * PAGE_SIZE..end.next_multiple_of(PAGE_SIZE);
         let mut existing = Vec::new();

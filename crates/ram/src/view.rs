@@ -115,36 +115,14 @@ impl View {
         Ok(Self::over(reach))
     }
 
-    /// Maps a file that holds a region and nothing else: a graft.
-    ///
-    /// # Errors
-    /// What the system says.
-    #[cfg(target_os = "linux")]
-    pub fn of_file(
-        file: rustix::fd::OwnedFd,
-        size: u64,
-        protection: Protection,
-    ) -> Result<Self, MapError> {
-        let whole = Piece {
-            offset: 0,
-            length: size,
-        };
-        let mapping = Mapping::new(&file, &[whole], protection)?;
-        Ok(Self {
-            reach: Reach::Linear(mapping),
-            grafts: vec![Arc::new(BackingFile::of_graft(file))],
-        })
+    /// A mapping as it is.
+    pub(crate) const fn linear(mapping: Mapping) -> Self {
+        Self::over(Reach::Linear(mapping))
     }
 
-    /// The file of a region that is grafted, if that is what it is a view of.
-    #[cfg(target_os = "linux")]
-    #[must_use]
-    pub fn graft(&self) -> Option<rustix::fd::BorrowedFd<'_>> {
-        let [file] = self.grafts.as_slice() else {
-            return None;
-        };
-        file.has_size(self.size())
-            .then(|| rustix::fd::AsFd::as_fd(&**file))
+    /// The files of grafts among what it maps.
+    pub(crate) fn grafts(&self) -> &[Arc<BackingFile>] {
+        &self.grafts
     }
 
     /// Whether some of it lies in a file of a grafted region.

@@ -18,7 +18,6 @@ pub(crate) mod listen;
 pub(crate) mod memory;
 pub(crate) mod pipe;
 pub(crate) mod region;
-pub(crate) mod region_graft;
 pub(crate) mod search;
 pub(crate) mod translate;
 pub(crate) mod wait;

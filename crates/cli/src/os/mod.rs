@@ -7,6 +7,7 @@
 //! - `prepare_streams`, `standard_output`, `descriptor`, `shows_colour`, `reader_has_left`, `wait`: standard streams.
 //! - `is_stream`, `open_stream`, `new_place`, `create_partial`, `start_of_name`, `make_sparse`, `write_all_at`, `free_room`: files.
 //! - `MONITOR_PROGRAM`, `is_program`, `words_for_end`, `processor_time`: the program that shows screens.
+//! - `graft_region`: the command `region graft`, or why there is none.
 //! - `keep_apart`, [`Parent`]: the reaper and who started it.
 //! - `pattern_bytes`, `hidden_machines`, `hint_for`, and the constants: arguments and words.
 
@@ -20,7 +21,7 @@ pub(crate) use linux::{
     shows_colour, standard_output, start_of_name, wait, write_all_at,
 };
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{MONITOR_PROGRAM, is_program, processor_time, words_for_end};
+pub(crate) use linux::{MONITOR_PROGRAM, graft_region, is_program, processor_time, words_for_end};
 
 #[cfg(windows)]
 mod windows;
@@ -32,4 +33,6 @@ pub(crate) use windows::{
     shows_colour, standard_output, start_of_name, wait, write_all_at,
 };
 #[cfg(windows)]
-pub(crate) use windows::{MONITOR_PROGRAM, is_program, processor_time, words_for_end};
+pub(crate) use windows::{
+    MONITOR_PROGRAM, graft_region, is_program, processor_time, words_for_end,
+};

@@ -28,10 +28,7 @@ impl RegionFile {
 
     /// All of it, as another process maps it.
     pub(crate) fn runs(&self) -> FileRuns<'_> {
-        FileRuns {
-            file: self.file.as_fd(),
-            runs: vec![(0, self.size)],
-        }
+        FileRuns::whole(self.file.as_fd(), self.size)
     }
 
     fn checked(file: OwnedFd, size: u64) -> Result<Self, RequestError> {

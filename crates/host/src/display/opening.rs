@@ -137,6 +137,7 @@ pub(super) fn hold(
     let ask = &mut |request: &Request| asking.request(request);
     let frames = source.lay_out(&granted, Protection::ReadWrite, wanted.patience, ask);
     let frames = frames.map_err(DisplayError::Request)?;
+    session.watch_memory(&frames.memory);
     let wants = Wants {
         no_pointer: wanted.picture,
     };

@@ -154,7 +154,7 @@ impl Watched {
             runs: as_runs(&found.runs),
             reader: self.reader,
         };
-        Ok(channel.send(&frames, Some(found.file))?)
+        Ok(channel.send(&frames, Some(found.file()))?)
     }
 
     /// Hands a pixels region to the monitor, or says that it cannot be had.
@@ -193,7 +193,7 @@ impl Watched {
             Some(found) if found.runs.len() <= MOST_RUNS => {
                 let runs = as_runs(&found.runs);
                 let pixels = ToMonitor::Pixels { region, runs };
-                channel.send(&pixels, Some(found.file))?;
+                channel.send(&pixels, Some(found.file()))?;
                 Ok(Ok(()))
             }
             // Frames could be mapped, but pictures cannot.

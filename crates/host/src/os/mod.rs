@@ -26,6 +26,10 @@ pub(crate) use system::is_no_such_address_family;
 pub use system::{Doorbells, Listener};
 // Showing screens: memory of our own that another process maps, and waiting.
 pub(crate) use system::{make_memory_file, only_readable, wait_for_monitor};
+// Regions as files of their own in the VMM.
+#[cfg(target_os = "linux")]
+pub use linux::graft;
+pub(crate) use system::{GraftGround, graft_pages, lay_out_over_graft};
 // What is said to the user.
 pub(crate) use system::{about_this_host, advice};
 

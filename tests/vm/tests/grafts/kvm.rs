@@ -62,7 +62,7 @@ fn a_vmm_on_kvm_follows_to_the_file_and_back() {
         wait_for("store of the host in the guest", SOON, || {
             in_file().wrapping_sub(far) < 1 << 30 && in_file() != far
         });
-        surely(&mut || undo(pid, &region, Contents::Keep, &mut |_| ()).map(drop));
+        surely(&mut || undo(pid, &region, Contents::Keep, &[], &mut |_| ()).map(drop));
         let memory = File::open(format!("/proc/{pid}/mem")).expect("it may be read");
         let at = region.pieces[0].at.0;
         let (left, there) = (in_file(), read(&memory, at));

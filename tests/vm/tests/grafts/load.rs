@@ -1,6 +1,7 @@
 //! Under load: a loop in the guest runs on and stays right, and both sides see the right bytes in the region before
 //! and after it is grafted, and after that is undone.
 
+use vmshm_vm_tests::cell::{Backing, Board, Cell};
 use vmshm_vm_tests::environment::report;
 use vmshm_vm_tests::fleet;
 use vmshm_vm_tests::grafted::{Bytes, Work, graft_files, grafted_bytes, milliseconds};
@@ -16,6 +17,17 @@ fn qemu_with_one_processor_is_grafted_and_undone_a_dozen_times() {
 #[test]
 fn qemu_with_two_processors_is_grafted_and_undone_a_dozen_times() {
     again_and_again(Kind::QemuPrivate(2), 2, 12);
+}
+
+#[test]
+fn shared_memory_goes_back_to_where_others_map_it() {
+    again_and_again(Kind::QemuMemfd(2), 2, 3);
+}
+
+#[test]
+fn memory_that_is_private_over_a_file_is_grafted_too() {
+    let cell = Cell::new(Board::Pc, Backing::PrivateFile, 1);
+    again_and_again(Kind::Qemu(cell), 1, 3);
 }
 
 #[test]

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use vmshm_graft::{Contents, Piece};
-use vmshm_ram::{BlockPiece, GuestRam, MemoryMapping, ProcRoot, View, VmmVirtual};
+use vmshm_graft::{Contents, Origin, Piece};
+use vmshm_ram::{BlockPiece, GuestRam, MemoryMapping, ProcRoot, RamBlock, View, VmmVirtual};
 
 use super::failure::GraftFailure;
 use super::lock::Lock;
@@ -66,13 +66,59 @@ fn of_mappings(mappings: &[MemoryMapping]) -> Vec<Standing> {
     found
 }
 
+/// The shared files in which a VMM's RAM blocks lie; nothing of private ones.
+pub(super) fn origins(pid: u32) -> Vec<Origin> {
+    let blocks = vmshm_ram::find_by_pid(pid).map_or_else(|_| Vec::new(), |vmm| vmm.blocks);
+    let origin = |block: &RamBlock| {
+        let file = block.file.filter(|_| block.backing.is_shared())?;
+        Some(Origin {
+            at: block.start,
+            length: block.length,
+            name: block.name.clone(),
+            inode: file.inode,
+            offset: file.offset,
+        })
+    };
+    blocks.iter().filter_map(origin).collect()
+}
+
+/// Cuts a piece at the borders of origins: the kernel may show two of them as one mapping.
+fn cut(piece: Piece, origins: &[Origin]) -> Vec<Piece> {
+    let end = piece.at.0.saturating_add(piece.length);
+    let mut borders: Vec<u64> = origins
+        .iter()
+        .flat_map(|origin| [origin.at.0, origin.at.0.saturating_add(origin.length)])
+        .filter(|border| piece.at.0 < *border && *border < end)
+        .collect();
+    borders.extend([piece.at.0, end]);
+    borders.sort_unstable();
+    borders.dedup();
+    let part = |pair: &[u64]| {
+        let (first, last) = (*pair.first()?, *pair.get(1)?);
+        Some(Piece {
+            at: VmmVirtual(first),
+            length: last - first,
+            offset: piece.offset.saturating_add(first - piece.at.0),
+        })
+    };
+    borders.windows(2).filter_map(part).collect()
+}
+
 /// A graft as the engine takes it, by what a process's mappings show.
-pub(super) fn as_it_stands(mappings: &[MemoryMapping], id: &str) -> vmshm_graft::Region {
+pub(super) fn as_it_stands(
+    mappings: &[MemoryMapping],
+    id: &str,
+    origins: &[Origin],
+) -> vmshm_graft::Region {
     let pieces = of_mappings(mappings)
         .into_iter()
         .find(|one| one.id == id)
         .map(|one| one.pieces)
         .unwrap_or_default();
+    let pieces: Vec<Piece> = pieces
+        .into_iter()
+        .flat_map(|piece| cut(piece, origins))
+        .collect();
     let ends = pieces
         .iter()
         .map(|piece| piece.offset.saturating_add(piece.length));
@@ -99,6 +145,15 @@ pub(crate) struct Ground {
 }
 
 impl Ground {
+    pub(crate) fn new(pid: u32, epoch: u64, ram: Arc<GuestRam>, directory: Arc<View>) -> Self {
+        Self {
+            pid,
+            epoch,
+            ram,
+            directory,
+        }
+    }
+
     /// What tells the graft of a region from all others of the VM, earlier boots of its
     /// guest included.
     pub(crate) fn id(&self, region: u64) -> String {
@@ -217,9 +272,23 @@ mod tests {
         let ids: Vec<&str> = found.iter().map(|one| one.id.as_str()).collect();
         assert_eq!(ids, ["5.a", "6.a"]);
         assert_eq!(found[0].length, 0x2000);
-        let region = as_it_stands(&mappings, "5.a");
+        let region = as_it_stands(&mappings, "5.a", &[]);
         assert_eq!(region.size, 0x4000);
         assert_eq!(region.pieces.len(), 2);
-        assert_eq!(as_it_stands(&mappings, "9.a").pieces, []);
+        let block = Origin {
+            at: VmmVirtual(0x1000),
+            length: 0x3000,
+            name: String::new(),
+            inode: 1,
+            offset: 0,
+        };
+        let region = as_it_stands(&mappings, "6.a", &[block]);
+        let places: Vec<(u64, u64, u64)> = region
+            .pieces
+            .iter()
+            .map(|piece| (piece.at.0, piece.length, piece.offset))
+            .collect();
+        assert_eq!(places, [(0x3000, 0x1000, 0), (0x4000, 0x1000, 0x1000)]);
+        assert_eq!(as_it_stands(&mappings, "9.a", &[]).pieces, []);
     }
 }

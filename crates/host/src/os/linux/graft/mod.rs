@@ -32,7 +32,7 @@ use crate::region::Region;
 use crate::session::{RequestError, Session, region_name};
 
 pub use failure::GraftFailure;
-pub(crate) use laying::lay_out;
+pub(crate) use laying::{graft_pages, lay_out_over_graft};
 pub(crate) use places::Ground;
 pub use places::{Standing, standing};
 pub use proof::Proof;
@@ -179,8 +179,9 @@ pub fn undo_watched(pid: u32, id: &str, watch: Watch<'_>) -> Result<Pause, Graft
 
 fn undo_locked(pid: u32, id: &str, watch: Watch<'_>) -> Result<Pause, GraftFailure> {
     let mappings = ProcRoot::system().mappings(pid).unwrap_or_default();
-    let region = places::as_it_stands(&mappings, id);
-    let undone = vmshm_graft::undo(pid, &region, Contents::Keep, watch);
+    let origins = places::origins(pid);
+    let region = places::as_it_stands(&mappings, id, &origins);
+    let undone = vmshm_graft::undo(pid, &region, Contents::Keep, &origins, watch);
     let pauses = undone.map_err(|error| match error {
         GraftError::Refused(Refusal::NotGrafted) => GraftFailure::NotGrafted,
         other => GraftFailure::Undo(other),

@@ -21,7 +21,7 @@ use crate::session::RequestError;
 ///
 /// # Errors
 /// [`RequestError`]; the agent still counts the region as held then.
-pub(crate) fn lay_out(
+pub(crate) fn lay_out_over_graft(
     ground: &Ground,
     granted: &RegionReply,
     (extents, pieces): (Vec<Extent>, &[BlockPiece]),
@@ -48,6 +48,21 @@ pub(crate) fn lay_out(
         memory,
         extents,
     })
+}
+
+/// Grafts pages that may be in use.
+///
+/// # Errors
+/// [`RequestError`].
+pub(crate) fn graft_pages(
+    ground: &Ground,
+    region: u64,
+    pieces: &[BlockPiece],
+) -> Result<(), RequestError> {
+    ground
+        .graft
+        .replace(region, pieces, Contents::Keep, &mut |_| ())?;
+    Ok(())
 }
 
 fn new_region(
