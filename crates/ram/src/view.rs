@@ -116,11 +116,13 @@ impl View {
     }
 
     /// A mapping as it is.
+    #[allow(dead_code, reason = "only some systems have grafts")]
     pub(crate) const fn linear(mapping: Mapping) -> Self {
         Self::over(Reach::Linear(mapping))
     }
 
     /// The files of grafts among what it maps.
+    #[allow(dead_code, reason = "only some systems have grafts")]
     pub(crate) fn grafts(&self) -> &[Arc<BackingFile>] {
         &self.grafts
     }

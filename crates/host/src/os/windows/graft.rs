@@ -20,7 +20,7 @@ impl GraftGround {
     }
 }
 
-fn refused() -> RequestError {
+fn refused(_: &GraftGround) -> RequestError {
     RequestError::Graft {
         cause: "regions cannot be grafted on Windows hosts".to_owned(),
         hint: Some("use --method map or copy".to_owned()),
@@ -32,19 +32,19 @@ fn refused() -> RequestError {
 /// # Errors
 /// [`RequestError::Graft`], always.
 pub(crate) fn lay_out_over_graft(
-    _: &Ground,
+    ground: &Ground,
     _: &RegionReply,
     _: (Vec<Extent>, &[BlockPiece]),
     _: Protection,
     _: Ask<'_>,
 ) -> Result<Region, RequestError> {
-    Err(refused())
+    Err(refused(&ground.graft))
 }
 
 /// Grafts pages that may be in use.
 ///
 /// # Errors
 /// [`RequestError::Graft`], always.
-pub(crate) fn graft_pages(_: &Ground, _: u64, _: &[BlockPiece]) -> Result<(), RequestError> {
-    Err(refused())
+pub(crate) fn graft_pages(ground: &Ground, _: u64, _: &[BlockPiece]) -> Result<(), RequestError> {
+    Err(refused(&ground.graft))
 }
