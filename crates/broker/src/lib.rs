@@ -15,7 +15,7 @@
 //! rules of the talk, does not read, or asks for too much loses its connection. Programs are
 //! bounded by user and in all.
 
-#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#![cfg(target_os = "linux")]
 
 mod connection;
 mod credentials;

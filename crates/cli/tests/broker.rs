@@ -1,6 +1,6 @@
 //! `vmshm broker` as it is started: by hand with wrong rules, by systemd's way of handing over a socket, and the units
 //! that do so. Needs no VM.
-#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#![cfg(target_os = "linux")]
 #![allow(
     clippy::expect_used,
     reason = "a test that cannot go on says so by panicking"

@@ -13,7 +13,6 @@ use vmshm_ram::{GuestRam, Layout, View};
 use crate::attach;
 use crate::conversation::{Conversation, Question};
 use crate::ending::{Condition, SessionEnd};
-#[cfg(target_os = "linux")]
 use crate::guard::Guard;
 use crate::os::GraftGround;
 use crate::region::Ground;
@@ -191,8 +190,8 @@ impl Direct {
     }
 
     /// A guard over the guest, for another thread.
-    #[cfg(target_os = "linux")]
-    pub(crate) fn guard(&self) -> Guard {
+    #[must_use]
+    pub fn guard(&self) -> Guard {
         self.watch.guard()
     }
 

@@ -8,7 +8,6 @@
 //! processor for [`RAN`]. A VM that is paused, or that the host gives no time, runs nothing
 //! that could use the pages, and is waited for.
 
-use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +17,7 @@ use vmshm_ram::{Liveness, RunState, View};
 use vmshm_shm::{Fault, SharedMemory};
 
 use crate::ending::SessionEnd;
+use crate::os::processor_time;
 
 /// So long a keeper may not beat while its guest runs.
 pub const SILENCE: Duration = Duration::from_millis(600);
@@ -25,8 +25,6 @@ pub const SILENCE: Duration = Duration::from_millis(600);
 pub const RAN: Duration = Duration::from_millis(150);
 /// An agent that has beaten so often since shows that the guest runs.
 const AGENT_BEATS: u32 = 2;
-/// The system counts processor time in hundredths of a second.
-const TICK: Duration = Duration::from_millis(10);
 
 /// The guard over one guest.
 #[derive(Debug)]
@@ -150,17 +148,6 @@ impl Judge {
     }
 }
 
-/// What a process has used of the processor, all its threads together (fields 14 and 15 of
-/// proc_pid_stat(5)).
-fn processor_time(pid: u32) -> Option<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field may hold spaces and parentheses; the rest starts after the last one.
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
-    let mut ticks = || fields.next()?.parse::<u32>().ok();
-    let (user, system) = (ticks()?, ticks()?);
-    Some(TICK * user.checked_add(system)?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -276,7 +263,7 @@ mod tests {
     fn this_process_has_used_the_processor() {
         let start = Instant::now();
         let own = std::process::id();
-        while processor_time(own).is_none_or(|used| used < TICK) {
+        while processor_time(own).is_none_or(|used| used.is_zero()) {
             assert!(start.elapsed() < LONG, "it never counts");
         }
         assert_eq!(processor_time(u32::MAX), None);

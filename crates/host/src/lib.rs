@@ -12,7 +12,6 @@
 pub mod attach;
 pub mod beacon_search;
 pub mod bench;
-#[cfg(target_os = "linux")]
 pub mod brokered;
 mod conversation;
 mod deadline;
@@ -22,7 +21,6 @@ pub mod display;
 pub mod doorbell;
 pub mod ending;
 pub mod findings;
-#[cfg(target_os = "linux")]
 pub mod guard;
 pub mod identity;
 pub mod inspect;
@@ -36,8 +34,6 @@ mod os;
 mod own_guest;
 pub mod physical;
 pub mod pipe;
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-pub mod proxied;
 pub mod reaching;
 pub mod region;
 mod right;
@@ -52,7 +48,7 @@ pub mod watch;
 pub use attach::{AttachError, AttachOptions, attach};
 pub use ending::{Condition, SessionEnd};
 #[cfg(target_os = "linux")]
-pub use os::graft;
+pub use os::{graft, proxied};
 pub use reaching::{ReachError, Reached, reach};
 pub use region::Region;
 pub use right::WriteRight;

@@ -3,17 +3,14 @@
 use std::path::Path;
 
 use vmshm_link::directory::RegionEntry;
-#[cfg(target_os = "linux")]
 use vmshm_ram::Access;
 use vmshm_ram::{DumpError, FindError, StoredDump, Vmm, find_all, find_by_pid};
 
-#[cfg(target_os = "linux")]
 use crate::brokered;
 use crate::look;
 use crate::sighting::Where;
 
 /// How long a broker may take to look at all VMs.
-#[cfg(target_os = "linux")]
 const BROKER: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// How an agent appears to somebody who only reads.
@@ -244,7 +241,6 @@ pub fn look_by(vmms: Vec<Vmm>, place: Where) -> Vec<MachineView> {
 ///
 /// # Errors
 /// [`FindError`] when processes cannot be listed at all.
-#[cfg(target_os = "linux")]
 pub fn list_with_broker(
     place: Where,
     broker: Option<&Path>,

@@ -1,17 +1,15 @@
 //! How a program comes to a session with a VM: by attaching itself, or by a broker where it
 //! may not. A broker that is named is used; the usual one only where attaching is forbidden.
 
-#[cfg(target_os = "linux")]
 use std::path::Path;
 
-#[cfg(target_os = "linux")]
 use vmshm_ram::{FindError, Method, VmmKind};
 use vmshm_ram::{Obstacle, OpenError, Vmm};
 
 use crate::attach::{AttachError, AttachOptions, attach};
-#[cfg(target_os = "linux")]
-use crate::brokered::{BrokerError, Brokered, SOCKET, named_by_environment};
+use crate::brokered::{BrokerError, SOCKET, named_by_environment};
 use crate::machines::{self, SelectError};
+use crate::os::Brokered;
 use crate::session::Session;
 
 /// A session, and the VM where it could be seen.
@@ -33,7 +31,6 @@ pub enum ReachError {
     #[error(transparent)]
     Attach(#[from] AttachError),
     /// The VM is another user's, and no broker runs.
-    #[cfg(target_os = "linux")]
     #[error("{vm} belongs to {owner}; you are uid {own}")]
     NotYours {
         /// The VM.
@@ -44,7 +41,6 @@ pub enum ReachError {
         own: u32,
     },
     /// A broker gave none.
-    #[cfg(target_os = "linux")]
     #[error("{vm}: {source}")]
     Broker {
         /// What was asked for.
@@ -62,9 +58,7 @@ impl ReachError {
         match self {
             Self::Select(error) => error.hint(),
             Self::Attach(error) => error.hint(),
-            #[cfg(target_os = "linux")]
             Self::NotYours { .. } => Some("sudo systemctl start vmshm-broker".to_owned()),
-            #[cfg(target_os = "linux")]
             Self::Broker { source, .. } => source.hint(),
         }
     }
@@ -75,30 +69,6 @@ impl ReachError {
 ///
 /// # Errors
 /// [`ReachError`].
-#[cfg(not(target_os = "linux"))]
-pub fn reach(selector: &str, options: &AttachOptions) -> Result<Reached, ReachError> {
-    reach_found(machines::find(selector)?, options)
-}
-
-/// Comes to a session with a VM that was found.
-///
-/// # Errors
-/// [`ReachError`].
-#[cfg(not(target_os = "linux"))]
-pub fn reach_found(vmm: Vmm, options: &AttachOptions) -> Result<Reached, ReachError> {
-    let session = attach(&vmm, options)?;
-    Ok(Reached {
-        session,
-        vmm: Some(vmm),
-    })
-}
-
-/// Comes to a session with the VM that `selector` names: a process number, a name, or
-/// `vmm:name`.
-///
-/// # Errors
-/// [`ReachError`].
-#[cfg(target_os = "linux")]
 pub fn reach(selector: &str, options: &AttachOptions) -> Result<Reached, ReachError> {
     let named = options.broker.clone().or_else(named_by_environment);
     let found = machines::find(selector);
@@ -124,7 +94,6 @@ pub fn reach(selector: &str, options: &AttachOptions) -> Result<Reached, ReachEr
 ///
 /// # Errors
 /// [`ReachError`].
-#[cfg(target_os = "linux")]
 pub fn reach_found(vmm: Vmm, options: &AttachOptions) -> Result<Reached, ReachError> {
     let pid = vmm.pid.to_string();
     if let Some(path) = options.broker.clone().or_else(named_by_environment) {
@@ -154,7 +123,6 @@ pub fn reach_found(vmm: Vmm, options: &AttachOptions) -> Result<Reached, ReachEr
     }
 }
 
-#[cfg(target_os = "linux")]
 fn by_broker(
     path: &Path,
     selector: &str,
@@ -196,7 +164,6 @@ pub fn is_lack_of_rights(error: &AttachError) -> bool {
     lack_of_rights(error).is_some()
 }
 
-#[cfg(target_os = "linux")]
 const fn may_be_hidden(error: &SelectError) -> bool {
     matches!(
         error,
@@ -206,7 +173,6 @@ const fn may_be_hidden(error: &SelectError) -> bool {
 }
 
 /// A VMM as people call it.
-#[cfg(target_os = "linux")]
 const fn product(kind: VmmKind) -> &'static str {
     match kind {
         VmmKind::Uml => "user-mode Linux",

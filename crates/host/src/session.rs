@@ -13,12 +13,11 @@ use vmshm_link::wait::Backoff;
 use vmshm_pipe::pause;
 use vmshm_ram::View;
 
-#[cfg(target_os = "linux")]
-use crate::brokered::Brokered;
 use crate::conversation::Question;
 use crate::deadline::Deadline;
 use crate::direct::Direct;
 use crate::ending::{Condition, SessionEnd};
+use crate::os::Brokered;
 use crate::right::WriteRight;
 use crate::source::Source;
 
@@ -31,7 +30,6 @@ pub struct Session {
 #[derive(Debug)]
 enum Way {
     Direct(Box<Direct>),
-    #[cfg(target_os = "linux")]
     Brokered(Box<Brokered>),
 }
 
@@ -40,14 +38,12 @@ macro_rules! either {
     ($session:expr, $one:ident => $work:expr) => {
         match &$session.way {
             Way::Direct($one) => $work,
-            #[cfg(target_os = "linux")]
             Way::Brokered($one) => $work,
         }
     };
     (mut $session:expr, $one:ident => $work:expr) => {
         match &mut $session.way {
             Way::Direct($one) => $work,
-            #[cfg(target_os = "linux")]
             Way::Brokered($one) => $work,
         }
     };
@@ -132,7 +128,6 @@ impl Session {
         }
     }
 
-    #[cfg(target_os = "linux")]
     pub(crate) fn brokered_one(brokered: Brokered) -> Self {
         Self {
             way: Way::Brokered(Box::new(brokered)),
@@ -144,7 +139,6 @@ impl Session {
     pub fn direct(&self) -> Option<&Direct> {
         match &self.way {
             Way::Direct(direct) => Some(direct),
-            #[cfg(target_os = "linux")]
             Way::Brokered(_) => None,
         }
     }
@@ -170,14 +164,9 @@ impl Session {
     ///
     /// # Errors
     /// [`RequestError`] when the table is damaged, or the broker does not answer.
-    #[cfg_attr(
-        not(target_os = "linux"),
-        allow(unused_variables, reason = "one's own session looks at once")
-    )]
     pub fn regions(&mut self, timeout: Duration) -> Result<Vec<RegionEntry>, RequestError> {
         match &mut self.way {
             Way::Direct(direct) => Ok(direct.regions()?),
-            #[cfg(target_os = "linux")]
             Way::Brokered(brokered) => brokered.regions(timeout),
         }
     }
@@ -201,7 +190,6 @@ impl Session {
     pub(crate) fn source(&self) -> Source {
         match &self.way {
             Way::Direct(direct) => Source::Own(direct.ground()),
-            #[cfg(target_os = "linux")]
             Way::Brokered(brokered) => Source::Brokered(brokered.files()),
         }
     }
@@ -228,7 +216,6 @@ impl Session {
         match &mut self.way {
             Way::Direct(direct) => direct.watch_memory(memory),
             // A broker tells when it takes back.
-            #[cfg(target_os = "linux")]
             Way::Brokered(_) => {}
         }
     }
@@ -312,7 +299,6 @@ impl Session {
     pub(crate) fn regions_told_over(&mut self) -> Vec<(u64, vmshm_link::control::EndCause)> {
         match &mut self.way {
             Way::Direct(_) => Vec::new(),
-            #[cfg(target_os = "linux")]
             Way::Brokered(brokered) => brokered.regions_told_over(),
         }
     }
@@ -325,7 +311,6 @@ impl Session {
     pub(crate) fn release_slots_of_the_dead(&mut self) -> Result<bool, SessionEnd> {
         match &mut self.way {
             Way::Direct(direct) => direct.release_slots_of_the_dead(),
-            #[cfg(target_os = "linux")]
             Way::Brokered(brokered) => brokered.keep().map(|_| false),
         }
     }

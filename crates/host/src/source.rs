@@ -1,18 +1,14 @@
 //! Whence the bytes of a session's regions come: from the VMM's memory, or from files that a
 //! broker sends.
 
-#[cfg(target_os = "linux")]
 use std::sync::Arc;
 use std::time::Duration;
 
 use vmshm_link::Extent;
 use vmshm_link::control::RegionReply;
 use vmshm_ram::{BlockPiece, FileRuns, OpenError, Protection, View};
-#[cfg(target_os = "linux")]
-use vmshm_shm::SharedMemory;
 
-#[cfg(target_os = "linux")]
-use crate::brokered::{Files, RegionFile};
+use crate::os::{Files, RegionFile, whole_file};
 use crate::region::{Ask, Ground, Region};
 use crate::session::RequestError;
 
@@ -22,7 +18,6 @@ pub(crate) enum Source {
     /// From the VMM's memory.
     Own(Ground),
     /// From files that a broker sends.
-    #[cfg(target_os = "linux")]
     Brokered(Files),
 }
 
@@ -32,7 +27,6 @@ pub(crate) enum Place {
     /// In the VMM's RAM blocks.
     Pieces(Vec<BlockPiece>),
     /// In a file of their own.
-    #[cfg(target_os = "linux")]
     File(Arc<RegionFile>),
 }
 
@@ -51,7 +45,6 @@ impl Source {
     ) -> Result<Region, RequestError> {
         match self {
             Self::Own(ground) => ground.lay_out(granted, protection, timeout, ask),
-            #[cfg(target_os = "linux")]
             Self::Brokered(files) => {
                 // Whoever sent it has proved it.
                 let file = files.take(granted, protection)?;
@@ -83,7 +76,6 @@ impl Source {
                 ground.graft_if_wanted(granted.region, &pieces)?;
                 Ok(Place::Pieces(pieces))
             }
-            #[cfg(target_os = "linux")]
             Self::Brokered(files) => Ok(Place::File(files.take(granted, Protection::Read)?)),
         }
     }
@@ -100,7 +92,6 @@ impl Source {
     ) -> Result<Vec<Extent>, RequestError> {
         match self {
             Self::Own(ground) => ground.fetch_extents(granted, timeout, ask),
-            #[cfg(target_os = "linux")]
             Self::Brokered(_) => Err(RequestError::Pages(
                 "a broker does not tell where they are".to_owned(),
             )),
@@ -114,9 +105,7 @@ impl Source {
     pub(crate) fn view(&self, place: &Place, protection: Protection) -> Result<View, OpenError> {
         match (self, place) {
             (Self::Own(ground), Place::Pieces(pieces)) => ground.ram.view(pieces, protection),
-            #[cfg(target_os = "linux")]
             (_, Place::File(file)) => file.view(protection),
-            #[cfg(target_os = "linux")]
             (Self::Brokered(_), Place::Pieces(_)) => Err(OpenError::ReadOnly),
         }
     }
@@ -130,9 +119,7 @@ impl Source {
     ) -> Option<FileRuns<'a>> {
         match (self, place) {
             (Self::Own(ground), Place::Pieces(pieces)) => ground.ram.file_runs(pieces, protection),
-            #[cfg(target_os = "linux")]
             (_, Place::File(file)) => Some(file.runs()),
-            #[cfg(target_os = "linux")]
             (Self::Brokered(_), Place::Pieces(_)) => None,
         }
     }
@@ -143,16 +130,14 @@ impl Source {
         region: &'a Region,
         protection: Protection,
     ) -> Option<FileRuns<'a>> {
-        #[cfg(target_os = "linux")]
-        if let Some(file) = region.memory.graft() {
-            return Some(FileRuns::whole(file, region.memory.size()));
+        if let Some(runs) = whole_file(&region.memory) {
+            return Some(runs);
         }
         match self {
             Self::Own(ground) => {
                 let pieces = ground.pieces(&region.extents).ok()?;
                 ground.ram.file_runs(&pieces, protection)
             }
-            #[cfg(target_os = "linux")]
             Self::Brokered(_) => None,
         }
     }

@@ -10,7 +10,6 @@ use vmshm_ram::{Liveness, RunState, View};
 use vmshm_shm::{Fault, SharedMemory};
 
 use crate::ending::{Condition, SessionEnd};
-#[cfg(target_os = "linux")]
 use crate::guard::Guard;
 
 /// A guest whose heartbeat has not moved for so long is called silent. The slowest
@@ -116,8 +115,8 @@ impl Watch {
     }
 
     /// A guard beside this watch, for another thread.
-    #[cfg(target_os = "linux")]
-    pub(crate) fn guard(&self) -> Guard {
+    #[must_use]
+    pub fn guard(&self) -> Guard {
         let (liveness, page) = (Arc::clone(&self.liveness), Arc::clone(&self.page));
         Guard::new(liveness, self.pid, page, self.beacon, &self.last)
     }

@@ -47,11 +47,9 @@ pub struct FileRuns<'a> {
 enum RunsFile<'a> {
     Block(&'a BackingFile),
     Graft(Arc<BackingFile>),
-    #[cfg(target_os = "linux")]
     Whole(BorrowedFile<'a>),
 }
 
-#[cfg(target_os = "linux")]
 impl<'a> FileRuns<'a> {
     /// All `size` bytes of a file that holds a region and nothing else.
     #[must_use]
@@ -71,7 +69,6 @@ impl FileRuns<'_> {
         match &self.file {
             RunsFile::Block(file) => file.as_file(),
             RunsFile::Graft(file) => file.as_file(),
-            #[cfg(target_os = "linux")]
             RunsFile::Whole(file) => *file,
         }
     }

@@ -24,17 +24,6 @@ pub(crate) struct Broker {
 }
 
 /// Runs it.
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub(crate) fn run(broker: &Broker, global: &Global) -> Result<(), Failure> {
-    super::broker_service::run(broker, global)
-}
-
-/// Says why not.
-#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
-pub(crate) fn run(broker: &Broker, _: &Global) -> Result<(), Failure> {
-    tracing::debug!(?broker, "asked for");
-    Err(Failure::new(
-        "regions can be handed to other users on 64-bit x86 Linux hosts only: each is grafted first",
-        None,
-    ))
+    crate::os::run_broker(broker, global)
 }

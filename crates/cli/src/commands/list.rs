@@ -31,18 +31,12 @@ pub(crate) fn run(list: &List, global: &Global) -> Result<(), Failure> {
     output::print(&output::table(&rows))
 }
 
-#[cfg(target_os = "linux")]
 fn look(global: &Global) -> Result<Vec<MachineView>, Failure> {
     let broker = global.broker();
     Ok(machines::list_with_broker(
         global.place(),
         broker.as_deref(),
     )?)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn look(global: &Global) -> Result<Vec<MachineView>, Failure> {
-    Ok(machines::list_by(global.place())?)
 }
 
 /// How a VM can be reached: by oneself, or by a broker.

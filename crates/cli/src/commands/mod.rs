@@ -2,8 +2,6 @@
 
 pub(crate) mod bench;
 pub(crate) mod broker;
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-mod broker_service;
 pub(crate) mod display;
 pub(crate) mod display_arguments;
 mod display_monitor;

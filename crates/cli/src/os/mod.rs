@@ -18,7 +18,7 @@ pub(crate) use linux::{
     Descriptor, FILE_TOO_LARGE_HINT, GRAFT_REFUSAL, NO_MACHINE_HINT, Parent, Signals,
     create_partial, descriptor, free_room, hidden_machines, hint_for, is_stream, keep_apart,
     make_sparse, new_place, open_stream, pattern_bytes, prepare_streams, reader_has_left,
-    shows_colour, standard_output, start_of_name, wait, write_all_at,
+    run_broker, shows_colour, standard_output, start_of_name, wait, write_all_at,
 };
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{MONITOR_PROGRAM, graft_region, is_program, processor_time, words_for_end};
@@ -30,7 +30,7 @@ pub(crate) use windows::{
     Descriptor, FILE_TOO_LARGE_HINT, GRAFT_REFUSAL, NO_MACHINE_HINT, Parent, Signals,
     create_partial, descriptor, free_room, hidden_machines, hint_for, is_stream, keep_apart,
     make_sparse, new_place, open_stream, pattern_bytes, prepare_streams, reader_has_left,
-    shows_colour, standard_output, start_of_name, wait, write_all_at,
+    run_broker, shows_colour, standard_output, start_of_name, wait, write_all_at,
 };
 #[cfg(windows)]
 pub(crate) use windows::{

@@ -174,7 +174,6 @@ impl From<ReachError> for DisplayError {
         match error {
             ReachError::Select(error) => Self::Select(error),
             ReachError::Attach(error) => Self::Attach(error),
-            #[cfg(target_os = "linux")]
             other => Self::Reach(other),
         }
     }

@@ -10,7 +10,6 @@ use vmshm_endpoint::OpenError;
 use crate::attach::AttachError;
 use crate::ending::Condition;
 use crate::machines::SelectError;
-#[cfg(target_os = "linux")]
 use crate::reaching::ReachError;
 use crate::session::RequestError;
 
@@ -80,7 +79,6 @@ pub(super) fn not_attached(name: &str, error: AttachError) -> OpenError {
 }
 
 /// Another user's VM, and nothing of it by a broker.
-#[cfg(target_os = "linux")]
 pub(super) fn not_reached(error: ReachError) -> OpenError {
     let hint = error.hint();
     unreachable(None, error, hint)

@@ -7,7 +7,6 @@ use vmshm_endpoint::OpenError;
 use vmshm_ram::FindError;
 
 use super::VmOptions;
-#[cfg(target_os = "linux")]
 use super::failure::not_reached;
 use super::failure::{not_attached, not_kept, not_selected};
 use super::live::Live;
@@ -41,7 +40,6 @@ impl Failure {
                 AttachError::Incompatible { .. } | AttachError::Nested { .. }
             ),
             // A broker that is being restarted, or a VM that it does not see yet.
-            #[cfg(target_os = "linux")]
             Self::Reach(ReachError::Broker { .. }) => true,
             Self::Reach(_) | Self::Thread(_) => false,
         }
@@ -51,7 +49,6 @@ impl Failure {
         match self {
             Self::Reach(ReachError::Select(error)) => not_selected(error),
             Self::Reach(ReachError::Attach(error)) => not_attached(name, error),
-            #[cfg(target_os = "linux")]
             Self::Reach(error) => not_reached(error),
             Self::Thread(error) => not_kept(error),
         }

@@ -1,5 +1,6 @@
 //! Linux: signals, `poll`, modes of files, process groups.
 
+mod broker;
 mod files;
 mod monitor_program;
 mod process;
@@ -8,6 +9,7 @@ mod signals;
 mod streams;
 mod words;
 
+pub(crate) use broker::run_broker;
 pub(crate) use files::{
     create_partial, free_room, is_stream, make_sparse, new_place, open_stream, start_of_name,
     write_all_at,

@@ -1,6 +1,7 @@
 //! Windows: console control events, console modes, access lists of files, process handles. Refuses nothing by itself;
 //! what Windows cannot do is said in `words`.
 
+mod broker;
 mod files;
 mod monitor_program;
 mod owner;
@@ -10,6 +11,7 @@ mod signals;
 mod streams;
 mod words;
 
+pub(crate) use broker::run_broker;
 pub(crate) use files::{
     create_partial, free_room, is_stream, make_sparse, new_place, open_stream, start_of_name,
     write_all_at,

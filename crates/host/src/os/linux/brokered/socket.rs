@@ -15,7 +15,7 @@ use rustix::net::{
 };
 use vmshm_channel::timespec;
 
-use super::wire::{MAX_PACKET, Packet};
+use crate::brokered::wire::{MAX_PACKET, Packet};
 use crate::deadline::Deadline;
 
 /// Time between two attempts while the broker has no room for another caller.

@@ -10,8 +10,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use vmshm_broker::rules::Rules;
 use vmshm_broker::{Broker as Service, Limits, Listener, Machines};
 
-use super::broker::Broker;
 use crate::arguments::Global;
+use crate::commands::broker::Broker;
 use crate::failure::Failure;
 use crate::output;
 
@@ -19,7 +19,7 @@ use crate::output;
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Runs it.
-pub(crate) fn run(broker: &Broker, global: &Global) -> Result<(), Failure> {
+pub(crate) fn run_broker(broker: &Broker, global: &Global) -> Result<(), Failure> {
     let ended = Arc::new(AtomicBool::new(false));
     let watching =
         |error: std::io::Error| Failure::from_error(&error, None).because("watching for signals");
@@ -101,6 +101,6 @@ mod tests {
         };
         assert_eq!(broker.rules.to_str(), Some(vmshm_broker::rules::DEFAULT));
         assert_eq!(broker.state.to_str(), Some(vmshm_broker::STATE));
-        assert!(super::super::broker::AFTER_HELP.contains(vmshm_broker::SOCKET));
+        assert!(crate::commands::broker::AFTER_HELP.contains(vmshm_broker::SOCKET));
     }
 }
