@@ -190,7 +190,7 @@ impl Session {
     pub(crate) fn source(&self) -> Source {
         match &self.way {
             Way::Direct(direct) => Source::Own(direct.ground()),
-            Way::Brokered(brokered) => Source::Brokered(brokered.files()),
+            Way::Brokered(brokered) => brokered.source(),
         }
     }
 

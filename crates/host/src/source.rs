@@ -21,6 +21,12 @@ pub(crate) enum Source {
     Brokered(Files),
 }
 
+impl From<Files> for Source {
+    fn from(files: Files) -> Self {
+        Self::Brokered(files)
+    }
+}
+
 /// Where a region's bytes are that is only read.
 #[derive(Debug, Clone)]
 pub(crate) enum Place {

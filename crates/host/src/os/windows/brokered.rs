@@ -16,6 +16,7 @@ use crate::conversation::Question;
 use crate::ending::{Condition, SessionEnd};
 use crate::right::WriteRight;
 use crate::session::RequestError;
+use crate::source::Source;
 
 /// A session that a broker keeps.
 #[derive(Debug)]
@@ -103,7 +104,7 @@ impl Brokered {
         match *self {}
     }
 
-    pub(crate) fn files(&self) -> Files {
+    pub(crate) fn source(&self) -> Source {
         match *self {}
     }
 

@@ -28,6 +28,7 @@ use crate::deadline::Deadline;
 use crate::ending::{Condition, SessionEnd};
 use crate::right::WriteRight;
 use crate::session::RequestError;
+use crate::source::Source;
 
 /// How often the socket is looked at where nobody waits for an answer.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -132,8 +133,8 @@ impl Brokered {
         Some(self.right.clone().into())
     }
 
-    pub(crate) fn files(&self) -> Files {
-        self.files.clone()
+    pub(crate) fn source(&self) -> Source {
+        self.files.clone().into()
     }
 
     pub(crate) fn keep(&mut self) -> Result<Condition, SessionEnd> {
