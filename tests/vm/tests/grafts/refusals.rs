@@ -47,7 +47,7 @@ fn qemu_with_a_list_of_allowed_calls_is_refused() {
     if !environment::is_set_up() || !is_root() {
         return;
     }
-    // QEMU starts under a filter that ends it for the call which grafting needs.
+    // QEMU starts under a filter that ends it for a call which grafting needs.
     let directory = tempfile::tempdir().expect("there is room");
     let program = directory.path().join("qemu-system-x86_64");
     let Some(qemu) = found("qemu-system-x86_64") else {
@@ -69,7 +69,7 @@ fn qemu_with_a_list_of_allowed_calls_is_refused() {
     let machine = Machine::boot_in(kind, "allowed", (&[], &[]), None, &variables);
     refused_and_unharmed(
         &machine,
-        &["filter of system calls does not allow memfd_create"],
+        &["filter of system calls does not allow mmap"],
         &["--method copy"],
     );
 }

@@ -3,6 +3,8 @@
 //! since they look for grafts whenever they open a region; those that have this very region
 //! mapped are named. Anybody else is for the engine to refuse.
 
+use std::os::unix::fs::MetadataExt;
+
 use vmshm_graft::Region;
 use vmshm_link::directory::{SLOTS, slot_offset};
 use vmshm_link::slot::SlotView;
@@ -45,7 +47,12 @@ pub(super) fn partners(ground: &Ground, region: &Region) -> Result<Vec<u32>, Gra
     }
     let mut partners = Vec::new();
     let mut users = Vec::new();
-    for pid in hosts(ground)? {
+    let mut others = hosts(ground)?;
+    // What this program has started beside it looks after sessions, and has no slot.
+    others.extend(same_program());
+    others.sort_unstable();
+    others.dedup();
+    for pid in others {
         let theirs = ProcRoot::system().mappings(pid).unwrap_or_default();
         let mut theirs = theirs.iter().filter_map(Run::of);
         if theirs.any(|their| runs.iter().any(|run| run.overlaps(&their))) {
@@ -109,6 +116,21 @@ fn hosts(ground: &Ground) -> Result<Vec<u32>, GraftFailure> {
         }
     }
     Ok(pids)
+}
+
+/// The other processes that run this very program.
+fn same_program() -> Vec<u32> {
+    let program = |pid: &str| {
+        let file = std::fs::metadata(format!("/proc/{pid}/exe")).ok()?;
+        Some((file.dev(), file.ino()))
+    };
+    let own = program("self");
+    let is_other = |pid: &u32| *pid != std::process::id() && own.is_some();
+    let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(is_other)
+        .filter(|pid| program(&pid.to_string()) == own)
+        .collect()
 }
 
 #[cfg(test)]
