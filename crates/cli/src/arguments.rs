@@ -40,6 +40,15 @@ pub(crate) struct Global {
     /// Do not scan guest RAM for the beacon: look where --beacon says, else where a running `vmshm listen` has learned it to be
     #[arg(long, global = true)]
     pub(crate) no_scan: bool,
+    /// Have this broker attach, by its socket [default: /run/vmshm/broker.sock, where this user may not; on Linux hosts]
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        env = "VMSHM_BROKER",
+        hide_env_values = true
+    )]
+    pub(crate) broker: Option<PathBuf>,
     /// How long to wait for the guest [default: 5; for a `--screenshot`: 30; for `wait`, `list --watch`, a running pipe and a display: no limit]
     #[arg(long, global = true, value_name = "SECONDS", value_parser = parse_seconds)]
     pub(crate) timeout: Option<Duration>,
@@ -51,14 +60,14 @@ pub(crate) struct Global {
     pub(crate) verbose: bool,
 }
 
-/// As [`Method`], with `graft`, which is refused with its reason.
+/// As [`Method`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum MethodArgument {
     /// Map where that works, else copy
     Auto,
     /// Map the pages that are used; zero copy
     Map,
-    /// Replace a region's pages by a memory file (on Linux hosts; not in this release)
+    /// Make each region that is opened a file of its own first, in the VM's process; zero copy, whatever the VM's memory is (on Linux hosts)
     Graft,
     /// Have the system copy from and to the VM's process
     Copy,
@@ -76,18 +85,28 @@ impl Global {
             MethodArgument::Auto => Method::Auto,
             MethodArgument::Map => Method::Map,
             MethodArgument::Copy => Method::Copy,
-            MethodArgument::Graft => {
-                return Err(crate::failure::Failure::new(
-                    crate::os::GRAFT_REFUSAL,
-                    Some("use `--method auto`, which maps where it can and copies elsewhere"),
-                ));
-            }
+            MethodArgument::Graft => match crate::os::GRAFT_REFUSAL {
+                None => Method::Graft,
+                Some(reason) => {
+                    return Err(crate::failure::Failure::new(
+                        reason,
+                        Some("use `--method auto`, which maps where it can and copies elsewhere"),
+                    ));
+                }
+            },
         };
         Ok(AttachOptions {
             method,
             place: self.place(),
             timeout: self.patience(),
+            broker: self.broker(),
         })
+    }
+
+    /// The broker to be used, if one is named.
+    pub(crate) fn broker(&self) -> Option<PathBuf> {
+        let named = self.broker.clone();
+        named.filter(|path| !path.as_os_str().is_empty())
     }
 
     /// Where to look for beacons.
@@ -163,6 +182,9 @@ pub(crate) enum Command {
     Doctor(Doctor),
     /// Take the connections of agents that were started with --connect, and tie each to its VM (on Linux hosts)
     Listen(crate::commands::listen::Listen),
+    /// Hand regions and screens of VMs to programs of other users, as rules allow (on Linux hosts)
+    #[command(after_help = crate::commands::broker::AFTER_HELP)]
+    Broker(crate::commands::broker::Broker),
     /// Print shell completions
     Completions {
         /// The shell
@@ -216,6 +238,11 @@ pub(crate) enum Region {
     /// Write a region's bytes
     #[command(after_help = "Example:\n  vmshm region write web/shared 0x10 --hex 01020304")]
     Write(RegionWrite),
+    /// Make a region a file of its own in the VM's process, which can be mapped without copying
+    #[command(
+        after_help = "Examples:\n  vmshm region graft web/shared\n  vmshm region graft web/shared --undo"
+    )]
+    Graft(RegionGraft),
 }
 
 #[derive(Debug, Args)]
@@ -242,6 +269,19 @@ pub(crate) struct RegionRemove {
     /// VM and region
     #[arg(value_name = "VM/NAME", value_parser = parse_target)]
     pub(crate) target: RegionTarget,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RegionGraft {
+    /// VM and region; with --undo also the name of a graft, as errors and the VM's mappings show it
+    #[arg(value_name = "VM/NAME", value_parser = parse_target)]
+    pub(crate) target: RegionTarget,
+    /// Make the region's memory the VM's own again
+    #[arg(long)]
+    pub(crate) undo: bool,
+    /// Print a JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -9,7 +9,7 @@ use vmshm_host::listen::ListenError;
 use vmshm_host::machines::SelectError;
 use vmshm_host::physical::PhysicalError;
 use vmshm_host::pipe::PipeError;
-use vmshm_host::{RequestError, SessionEnd};
+use vmshm_host::{ReachError, RequestError, SessionEnd};
 use vmshm_link::LinkError;
 use vmshm_ram::{DumpWriteError, FindError, OpenError, PatternError, SearchError};
 
@@ -100,6 +100,7 @@ failure_with_hint!(
     OpenError,
     PhysicalError,
     PipeError,
+    ReachError,
     RequestError,
     SearchError,
     SelectError,

@@ -34,6 +34,7 @@ fn main() -> ExitCode {
             Region::Remove(remove) => commands::region::remove(remove, global),
             Region::Read(read) => commands::region::read(read, global),
             Region::Write(write) => commands::region::write(write, global),
+            Region::Graft(graft) => os::graft_region(graft, global),
         },
         Command::Inspect(inspect) => commands::inspect::run(inspect, global),
         Command::Translate(translate) => commands::translate::run(translate, global),
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         Command::Bench(bench) => commands::bench::run(bench, global),
         Command::Doctor(doctor) => commands::doctor::run(doctor, global),
         Command::Listen(listen) => commands::listen::run(listen, global),
+        Command::Broker(broker) => commands::broker::run(broker, global),
         Command::Completions { shell } => commands::generate::completions(*shell),
         Command::Man { directory } => commands::generate::man(directory),
         Command::Reap { pid } => {

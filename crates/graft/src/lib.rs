@@ -29,6 +29,7 @@ mod frame;
 mod gadget;
 mod injected;
 mod operation;
+mod origin;
 mod os;
 mod pieces;
 mod process;
@@ -40,6 +41,7 @@ mod tracer;
 
 pub use examine::examine;
 pub use operation::{Contents, Grafted, Pause, Region, graft, undo};
+pub use origin::Origin;
 pub use pieces::Piece;
 pub use refusal::{GraftError, Refusal};
 pub use step::Step;

@@ -12,6 +12,7 @@ use vmshm_ram::MemoryMapping;
 use crate::chain::Call;
 use crate::examine::{examine, no_right};
 use crate::injected;
+use crate::origin::{self, OpenOrigin, Origin, origin_of};
 use crate::os::FileView;
 use crate::pieces::{FileNumber, Piece, Standing, arrange, standing};
 use crate::process::{self, Area};
@@ -108,6 +109,8 @@ pub fn graft(
     if let Some(refusal) = examine(pid, &before.own, partners).into_iter().next() {
         return Err(refusal.into());
     }
+    // What cannot be taken back is not begun.
+    origin::open(pid, &origin::of(&mappings, &before.own))?;
     let mut pauses = Vec::new();
     if known.is_some() && !before.own.is_empty() {
         // Whoever began may have left threads that are not through yet.
@@ -149,8 +152,9 @@ pub fn graft(
 }
 
 /// Makes a region's pieces private memory of the process again, and closes the memory
-/// file there. Holders of the file keep what was in it; what they write no longer
-/// reaches the guest. A region that lay in a shared file before becomes private, too.
+/// file there. What lay in a shared file before, and is named in `origins`, goes back there.
+/// Holders of the file keep what was in it; what they write no longer
+/// reaches the guest, and its mode, which is 0 from then on, says so.
 ///
 /// # Errors
 ///
@@ -159,6 +163,7 @@ pub fn undo(
     pid: u32,
     region: &Region,
     contents: Contents,
+    origins: &[Origin],
     watch: &mut (dyn FnMut(Step) + Send),
 ) -> Result<Vec<Pause>, GraftError> {
     let pieces = arrange(&region.pieces, region.size)?;
@@ -167,10 +172,16 @@ pub fn undo(
     if found.is_empty() {
         return Err(Refusal::NotGrafted.into());
     }
+    let origins = origin::open(pid, origins)?;
     let mut pauses = vec![settle(pid, watch)?];
     for file in region_file::find(pid, &name)? {
+        // Before its first byte moves, whoever has the file can see that it is no longer the
+        // guest's.
+        region_file::withdraw(&file)?;
         let change = Change::Undo {
             number: file.number,
+            file: &file.file,
+            origins: &origins,
         };
         rounds(
             pid,
@@ -194,8 +205,15 @@ pub fn undo(
 
 /// Which way pieces are changed.
 enum Change<'a> {
-    Graft { view: &'a FileView, number: u32 },
-    Undo { number: u32 },
+    Graft {
+        view: &'a FileView,
+        number: u32,
+    },
+    Undo {
+        number: u32,
+        file: &'a OwnedFd,
+        origins: &'a [OpenOrigin],
+    },
 }
 
 impl Change<'_> {
@@ -213,12 +231,24 @@ impl Change<'_> {
             Self::Graft { number, .. } => {
                 vec![injected::map_file(&part.piece, part.protection, *number)]
             }
-            Self::Undo { .. } => vec![injected::map_private(&part.piece, part.protection)],
+            Self::Undo { origins, .. } => vec![match origin_of(origins, &part.piece) {
+                Some((origin, offset)) => {
+                    let there = Piece {
+                        offset,
+                        ..part.piece
+                    };
+                    injected::map_file(&there, part.protection, origin.number)
+                }
+                None => injected::map_private(&part.piece, part.protection),
+            }],
         };
         // Before the first page comes, so that huge pages can.
         calls.extend(advice.map(|advice| injected::advise(&part.piece, *advice)));
-        if let Self::Undo { number } = self
+        if let Self::Undo {
+            number, origins, ..
+        } = self
             && contents == Contents::Keep
+            && origin_of(origins, &part.piece).is_none()
         {
             calls.push(injected::read_back(&part.piece, *number));
         }
@@ -343,6 +373,7 @@ fn round(
             Change::Graft { view, .. } if contents == Contents::Keep => {
                 copy_in(view, victim.pid, batch)
             }
+            Change::Undo { file, origins, .. } => copy_back(file, batch, origins),
             _ => Ok(()),
         };
         tracer.run(&borrowed, &others, calls.to_vec(), copy)?;
@@ -351,6 +382,19 @@ fn round(
             standing: stood.elapsed(),
         })
     })
+}
+
+/// Copies what belongs into files of shared memory back there.
+fn copy_back(file: &OwnedFd, batch: &[Piece], origins: &[OpenOrigin]) -> Result<(), GraftError> {
+    for piece in batch {
+        if let Some(place) = origin_of(origins, piece) {
+            origin::copy_back(file, piece, place).map_err(|error| GraftError::System {
+                what: "copy the bytes back",
+                error,
+            })?;
+        }
+    }
+    Ok(())
 }
 
 /// Copies what the process has at the pieces into the file.

@@ -142,6 +142,14 @@ pub enum Refusal {
         /// The size asked for.
         wanted: u64,
     },
+    /// What shared memory came from must be at hand for undoing the graft.
+    #[error(
+        "it does not have the file of its shared memory at {at} open for writing any more, so that a graft could not be undone"
+    )]
+    OriginClosed {
+        /// Where the memory is.
+        at: VmmVirtual,
+    },
     /// Nothing to undo.
     #[error("the region is not grafted")]
     NotGrafted,
@@ -176,7 +184,7 @@ impl Refusal {
             | Self::SameMemory { .. } => Some(
                 "use --method copy, or start the VM with shared memory (memory-backend-memfd) and use --method map",
             ),
-            Self::Shared { .. } => {
+            Self::Shared { .. } | Self::OriginClosed { .. } => {
                 Some("memory that others map can be mapped here, too: use --method map")
             }
             Self::TooManyMappings { .. } => {

@@ -6,7 +6,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::{MemfdFlags, Mode, SealFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
@@ -110,6 +110,8 @@ pub(crate) fn settle(file: &mut RegionFile, size: u64) -> Result<(), GraftError>
         rustix::fs::fcntl_add_seals(file.file.as_fd(), wanted)
             .map_err(failed("seal the memory file"))?;
     }
+    // Undoing it may have begun and come to no end; nobody else opens it by its path.
+    rustix::fs::fchmod(&file.file, SERVES).map_err(failed("mark the memory file"))?;
     // Somebody may have shortened it before it was sealed.
     let status = rustix::fs::fstat(&file.file).map_err(failed("look at the memory file"))?;
     if u64::try_from(status.st_size) == Ok(size) {
@@ -121,6 +123,18 @@ pub(crate) fn settle(file: &mut RegionFile, size: u64) -> Result<(), GraftError>
         }
         .into())
     }
+}
+
+/// The mode of a file that serves.
+const SERVES: Mode = Mode::RUSR.union(Mode::WUSR);
+
+/// Marks a file as no longer the guest's: it has no mode at all then. Holders have it
+/// open already, and lose nothing but the belief that somebody else is there.
+pub(crate) fn withdraw(file: &RegionFile) -> Result<(), GraftError> {
+    rustix::fs::fchmod(&file.file, Mode::empty()).map_err(|error| GraftError::System {
+        what: "mark the memory file",
+        error,
+    })
 }
 
 #[cfg(test)]

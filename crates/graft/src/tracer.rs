@@ -86,6 +86,16 @@ pub(crate) struct Held {
     filters: Vec<Vec<Instruction>>,
 }
 
+impl Held {
+    /// Whether it runs the program at all: the kernel has workers of its own among the
+    /// threads of a process (for KVM, vhost and io_uring), which have no registers to go back
+    /// to. They stand still like the others, but can neither be led nor barred.
+    fn runs_program(&self) -> bool {
+        let stopped = &self.continuation.stopped;
+        (stopped.rip, stopped.rsp) != (0, 0)
+    }
+}
+
 /// Traces; bound to the thread that it was made on.
 pub(crate) struct Tracer<'a> {
     victim: &'a Victim,
@@ -356,7 +366,9 @@ impl<'a> Tracer<'a> {
             if self.seize(thread)? && self.await_stop(thread, Instant::now())? {
                 let held = self.hold(thread)?;
                 self.release(std::slice::from_ref(&held))?;
-                self.allow(&held, calls)?;
+                if held.runs_program() {
+                    self.allow(&held, calls)?;
+                }
             }
         }
         Ok(())
@@ -541,8 +553,10 @@ impl<'a> Tracer<'a> {
         let released = u64::from(injected::RELEASED).to_le_bytes();
         let chain = self.chain(borrowed, &place, &calls, &released)?;
         let longest = injected::LONGEST_WAIT;
+        let (others, workers): (Vec<&Held>, Vec<&Held>) =
+            others.iter().partition(|held| held.runs_program());
         let mut waits = Vec::with_capacity(others.len());
-        for other in others {
+        for other in &others {
             // Room for one call is what a signal needs; a stack made since the mappings were
             // read shows by being written to.
             let wait_place =
@@ -559,7 +573,7 @@ impl<'a> Tracer<'a> {
             return Err(Refusal::NoRoom.into());
         };
         let result = self
-            .bar(borrowed, others, (&chain, last), &waits, (&place, mark))
+            .bar(borrowed, &others, (&chain, last), &waits, (&place, mark))
             .and_then(|()| {
                 prepare()?;
                 self.step(Step::Copied);
@@ -568,9 +582,12 @@ impl<'a> Tracer<'a> {
             });
         if let Err(error) = result {
             // Without all of its others given back the borrowed thread must still wake them.
-            for (held, chain) in others.iter().zip(&waits).chain([(borrowed, &chain)]) {
+            for (held, chain) in others.iter().zip(&waits).chain([(&borrowed, &chain)]) {
                 self.give_back(held, chain)?;
                 self.detach(held.thread)?;
+            }
+            for worker in workers {
+                self.detach(worker.thread)?;
             }
             return Err(error);
         }
@@ -585,6 +602,9 @@ impl<'a> Tracer<'a> {
             }
             self.detach(other.thread)?;
         }
+        for worker in workers {
+            self.detach(worker.thread)?;
+        }
         done
     }
 
@@ -592,7 +612,7 @@ impl<'a> Tracer<'a> {
     fn bar(
         &mut self,
         borrowed: &Held,
-        others: &[Held],
+        others: &[&Held],
         (chain, last): (&Chain, &Registers),
         waits: &[Chain],
         (place, mark): (&Place, u32),

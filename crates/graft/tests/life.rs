@@ -65,7 +65,7 @@ fn a_busy_program_is_grafted_and_undone_a_hundred_times() {
             (round + 5000).to_string()
         );
         victim.check();
-        surely(|| undo(victim.pid(), &region, Contents::Keep, &mut |_| ())).expect("undone");
+        surely(|| undo(victim.pid(), &region, Contents::Keep, &[], &mut |_| ())).expect("undone");
         assert_eq!(
             victim.ask(&format!("peek {in_memory}")),
             (round + 5000).to_string()
@@ -105,9 +105,15 @@ fn grafting_what_is_grafted_changes_nothing() {
         )),
         Refusal::OtherSize { .. }
     ));
-    surely(|| undo(victim.pid(), &region, Contents::Keep, &mut |_| ())).expect("undone");
+    surely(|| undo(victim.pid(), &region, Contents::Keep, &[], &mut |_| ())).expect("undone");
     assert_eq!(
-        refused(undo(victim.pid(), &region, Contents::Keep, &mut |_| ())),
+        refused(undo(
+            victim.pid(),
+            &region,
+            Contents::Keep,
+            &[],
+            &mut |_| ()
+        )),
         Refusal::NotGrafted
     );
     victim.check();
@@ -126,7 +132,7 @@ fn memory_that_nobody_uses_is_grafted_with_one_thread_borrowed() {
         file.write_all_at(&77_u64.to_le_bytes(), 0).unwrap();
         let at = region.pieces[0].at.0 - victim.memory;
         assert_eq!(victim.ask(&format!("peek {at}")), "77");
-        surely(|| undo(victim.pid(), &region, Contents::Forget, &mut |_| ())).expect("undone");
+        surely(|| undo(victim.pid(), &region, Contents::Forget, &[], &mut |_| ())).expect("undone");
         assert_eq!(victim.ask(&format!("peek {at}")), "0");
         victim.check();
     }
@@ -256,7 +262,7 @@ fn memory_that_another_process_maps_is_refused_unless_it_is_a_partner() {
     })
     .expect("grafted with a partner");
     victim.check();
-    surely(|| undo(victim.pid(), &region, Contents::Keep, &mut |_| ())).expect("undone");
+    surely(|| undo(victim.pid(), &region, Contents::Keep, &[], &mut |_| ())).expect("undone");
     victim.check();
     mapper.kill().unwrap();
     mapper.wait().unwrap();
@@ -273,7 +279,7 @@ fn filters_of_system_calls_are_read_and_obeyed() {
     surely(|| graft(victim.pid(), &region, Contents::Keep, &[], &mut |_| ()))
         .expect("a list of what is forbidden does not forbid this");
     victim.check();
-    surely(|| undo(victim.pid(), &region, Contents::Keep, &mut |_| ())).expect("undone");
+    surely(|| undo(victim.pid(), &region, Contents::Keep, &[], &mut |_| ())).expect("undone");
     victim.check();
     let mut victim = Victim::start("allow-list");
     let result = surely(|| {

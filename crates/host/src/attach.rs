@@ -4,6 +4,7 @@
 //! be written, and nothing beyond that page before the nonce has come back.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,7 @@ use vmshm_ram::{
 
 use crate::beacon_search;
 use crate::deadline::Deadline;
+use crate::direct::Direct;
 use crate::ending::{Condition, SessionEnd};
 use crate::identity::{is_known_dead, own_identity};
 use crate::os::advice;
@@ -39,6 +41,10 @@ pub struct AttachOptions {
     pub place: Where,
     /// How long to wait for the guest in all.
     pub timeout: Duration,
+    /// The broker to be used in place of attaching; nothing: the one that the environment
+    /// names, else the usual one where this process may not attach. Heeded by
+    /// [`reach`](crate::reach) alone.
+    pub broker: Option<PathBuf>,
 }
 
 impl Default for AttachOptions {
@@ -47,6 +53,7 @@ impl Default for AttachOptions {
             method: Method::Auto,
             place: Where::Scan,
             timeout: Duration::from_secs(5),
+            broker: None,
         }
     }
 }
@@ -401,14 +408,14 @@ impl Seen {
                         milliseconds = self.start.elapsed().as_millis(),
                         "session proved"
                     );
-                    return Ok(Session::new(
+                    return Ok(Session::direct_one(Direct::new(
                         self.ram,
                         self.directory,
                         self.candidate.beacon,
                         self.watch,
                         slot,
                         self.name,
-                    ));
+                    )));
                 }
                 Proof::Waiting(still) => waiting = still,
             }

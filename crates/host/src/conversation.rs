@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use vmshm_link::LinkError;
-use vmshm_link::control::{MAX_MESSAGE, Reply, Request};
+use vmshm_link::control::{MAX_MESSAGE, Message, Reply, Request};
 use vmshm_link::slot::HostSlot;
 use vmshm_ram::View;
 
@@ -39,9 +39,19 @@ impl Conversation {
         slot: &mut HostSlot<Arc<View>>,
         request: &Request,
     ) -> Result<Option<Question>, LinkError> {
+        self.ask_over(request, |message| {
+            slot.requests.try_push(message.kind, message.payload())
+        })
+    }
+
+    /// Asks by whatever carries messages; nothing when that says that it has no room now.
+    pub(crate) fn ask_over<E>(
+        &mut self,
+        request: &Request,
+        carry: impl FnOnce(&Message) -> Result<bool, E>,
+    ) -> Result<Option<Question>, E> {
         let tag = self.last + 1;
-        let message = request.to_message(tag);
-        if !slot.requests.try_push(message.kind, message.payload())? {
+        if !carry(&request.to_message(tag))? {
             return Ok(None);
         }
         self.last = tag;
@@ -75,7 +85,7 @@ impl Conversation {
 
     /// Notes an answer. One to a question that was never asked, or asked and answered
     /// before, says nothing.
-    fn note(&mut self, tag: u64, reply: Reply) {
+    pub(crate) fn note(&mut self, tag: u64, reply: Reply) {
         match self.questions.get_mut(&tag) {
             Some(stand @ Stand::Open) => *stand = Stand::Answered(Box::new(reply)),
             Some(Stand::GivenUp) => {

@@ -26,6 +26,21 @@ pub enum SessionEnd {
     /// The beacon is not there any more: the guest rebooted, or its keeper died.
     #[error("guest restarted: its beacon has gone (a reboot, or its keeper was killed)")]
     GuestRestarted,
+    /// A broker kept the session, and is not there any more.
+    #[error("broker gone: vmshm-broker has ended the connection")]
+    BrokerGone,
+    /// The guest's keeper did not beat, and the broker has made the memory the guest's own
+    /// again.
+    #[error(
+        "guest silent: its keeper's heartbeat stood still, so the broker has taken the memory back (a reboot, a pause, or its keeper was killed)"
+    )]
+    TakenBack,
+    /// A holder of a region's file has taken pages out of it.
+    #[error("region damaged: a holder of its file has taken pages out of it")]
+    PagesTaken,
+    /// A region that it uses is no longer grafted: its pages are the VM's own again.
+    #[error("region moved: its graft was undone, and its bytes are elsewhere in the VM's memory")]
+    GraftUndone,
     /// What the memory or its writer did.
     #[error("session ended: {0}")]
     Link(LinkError),
@@ -39,7 +54,12 @@ impl SessionEnd {
             Self::AgentDied | Self::AgentLeft => {
                 Some("start `vmshm-agent run` in the guest again, as root")
             }
-            Self::AgentRestarted | Self::GuestRestarted => Some("run the command again"),
+            Self::AgentRestarted
+            | Self::GuestRestarted
+            | Self::TakenBack
+            | Self::PagesTaken
+            | Self::GraftUndone => Some("run the command again"),
+            Self::BrokerGone => Some("is it running? sudo systemctl start vmshm-broker"),
             Self::VmGone { .. } | Self::Link(_) => None,
         }
     }
@@ -51,6 +71,11 @@ impl From<LinkError> for SessionEnd {
     }
 }
 
+/// What a link hears of a graft that was undone under it.
+pub(crate) fn graft_undone() -> End {
+    End::RegionDamaged("its graft was undone; open it again".to_owned())
+}
+
 /// The same in the words that applications get on both sides.
 impl From<SessionEnd> for End {
     fn from(end: SessionEnd) -> Self {
@@ -59,7 +84,13 @@ impl From<SessionEnd> for End {
             SessionEnd::AgentDied => Self::AgentDied,
             SessionEnd::AgentRestarted => Self::AgentRestarted,
             SessionEnd::AgentLeft => Self::AgentLeft,
-            SessionEnd::GuestRestarted => Self::GuestRestarted,
+            SessionEnd::GuestRestarted | SessionEnd::TakenBack => Self::GuestRestarted,
+            // The broker has undone all that it gave.
+            SessionEnd::BrokerGone => Self::Link(LinkError::Revoked),
+            SessionEnd::PagesTaken => Self::RegionDamaged(
+                "a holder of its file on the host has taken pages out of it".to_owned(),
+            ),
+            SessionEnd::GraftUndone => graft_undone(),
             SessionEnd::Link(error) => Self::Link(error),
         }
     }

@@ -2,7 +2,8 @@
 //! and running links over them.
 //!
 //! The way through this crate: [`machines::find`] names a VM; [`attach::attach`] turns
-//! it into a proved [`session::Session`]; that opens regions and asks the agent for
+//! it into a proved [`session::Session`], and [`reach`] does so by a broker where this
+//! process may not attach; that opens regions and asks the agent for
 //! things; [`pipe::run_pipe`] and [`bench`] work over them.
 //!
 //! It prints nothing and starts no process. What a guest writes is checked by
@@ -11,13 +12,16 @@
 pub mod attach;
 pub mod beacon_search;
 pub mod bench;
+pub mod brokered;
 mod conversation;
 mod deadline;
 pub mod diagnosis;
+pub mod direct;
 pub mod display;
 pub mod doorbell;
 pub mod ending;
 pub mod findings;
+pub mod guard;
 pub mod identity;
 pub mod inspect;
 mod last_seen;
@@ -30,9 +34,12 @@ mod os;
 mod own_guest;
 pub mod physical;
 pub mod pipe;
+pub mod reaching;
 pub mod region;
+mod right;
 pub mod session;
 pub mod sighting;
+mod source;
 pub mod ties;
 mod user_directory;
 pub mod vm;
@@ -40,7 +47,11 @@ pub mod watch;
 
 pub use attach::{AttachError, AttachOptions, attach};
 pub use ending::{Condition, SessionEnd};
+#[cfg(target_os = "linux")]
+pub use os::{graft, proxied};
+pub use reaching::{ReachError, Reached, reach};
 pub use region::Region;
+pub use right::WriteRight;
 pub use session::{RequestError, Session};
 pub use sighting::Where;
 pub use vm::{Vm, VmOptions};

@@ -162,9 +162,11 @@ impl Physical {
     /// [`PhysicalError::Attach`] when there is no proof.
     pub fn for_writing(vmm: &Vmm, options: &AttachOptions) -> Result<Self, PhysicalError> {
         let session = attach::attach(vmm, options).map_err(PhysicalError::Attach)?;
+        let lost = || PhysicalError::Attach(crate::ending::SessionEnd::AgentLeft.into());
+        let direct = session.direct().ok_or_else(lost)?;
         Ok(Self {
-            ram: Arc::clone(session.ram()),
-            layout: session.layout().clone(),
+            ram: Arc::clone(direct.ram()),
+            layout: direct.layout().clone(),
             _session: Some(session),
         })
     }

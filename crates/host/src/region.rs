@@ -12,6 +12,7 @@ use vmshm_link::{Extent, LinkError, proof};
 use vmshm_ram::{BlockPiece, GuestRam, Layout, Protection, View, merge_pieces};
 
 use crate::deadline::Deadline;
+use crate::os::{GraftGround, graft_pages, lay_out_over_graft};
 use crate::session::{RequestError, Session, region_name};
 
 /// A region that this session holds.
@@ -21,7 +22,8 @@ pub struct Region {
     pub id: u64,
     /// Its bytes.
     pub memory: Arc<View>,
-    /// Its pages in the guest, in its own order.
+    /// Its pages in the guest, in its own order. None where a broker gave it, which does not
+    /// tell.
     pub extents: Vec<Extent>,
 }
 
@@ -81,9 +83,9 @@ impl Session {
         let Reply::Region(granted) = reply else {
             return Err(unexpected().into());
         };
-        let ground = self.ground();
+        let source = self.source();
         let mut ask = |request: &Request| self.request(request, timeout);
-        let extents = ground.fetch_extents(&granted, timeout, &mut ask);
+        let extents = source.fetch_extents(&granted, timeout, &mut ask);
         let region = granted.region;
         let closed = self.request(&Request::Close { region }, timeout);
         let extents = extents?;
@@ -100,19 +102,22 @@ impl Session {
         self.request(&request, timeout).map(drop)
     }
 
-    fn hold(&mut self, reply: Reply, timeout: Duration) -> Result<Region, RequestError> {
+    pub(crate) fn hold(&mut self, reply: Reply, timeout: Duration) -> Result<Region, RequestError> {
         let Reply::Region(granted) = reply else {
             return Err(unexpected().into());
         };
-        let ground = self.ground();
+        let source = self.source();
         let mut ask = |request: &Request| self.request(request, timeout);
-        let result = ground.lay_out(&granted, Protection::ReadWrite, timeout, &mut ask);
-        if result.is_err() {
-            let close = Request::Close {
-                region: granted.region,
-            };
-            // The first error is the one to tell.
-            let _ = self.request(&close, timeout);
+        let result = source.lay_out(&granted, Protection::ReadWrite, timeout, &mut ask);
+        match &result {
+            Ok(region) => self.watch_memory(&region.memory),
+            Err(_) => {
+                let close = Request::Close {
+                    region: granted.region,
+                };
+                // The first error is the one to tell.
+                let _ = self.request(&close, timeout);
+            }
         }
         result
     }
@@ -123,6 +128,7 @@ impl Session {
 pub(crate) struct Ground {
     pub(crate) ram: Arc<GuestRam>,
     pub(crate) layout: Arc<Layout>,
+    pub(crate) graft: GraftGround,
 }
 
 /// Asks the agent and waits for its answer.
@@ -145,17 +151,19 @@ impl Ground {
         let extents = self.fetch_extents(granted, timeout, ask)?;
         let pieces = self.pieces(&extents)?;
         let placement = placement(&pieces);
-        let view = self.ram.view(&pieces, protection);
-        let memory = Arc::new(view.map_err(|e| pages(&e))?);
-        if granted.ready {
+        if granted.ready && granted.placement != placement {
             // Another host process saw the proof; we look at the same pages only if we
             // come to the same place.
-            if granted.placement != placement {
-                return Err(RequestError::Pages(
-                    "they were proved at another place in the VM's memory".to_owned(),
-                ));
-            }
-        } else {
+            return Err(RequestError::Pages(
+                "they were proved at another place in the VM's memory".to_owned(),
+            ));
+        }
+        if self.ram.is_to_be_grafted() {
+            return lay_out_over_graft(self, granted, (extents, &pieces), protection, ask);
+        }
+        let view = self.ram.view(&pieces, protection);
+        let memory = Arc::new(view.map_err(|e| pages(&e))?);
+        if !granted.ready {
             proof::verify_pattern(&memory, granted.key, granted.region)?;
             ask(&Request::Proved {
                 region: granted.region,
@@ -183,6 +191,22 @@ impl Ground {
         self.pieces(&extents)
     }
 
+    /// Grafts pages that are only read and therefore were never proved, if regions are to be
+    /// grafted.
+    ///
+    /// # Errors
+    /// [`RequestError::Graft`].
+    pub(crate) fn graft_if_wanted(
+        &self,
+        region: u64,
+        pieces: &[BlockPiece],
+    ) -> Result<(), RequestError> {
+        if self.ram.is_to_be_grafted() {
+            graft_pages(self, region, pieces)?;
+        }
+        Ok(())
+    }
+
     /// Where extents lie in the VMM's RAM blocks.
     ///
     /// # Errors
@@ -194,7 +218,7 @@ impl Ground {
         ))
     }
 
-    fn fetch_extents(
+    pub(crate) fn fetch_extents(
         &self,
         granted: &RegionReply,
         timeout: Duration,
@@ -268,7 +292,7 @@ pub(crate) const fn unexpected() -> LinkError {
 }
 
 /// A number for where a region's pieces lie in the VMM's RAM blocks. Never zero.
-fn placement(pieces: &[BlockPiece]) -> u64 {
+pub(crate) fn placement(pieces: &[BlockPiece]) -> u64 {
     pieces
         .iter()
         .fold(1, |sum, piece| {

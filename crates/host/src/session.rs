@@ -1,41 +1,52 @@
-//! A proved session with a guest's agent: asking it for things, and noticing the end.
+//! A proved session with a guest's agent: asking it for things, and noticing the end. It is
+//! either this process's own, over a slot in the guest's memory, or one that a broker of this
+//! host keeps for it.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use vmshm_link::LinkError;
-use vmshm_link::beacon::Beacon;
 use vmshm_link::control::{MAX_EXPLANATION, RefusalCode, Reply, Request};
-use vmshm_link::directory::{Budget, MAX_NAME, RegionEntry, SLOTS, is_valid_name, slot_offset};
+use vmshm_link::directory::{MAX_NAME, RegionEntry, is_valid_name};
 use vmshm_link::fields::Text;
-use vmshm_link::slot::{HostSlot, Tenure};
 use vmshm_link::wait::Backoff;
 use vmshm_pipe::pause;
-use vmshm_ram::{GuestRam, Layout, View};
+use vmshm_ram::View;
 
-use crate::attach;
-use crate::conversation::{Conversation, Question};
+use crate::conversation::Question;
 use crate::deadline::Deadline;
+use crate::direct::Direct;
 use crate::ending::{Condition, SessionEnd};
-use crate::region::Ground;
-use crate::sighting::Directory;
-use crate::watch::Watch;
-
-/// How often a session looks whether its guest is still there.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+use crate::os::Brokered;
+use crate::right::WriteRight;
+use crate::source::Source;
 
 /// A session; dropping it ends it.
 #[derive(Debug)]
 pub struct Session {
-    ram: Arc<GuestRam>,
-    directory: Directory,
-    beacon: Beacon,
-    watch: Watch,
-    slot: Option<HostSlot<Arc<View>>>,
-    name: String,
-    conversation: Conversation,
-    last_look: Instant,
-    last_condition: Condition,
+    way: Way,
+}
+
+#[derive(Debug)]
+enum Way {
+    Direct(Box<Direct>),
+    Brokered(Box<Brokered>),
+}
+
+/// The same for either way.
+macro_rules! either {
+    ($session:expr, $one:ident => $work:expr) => {
+        match &$session.way {
+            Way::Direct($one) => $work,
+            Way::Brokered($one) => $work,
+        }
+    };
+    (mut $session:expr, $one:ident => $work:expr) => {
+        match &mut $session.way {
+            Way::Direct($one) => $work,
+            Way::Brokered($one) => $work,
+        }
+    };
 }
 
 /// Why a request to the agent did not succeed.
@@ -66,6 +77,14 @@ pub enum RequestError {
     /// The region's pages could not be reached or proved.
     #[error("the region's pages cannot be used: {0}")]
     Pages(String),
+    /// The region was to be grafted, and was not.
+    #[error("{cause}")]
+    Graft {
+        /// Why.
+        cause: String,
+        /// What the user can do about it.
+        hint: Option<String>,
+    },
 }
 
 impl RequestError {
@@ -89,6 +108,7 @@ impl RequestError {
             Self::NoAnswer { .. } => "--timeout SECONDS waits longer",
             Self::BadName(_) => "names are 1 to 64 letters, digits, dots, dashes and underscores",
             Self::Ended(end) => return end.hint().map(str::to_owned),
+            Self::Graft { hint, .. } => return hint.clone(),
             Self::Pages(_) => return None,
         };
         Some(text.to_owned())
@@ -102,102 +122,75 @@ impl From<LinkError> for RequestError {
 }
 
 impl Session {
-    pub(crate) fn new(
-        ram: Arc<GuestRam>,
-        directory: Directory,
-        beacon: Beacon,
-        watch: Watch,
-        slot: HostSlot<Arc<View>>,
-        name: String,
-    ) -> Self {
+    pub(crate) fn direct_one(direct: Direct) -> Self {
         Self {
-            ram,
-            directory,
-            beacon,
-            watch,
-            slot: Some(slot),
-            name,
-            conversation: Conversation::default(),
-            last_look: Instant::now(),
-            last_condition: Condition::Running,
+            way: Way::Direct(Box::new(direct)),
+        }
+    }
+
+    pub(crate) fn brokered_one(brokered: Brokered) -> Self {
+        Self {
+            way: Way::Brokered(Box::new(brokered)),
+        }
+    }
+
+    /// The session over a slot of this process's own; nothing where a broker keeps it.
+    #[must_use]
+    pub fn direct(&self) -> Option<&Direct> {
+        match &self.way {
+            Way::Direct(direct) => Some(direct),
+            Way::Brokered(_) => None,
         }
     }
 
     /// The VM's name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// The VM's memory.
-    #[must_use]
-    pub const fn ram(&self) -> &Arc<GuestRam> {
-        &self.ram
-    }
-
-    /// Where guest-physical addresses lie, with how each range is known.
-    #[must_use]
-    pub const fn layout(&self) -> &Layout {
-        &self.directory.layout
+        either!(self, one => one.name())
     }
 
     /// The VMM's process.
     #[must_use]
-    pub const fn pid(&self) -> u32 {
-        self.watch.pid()
+    pub fn pid(&self) -> u32 {
+        either!(self, one => one.pid())
     }
 
     /// The index of its slot among the guest's.
     pub(crate) fn slot_index(&self) -> Option<usize> {
-        let base = self.slot.as_ref()?.base();
-        (0..SLOTS).find(|index| slot_offset(*index) == base)
+        either!(self, one => one.slot_index())
     }
 
-    /// The guest's beacon.
-    #[must_use]
-    pub const fn beacon(&self) -> &Beacon {
-        &self.beacon
-    }
-
-    /// The guest's directory.
-    #[must_use]
-    pub const fn directory(&self) -> &Directory {
-        &self.directory
-    }
-
-    /// The regions that the guest lists.
+    /// The regions that the guest lists, or those of them that the broker would give.
     ///
     /// # Errors
-    /// [`LinkError`] when the table is damaged.
-    pub fn regions(&self) -> Result<Vec<RegionEntry>, LinkError> {
-        self.directory.regions().collect()
-    }
-
-    /// How much the guest has pinned.
-    ///
-    /// # Errors
-    /// [`LinkError::Fault`] when the memory cannot be reached.
-    pub fn budget(&self) -> Result<Budget, LinkError> {
-        Budget::read(&self.directory.memory)
+    /// [`RequestError`] when the table is damaged, or the broker does not answer.
+    pub fn regions(&mut self, timeout: Duration) -> Result<Vec<RegionEntry>, RequestError> {
+        match &mut self.way {
+            Way::Direct(direct) => Ok(direct.regions()?),
+            Way::Brokered(brokered) => brokered.regions(timeout),
+        }
     }
 
     /// For threads that write beside the session's own: whether it still may. After the
     /// session's end it always says no.
     pub(crate) fn tenure(&self) -> impl Fn() -> Result<(), LinkError> + Clone + Send + 'static {
-        let tenure = self.slot_tenure();
-        move || tenure.as_ref().ok_or(LinkError::Revoked)?.verify()
+        let right = self.right();
+        move || match &right {
+            Some(right) => right.check(),
+            None => Err(LinkError::Revoked),
+        }
     }
 
     /// The same as a value; nothing after the session's end.
-    pub(crate) fn slot_tenure(&self) -> Option<Tenure<Arc<View>>> {
-        self.slot.as_ref().map(HostSlot::tenure)
+    pub(crate) fn right(&self) -> Option<WriteRight> {
+        either!(self, one => one.right())
     }
 
-    /// Where its regions lie.
-    pub(crate) fn ground(&self) -> Ground {
-        Ground {
-            ram: Arc::clone(&self.ram),
-            layout: Arc::new(self.layout().clone()),
+    /// Whence the bytes of its regions come.
+    pub(crate) fn source(&self) -> Source {
+        match &self.way {
+            Way::Direct(direct) => Source::Own(direct.ground()),
+            Way::Brokered(brokered) => brokered.source(),
         }
     }
 
@@ -207,10 +200,7 @@ impl Session {
     /// # Errors
     /// [`SessionEnd`] when it is over.
     pub fn keep(&mut self) -> Result<Condition, SessionEnd> {
-        if self.last_look.elapsed() >= LOOK_EVERY {
-            self.look_now()?;
-        }
-        Ok(self.last_condition)
+        either!(mut self, one => one.keep())
     }
 
     /// As [`keep`](Self::keep), however short a time ago the last look was.
@@ -218,29 +208,22 @@ impl Session {
     /// # Errors
     /// [`SessionEnd`] when it is over.
     pub(crate) fn look_now(&mut self) -> Result<Condition, SessionEnd> {
-        self.last_look = Instant::now();
-        // First who is there; a VM that is gone must not be reported as a fault.
-        self.last_condition = self.watch.look()?;
-        if let Some(slot) = &mut self.slot {
-            slot.verify()?;
-            slot.beat()?;
+        either!(mut self, one => one.look_now())
+    }
+
+    /// Ends with this memory of a region, should it be cut off from the VM.
+    pub(crate) fn watch_memory(&mut self, memory: &Arc<View>) {
+        match &mut self.way {
+            Way::Direct(direct) => direct.watch_memory(memory),
+            // A broker tells when it takes back.
+            Way::Brokered(_) => {}
         }
-        Ok(self.last_condition)
     }
 
     /// The reason behind a failure of the memory or the link: the end of the VM or of
     /// the agent, if that explains it, else the failure itself.
     pub(crate) fn why_it_ended(&mut self, error: LinkError) -> SessionEnd {
-        match self.watch.look() {
-            Err(end) => end,
-            Ok(_) => SessionEnd::Link(error),
-        }
-    }
-
-    /// How long no heartbeat of the guest has been seen.
-    #[must_use]
-    pub fn silence(&self) -> Duration {
-        self.watch.silence()
+        either!(mut self, one => one.why_it_ended(error))
     }
 
     /// Sends a request and waits for its answer.
@@ -279,8 +262,7 @@ impl Session {
     /// # Errors
     /// [`SessionEnd`].
     pub(crate) fn ask(&mut self, request: &Request) -> Result<Option<Question>, SessionEnd> {
-        let slot = self.slot.as_mut().ok_or(SessionEnd::AgentLeft)?;
-        Ok(self.conversation.ask(slot, request)?)
+        either!(mut self, one => one.ask(request))
     }
 
     /// Says something that is never answered; whether there was room for it.
@@ -288,8 +270,7 @@ impl Session {
     /// # Errors
     /// [`SessionEnd`].
     pub(crate) fn tell(&mut self, request: &Request) -> Result<bool, SessionEnd> {
-        let slot = self.slot.as_mut().ok_or(SessionEnd::AgentLeft)?;
-        Ok(Conversation::tell(slot, request)?)
+        either!(mut self, one => one.tell(request))
     }
 
     /// The answer to a question, if it has come. A refusal is an answer.
@@ -297,14 +278,12 @@ impl Session {
     /// # Errors
     /// [`SessionEnd`].
     pub(crate) fn answer(&mut self, question: Question) -> Result<Option<Reply>, SessionEnd> {
-        let slot = self.slot.as_mut().ok_or(SessionEnd::AgentLeft)?;
-        self.conversation.take_in(slot)?;
-        Ok(self.conversation.answer(question))
+        either!(mut self, one => one.answer(question))
     }
 
     /// Nobody waits for that answer any more.
     pub(crate) fn give_up(&mut self, question: Question) {
-        self.conversation.give_up(question);
+        either!(mut self, one => one.give_up(question));
     }
 
     /// Regions that were granted when nobody waited for them any more, each once.
@@ -312,20 +291,28 @@ impl Session {
     /// # Errors
     /// [`SessionEnd`].
     pub(crate) fn late_grants(&mut self) -> Result<Vec<u64>, SessionEnd> {
-        let slot = self.slot.as_mut().ok_or(SessionEnd::AgentLeft)?;
-        self.conversation.take_in(slot)?;
-        Ok(self.conversation.late_grants())
+        either!(mut self, one => one.late_grants())
+    }
+
+    /// What a broker has said of regions that are over although the session goes on. A
+    /// session of one's own finds that in the guest's table.
+    pub(crate) fn regions_told_over(&mut self) -> Vec<(u64, vmshm_link::control::EndCause)> {
+        match &mut self.way {
+            Way::Direct(_) => Vec::new(),
+            Way::Brokered(brokered) => brokered.regions_told_over(),
+        }
     }
 
     /// Frees what other vmshm processes of this host held when they died. Says whether
-    /// the agent has yet to free what one of them held.
+    /// the agent has yet to free what one of them held. A broker does it by itself.
     ///
     /// # Errors
     /// [`SessionEnd`].
     pub(crate) fn release_slots_of_the_dead(&mut self) -> Result<bool, SessionEnd> {
-        // The guest may have restarted since the last look; its pages are another's then.
-        self.look_now()?;
-        Ok(attach::release_slots_of_the_dead(&self.directory)?)
+        match &mut self.way {
+            Way::Direct(direct) => direct.release_slots_of_the_dead(),
+            Way::Brokered(brokered) => brokered.keep().map(|_| false),
+        }
     }
 
     /// Removes a region by name.
@@ -335,17 +322,6 @@ impl Session {
     pub fn remove_region(&mut self, name: &str, timeout: Duration) -> Result<(), RequestError> {
         let name = region_name(name)?;
         self.request(&Request::Remove { name }, timeout).map(drop)
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        if let Some(slot) = self.slot.take() {
-            // A guest that is gone needs no release.
-            if slot.verify().is_ok() {
-                let _ = slot.release();
-            }
-        }
     }
 }
 

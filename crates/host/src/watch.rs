@@ -10,6 +10,7 @@ use vmshm_ram::{Liveness, RunState, View};
 use vmshm_shm::{Fault, SharedMemory};
 
 use crate::ending::{Condition, SessionEnd};
+use crate::guard::Guard;
 
 /// A guest whose heartbeat has not moved for so long is called silent. The slowest
 /// pulse is four a second; a busy emulator may delay it.
@@ -111,6 +112,13 @@ impl Watch {
             KeeperState::AgentDead => Err(SessionEnd::AgentDied),
             KeeperState::Withdrawn => Err(SessionEnd::AgentLeft),
         }
+    }
+
+    /// A guard beside this watch, for another thread.
+    #[must_use]
+    pub fn guard(&self) -> Guard {
+        let (liveness, page) = (Arc::clone(&self.liveness), Arc::clone(&self.page));
+        Guard::new(liveness, self.pid, page, self.beacon, &self.last)
     }
 
     /// How long no heartbeat has been seen to move. Right only if [`Watch::look`] is

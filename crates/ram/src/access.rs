@@ -15,6 +15,9 @@ pub enum Method {
     Map,
     /// Have the system copy to and from the VMM's memory.
     Copy,
+    /// As `Auto`; and each region that is opened is made a file of its own first, in the
+    /// VMM's process (graft).
+    Graft,
 }
 
 /// The best way to reach a VM's RAM.
@@ -150,6 +153,33 @@ fn reason(code: i32) -> std::io::Error {
 }
 
 impl Obstacle {
+    /// Whether a process with more rights could do what this one may not.
+    #[must_use]
+    pub const fn is_lack_of_rights(&self) -> bool {
+        matches!(
+            self,
+            Self::OtherUser { .. }
+                | Self::NotDumpable
+                | Self::Confined
+                | Self::MissingCapability
+                | Self::Yama { .. }
+        )
+    }
+
+    /// Whose process it is, where that is what stands in the way: the user as people know
+    /// it, and the number of who asks.
+    #[must_use]
+    pub fn owner(&self) -> Option<(String, u32)> {
+        match self {
+            Self::OtherUser { owner, own } => {
+                let label = user_label(*owner);
+                let name = label.split(" (uid").next().unwrap_or_default();
+                Some((name.to_owned(), *own))
+            }
+            _ => None,
+        }
+    }
+
     /// What the user can do about it.
     #[must_use]
     pub fn hint(&self) -> Option<String> {

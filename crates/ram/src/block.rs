@@ -306,7 +306,7 @@ pub(crate) fn are_still_there(mappings: &[MemoryMapping], blocks: &[RamBlock]) -
                 return false;
             };
             let same_file = match (&mapping.file, &block.file) {
-                (Some(now), Some(then)) => now.same_file(then),
+                (Some(now), Some(then)) => now.same_file(then) || is_graft(mapping),
                 (None, None) => true,
                 // The end of a private block may have been grafted meanwhile.
                 (Some(_), None) => mapping.shared || mapping.name.starts_with("/anon_hugepage"),
@@ -348,7 +348,41 @@ pub(crate) fn file_blocks(mappings: &[MemoryMapping]) -> Vec<RamBlock> {
             });
         }
     }
+    for block in &mut blocks {
+        extend_over_grafts(block, mappings);
+    }
     blocks
+}
+
+/// Takes in grafts that lie at a block's very ends: what lies in between is joined anyway.
+fn extend_over_grafts(block: &mut RamBlock, mappings: &[MemoryMapping]) {
+    let end = |block: &RamBlock| VmmVirtual(block.start.0.saturating_add(block.length));
+    let mut index = mappings.partition_point(|mapping| mapping.start < end(block));
+    while let Some(next) = mappings.get(index)
+        && next.start == end(block)
+        && is_graft(next)
+    {
+        block.length = block.length.saturating_add(next.length);
+        index += 1;
+    }
+    let mut index = mappings.partition_point(|mapping| mapping.start < block.start);
+    while let Some(before) = index.checked_sub(1).and_then(|index| mappings.get(index))
+        && before.end() == block.start
+        && is_graft(before)
+        && let Some(file) = &mut block.file
+        && let Some(offset) = file.offset.checked_sub(before.length)
+    {
+        file.offset = offset;
+        block.start = before.start;
+        block.length = block.length.saturating_add(before.length);
+        index -= 1;
+    }
+}
+
+/// Whether it is the memory file of a grafted region.
+pub(crate) fn is_graft(mapping: &MemoryMapping) -> bool {
+    let name = mapping.memfd_name();
+    mapping.shared && name.is_some_and(|name| name.starts_with(GRAFT_NAME))
 }
 
 fn backing_of(mapping: &MemoryMapping) -> Backing {
@@ -419,10 +453,7 @@ pub(crate) fn anonymous_block(start: u64, length: u64) -> RamBlock {
 fn anonymous_runs(mappings: &[MemoryMapping]) -> Vec<AnonymousRun> {
     let mut runs: Vec<AnonymousRun> = Vec::new();
     for mapping in mappings {
-        let graft = mapping.shared
-            && mapping
-                .memfd_name()
-                .is_some_and(|name| name.starts_with(GRAFT_NAME));
+        let graft = is_graft(mapping);
         let (start, end) = (mapping.start.0, mapping.end().0);
         if mapping.readable
             && mapping.writable

@@ -223,3 +223,36 @@ fn tens_of_thousands_of_mappings_take_no_longer_than_their_number() {
     // Generous: the square of the number takes far longer.
     assert!(took < std::time::Duration::from_secs(2), "{took:?}");
 }
+
+#[test]
+fn grafts_at_the_ends_of_a_file_and_inside_belong_to_the_block() {
+    let mapping = |start: u64, length: u64, name: &str, inode: u64, offset: u64| MemoryMapping {
+        start: VmmVirtual(start),
+        length,
+        readable: true,
+        writable: true,
+        executable: false,
+        shared: true,
+        file: Some(FileIdentity {
+            device: (0, 1),
+            inode,
+            offset,
+        }),
+        name: format!("/memfd:{name} (deleted)"),
+    };
+    let mappings = [
+        mapping(0x10000, 0x1000, "vmshm-1.a", 7, 0),
+        mapping(0x11000, 0x2000, "ram", 9, 0x1000),
+        mapping(0x13000, 0x1000, "vmshm-1.a", 7, 0x1000),
+        mapping(0x14000, 0x1000, "ram", 9, 0x4000),
+        mapping(0x15000, 0x1000, "vmshm-2.a", 8, 0),
+    ];
+    let blocks = file_blocks(&mappings);
+    assert_eq!(blocks.len(), 1);
+    assert_eq!(
+        (blocks[0].start, blocks[0].length),
+        (VmmVirtual(0x10000), 0x6000)
+    );
+    assert_eq!(blocks[0].file_offset(), 0);
+    assert!(are_still_there(&mappings, &blocks));
+}

@@ -11,8 +11,11 @@ use crate::access::{Access, Method, Obstacle};
 use crate::address::{BlockOffset, BlockPiece, merge_pieces};
 use crate::block::{self, Backing, RamBlock};
 use crate::dump::StoredDump;
+use crate::graft_runs::{OpenGraft, cut, open_grafts};
 use crate::open_block::{OpenBlock, write_file};
-use crate::os::{BackingFile, BorrowedFile, Liveness, MemoryRead, ProcessMemory, Residency, code};
+use crate::os::{
+    BackingFile, BorrowedFile, Liveness, MemoryRead, Process, ProcessMemory, Residency, code,
+};
 use crate::ram_error::{OpenError, RamError};
 use crate::view::View;
 use crate::vmm::Vmm;
@@ -35,10 +38,40 @@ pub struct RamRead<'a> {
 /// side.
 #[derive(Debug)]
 pub struct FileRuns<'a> {
-    /// The file. Its descriptor reaches all that lies in it, not only these pieces.
-    pub file: BorrowedFile<'a>,
+    file: RunsFile<'a>,
     /// Offset and length in it of each run of whole pages, in the pieces' order.
     pub runs: Vec<(u64, u64)>,
+}
+
+#[derive(Debug)]
+enum RunsFile<'a> {
+    Block(&'a BackingFile),
+    Graft(Arc<BackingFile>),
+    Whole(BorrowedFile<'a>),
+}
+
+impl<'a> FileRuns<'a> {
+    /// All `size` bytes of a file that holds a region and nothing else.
+    #[must_use]
+    pub fn whole(file: BorrowedFile<'a>, size: u64) -> Self {
+        Self {
+            file: RunsFile::Whole(file),
+            runs: vec![(0, size)],
+        }
+    }
+}
+
+impl FileRuns<'_> {
+    /// The file. Its descriptor reaches all that lies in it, not only these pieces; where
+    /// they are a grafted region, nothing else lies in it.
+    #[must_use]
+    pub fn file(&self) -> BorrowedFile<'_> {
+        match &self.file {
+            RunsFile::Block(file) => file.as_file(),
+            RunsFile::Graft(file) => file.as_file(),
+            RunsFile::Whole(file) => *file,
+        }
+    }
 }
 
 /// The opened RAM of one VM. Blocks with a file are read through that whatever the
@@ -50,6 +83,9 @@ pub struct GuestRam {
     /// Present where a block has no file, or where copying was asked for.
     memory: Option<Arc<ProcessMemory>>,
     copying: bool,
+    method: Method,
+    /// Whose RAM it is; nobody's where it is stored.
+    process: Option<Process>,
 }
 
 impl GuestRam {
@@ -81,6 +117,7 @@ impl GuestRam {
         let process = vmm.process();
         let liveness = Liveness::new(&process, vmm.start_time).map_err(|_| gone())?;
         let copying = method == Method::Copy || vmm.reach.map.is_err();
+        let mappings = process.mappings().unwrap_or_default();
         let mut blocks = Vec::with_capacity(vmm.blocks.len());
         for block in &vmm.blocks {
             let file = match (block.backing.is_shared(), block.file, block.listed) {
@@ -112,11 +149,17 @@ impl GuestRam {
                 _ => None,
             };
             let residency = Residency::choose(&process, file.as_deref());
+            let grafts = if file.is_some() || origin.is_some() {
+                open_grafts(&process, block, &mappings).map_err(graft_refused)?
+            } else {
+                Vec::new()
+            };
             blocks.push(OpenBlock {
                 block: block.clone(),
                 file,
                 origin: origin.map(Arc::new),
                 residency,
+                grafts,
             });
         }
         let all_files = blocks.iter().all(|open| open.file.is_some());
@@ -160,6 +203,8 @@ impl GuestRam {
             liveness: Arc::new(liveness),
             memory,
             copying,
+            method,
+            process: Some(process),
         })
     }
 
@@ -171,12 +216,15 @@ impl GuestRam {
             file: Some(Arc::clone(file)),
             origin: None,
             residency: Residency::of_stored(),
+            grafts: Vec::new(),
         };
         Self {
             blocks: dump.blocks_and_files().map(open).collect(),
             liveness: Arc::new(Liveness::stored()),
             memory: None,
             copying: false,
+            method: Method::Map,
+            process: None,
         }
     }
 
@@ -188,6 +236,12 @@ impl GuestRam {
         } else {
             Access::Map
         }
+    }
+
+    /// Whether it was asked for that regions be grafted as they are opened.
+    #[must_use]
+    pub const fn is_to_be_grafted(&self) -> bool {
+        matches!(self.method, Method::Graft)
     }
 
     /// The blocks, in the order in which [`BlockOffset`] counts them.
@@ -214,7 +268,9 @@ impl GuestRam {
     pub fn read_at(&self, at: BlockOffset, into: &mut [u8]) -> Result<(), RamError> {
         let open = self.checked(at, into.len())?;
         match (&open.file, &self.memory) {
-            (Some(file), _) => file.read_at(open.block.file_offset() + at.offset, into),
+            (Some(file), _) => open.in_files(file, at.offset, into.len(), |file, offset, part| {
+                file.read_at(offset, into.get_mut(part).unwrap_or_default())
+            }),
             (None, Some(memory)) => open.read_from(memory, &self.liveness, at, into),
             (None, None) => Err(code::BAD_DESCRIPTOR),
         }
@@ -280,7 +336,9 @@ impl GuestRam {
                 if self.liveness.is_gone() {
                     return Err(RamError::Gone);
                 }
-                write_file(file, open.block.file_offset() + at.offset, from)
+                open.in_files(file, at.offset, from.len(), |file, offset, part| {
+                    write_file(file, offset, from.get(part).unwrap_or_default())
+                })
             }
             (None, Some(memory)) => memory.write(open.address(at), from),
             (None, None) => Err(code::BAD_DESCRIPTOR),
@@ -295,18 +353,9 @@ impl GuestRam {
     /// # Errors
     /// [`OpenError`].
     pub fn view(&self, pieces: &[BlockPiece], protection: Protection) -> Result<View, OpenError> {
-        let has_file = |piece: &BlockPiece| {
-            self.blocks
-                .get(piece.at.block)
-                .is_some_and(|open| open.file.is_some())
-        };
-        let has_no_place = |piece: &BlockPiece| {
-            let open = self.blocks.get(piece.at.block);
-            open.is_some_and(OpenBlock::has_no_place)
-        };
-        let copying =
-            (self.copying && !pieces.iter().all(has_no_place)) || !pieces.iter().all(has_file);
-        let copied = self.memory.as_ref().filter(|_| copying);
+        let grafts = self.grafts_now(pieces)?;
+        let located = self.locate(pieces, &grafts);
+        let copied = self.memory.as_ref().filter(|_| located.is_none());
         let step = if copied.is_some() {
             WORD
         } else {
@@ -344,28 +393,93 @@ impl GuestRam {
                 protection,
             ));
         }
-        let mut located = Vec::with_capacity(merged.len());
-        for piece in &merged {
-            let Some(OpenBlock {
-                block,
-                file: Some(file),
-                ..
-            }) = self.blocks.get(piece.at.block)
-            else {
-                return Err(OpenError::BadPiece {
-                    at: piece.at,
-                    length: piece.length,
-                });
-            };
-            if protection == Protection::ReadWrite && !file.writable {
-                return Err(OpenError::ReadOnly);
-            }
-            located.push((&**file, block.file_offset() + piece.at.offset, piece.length));
+        let located = located.ok_or(OpenError::BadPiece {
+            at: BlockOffset::default(),
+            length: 0,
+        })?;
+        if protection == Protection::ReadWrite && located.iter().any(|(file, ..)| !file.writable) {
+            return Err(OpenError::ReadOnly);
         }
-        View::mapped(&located, protection).map_err(|cause| OpenError::Map {
-            pieces: merged.len(),
+        let view = View::mapped(&located, protection).map_err(|cause| OpenError::Map {
+            pieces: located.len(),
             cause,
-        })
+        })?;
+        // One file may have many runs; those of other regions are no business of this view.
+        let mut used: Vec<Arc<BackingFile>> = Vec::new();
+        for graft in grafts.iter().flat_map(|(_, grafts)| grafts) {
+            let file = &graft.file;
+            let is_mapped = located
+                .iter()
+                .any(|(mapped, ..)| std::ptr::eq(*mapped, &**file));
+            if is_mapped && !used.iter().any(|known| Arc::ptr_eq(known, file)) {
+                used.push(Arc::clone(file));
+            }
+        }
+        Ok(view.over_grafts(used))
+    }
+
+    /// The grafts in the blocks of these pieces at this moment; none where all is copied,
+    /// since the VMM's memory has them in place.
+    fn grafts_now(&self, pieces: &[BlockPiece]) -> Result<Vec<(usize, Vec<OpenGraft>)>, OpenError> {
+        let mut found = Vec::new();
+        let Some(process) = &self.process else {
+            return Ok(found);
+        };
+        if self.method == Method::Copy {
+            return Ok(found);
+        }
+        let mappings = process.mappings().unwrap_or_default();
+        for piece in pieces {
+            let index = piece.at.block;
+            let Some(open) = self.blocks.get(index) else {
+                continue;
+            };
+            if found.iter().any(|(known, _)| *known == index) {
+                continue;
+            }
+            let grafts = match open_grafts(process, &open.block, &mappings) {
+                Ok(grafts) => grafts,
+                // Its memory can be copied all the same.
+                Err(_) if open.file.is_none() => Vec::new(),
+                Err(code) => return Err(graft_refused(code)),
+            };
+            found.push((index, grafts));
+        }
+        Ok(found)
+    }
+
+    /// Where pieces lie in files, if all of them do and may be mapped.
+    fn locate<'s>(
+        &'s self,
+        pieces: &[BlockPiece],
+        grafts: &'s [(usize, Vec<OpenGraft>)],
+    ) -> Option<Vec<(&'s BackingFile, u64, u64)>> {
+        let has_no_place = |piece: &BlockPiece| {
+            let open = self.blocks.get(piece.at.block);
+            open.is_some_and(OpenBlock::has_no_place)
+        };
+        let may_map = !self.copying || pieces.iter().all(has_no_place);
+        let mut located = Vec::with_capacity(pieces.len());
+        for piece in merge_pieces(pieces) {
+            let open = self.blocks.get(piece.at.block)?;
+            let own = open.file.as_deref().filter(|_| may_map);
+            let here = grafts.iter().find(|(block, _)| *block == piece.at.block);
+            let grafts = here
+                .map(|(_, grafts)| grafts.as_slice())
+                .unwrap_or_default();
+            let end = piece.at.offset.checked_add(piece.length)?;
+            for (part, graft) in cut(grafts, piece.at.offset..end) {
+                let (file, offset) = match graft {
+                    Some(graft) => {
+                        let into = part.start - graft.range.start;
+                        (&*graft.file, graft.file_offset.checked_add(into)?)
+                    }
+                    None => (own?, open.block.file_offset().checked_add(part.start)?),
+                };
+                located.push((file, offset, part.end - part.start));
+            }
+        }
+        Some(located)
     }
 
     /// Where pieces lie in the one file that holds them all, for a process that shall map
@@ -374,35 +488,37 @@ impl GuestRam {
     /// be mapped beyond the pieces.
     #[must_use]
     pub fn file_runs(&self, pieces: &[BlockPiece], protection: Protection) -> Option<FileRuns<'_>> {
-        if self.copying {
-            return None;
-        }
         let merged = merge_pieces(pieces);
-        let opened = |piece: &BlockPiece| {
+        for piece in &merged {
             let length = usize::try_from(piece.length).ok()?;
-            let open = self.checked(piece.at, length).ok()?;
-            Some((open, open.file.as_deref()?))
-        };
-        let (_, first) = opened(merged.first()?)?;
+            self.checked(piece.at, length).ok()?;
+        }
+        let grafts = self.grafts_now(&merged).ok()?;
+        let located = self.locate(&merged, &grafts)?;
+        let (first, ..) = *located.first()?;
         let unit = first.page_size();
         let is_mappable = unit <= HUGE_PAGE
             && (protection == Protection::Read || first.writable)
             && merged.iter().all(|piece| piece.length > 0);
         let same = first.identity();
-        let run = |piece: &BlockPiece| {
-            let (open, file) = opened(piece)?;
+        let run = |(file, offset, length): &(&BackingFile, u64, u64)| {
             let identity = file.identity();
-            let offset = open.block.file_offset().checked_add(piece.at.offset)?;
             let fits = (identity.device, identity.inode) == (same.device, same.inode)
                 && offset.is_multiple_of(unit)
-                && piece.length.is_multiple_of(unit);
-            fits.then_some((offset, piece.length))
+                && length.is_multiple_of(unit);
+            fits.then_some((*offset, *length))
         };
-        let runs: Option<Vec<_>> = merged.iter().map(run).collect();
-        Some(FileRuns {
-            file: first.as_file(),
-            runs: runs.filter(|_| is_mappable)?,
-        })
+        let runs: Option<Vec<_>> = located.iter().map(run).collect();
+        let runs = runs.filter(|_| is_mappable)?;
+        let graft = grafts.iter().flat_map(|(_, grafts)| grafts);
+        let graft = graft
+            .map(|graft| &graft.file)
+            .find(|file| std::ptr::eq(&***file, first));
+        let file = match graft {
+            Some(file) => RunsFile::Graft(Arc::clone(file)),
+            None => RunsFile::Block(self.blocks.get(merged.first()?.at.block)?.file.as_deref()?),
+        };
+        Some(FileRuns { file, runs })
     }
 
     /// Calls `visit` for each run of existing pages of a block inside `range`, in order,
@@ -486,6 +602,13 @@ impl GuestRam {
             RamError::Unreachable { at, code }
         }
     }
+}
+
+fn graft_refused(code: i32) -> OpenError {
+    OpenError::Unreachable(Obstacle::System {
+        what: "opening the file of a grafted region",
+        code,
+    })
 }
 
 #[cfg(all(test, target_os = "linux"))]

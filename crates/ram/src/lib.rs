@@ -18,6 +18,7 @@ mod census;
 mod dump;
 mod executable;
 mod firmware;
+mod graft_runs;
 mod guest_os;
 mod guest_ram;
 mod layout;
@@ -57,4 +58,4 @@ pub use vmm::{
     Confidential, Evidence, Examination, FindError, GraftObstacle, Machine, MonitorError,
     Namespace, Vmm, VmmKind, find_all, find_all_in, find_among, find_by_pid, find_by_pid_in,
 };
-pub use vmshm_shm::Protection;
+pub use vmshm_shm::{MapError, Protection};

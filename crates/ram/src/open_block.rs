@@ -8,6 +8,7 @@ use vmshm_shm::{MapError, PAGE_SIZE, Protection, SharedMemory};
 
 use crate::address::{BlockOffset, VmmVirtual};
 use crate::block::{Backing, RamBlock};
+use crate::graft_runs::{OpenGraft, cut as cut_at_grafts};
 use crate::os::{BackingFile, Liveness, PrivateFile, ProcessMemory, Residency, code};
 use crate::view::View;
 
@@ -19,6 +20,8 @@ pub(crate) struct OpenBlock {
     /// The file below a private mapping, which holds what the VMM has not touched.
     pub(crate) origin: Option<Arc<BackingFile>>,
     pub(crate) residency: Residency,
+    /// Where the file does not have the guest's memory, as it was when the block was opened.
+    pub(crate) grafts: Vec<OpenGraft>,
 }
 
 impl OpenBlock {
@@ -30,6 +33,33 @@ impl OpenBlock {
     /// Where the VMM has a place of this block.
     pub(crate) fn address(&self, at: BlockOffset) -> VmmVirtual {
         VmmVirtual(self.block.start.0 + at.offset)
+    }
+
+    /// Calls `visit` with each part of a run of a block that has a file: the file that holds it, where it
+    /// starts there, and the part as a range of the run. The error is the system's code.
+    pub(crate) fn in_files(
+        &self,
+        file: &BackingFile,
+        at: u64,
+        length: usize,
+        mut visit: impl FnMut(&BackingFile, u64, Range<usize>) -> Result<(), i32>,
+    ) -> Result<(), i32> {
+        if self.grafts.is_empty() {
+            return visit(file, self.block.file_offset() + at, 0..length);
+        }
+        for (part, graft) in cut_at_grafts(&self.grafts, at..at + length as u64) {
+            let place =
+                |offset: u64| usize::try_from(offset - at).map_err(|_| code::BAD_DESCRIPTOR);
+            let range = place(part.start)?..place(part.end)?;
+            match graft {
+                Some(graft) => {
+                    let into = part.start - graft.range.start;
+                    visit(&graft.file, graft.file_offset + into, range)?;
+                }
+                None => visit(file, self.block.file_offset() + part.start, range)?,
+            }
+        }
+        Ok(())
     }
 
     fn private_file(&self) -> Option<PrivateFile<'_>> {
@@ -79,6 +109,27 @@ impl OpenBlock {
         let Some(origin) = &self.origin else {
             return memory.read_whole(liveness, self.address(at), into);
         };
+        let run = at.offset..at.offset.saturating_add(into.len() as u64);
+        let parts = cut_at_grafts(&self.grafts, run);
+        if parts.iter().any(|(_, graft)| graft.is_some()) {
+            let mut rest = into;
+            for (part, graft) in parts {
+                let (here, after) = cut(rest, part.end - part.start)?;
+                let at = BlockOffset {
+                    offset: part.start,
+                    ..at
+                };
+                match graft {
+                    Some(graft) => {
+                        let into = part.start - graft.range.start;
+                        graft.file.read_at(graft.file_offset + into, here)?;
+                    }
+                    None => self.read_from(memory, liveness, at, here)?,
+                }
+                rest = after;
+            }
+            return Ok(());
+        }
         let end = at.offset + into.len() as u64;
         let pages = at.offset / PAGE_SIZE * PAGE_SIZE..end.next_multiple_of(PAGE_SIZE);
         let mut existing = Vec::new();

@@ -13,6 +13,8 @@ use crate::os::{BackingFile, Liveness, ProcessMemory};
 #[derive(Debug)]
 pub struct View {
     reach: Reach,
+    /// The files of grafted regions among what is mapped.
+    grafts: Vec<Arc<BackingFile>>,
 }
 
 #[derive(Debug)]
@@ -110,7 +112,32 @@ impl View {
             }
             None => return Err(MapError::BadPiece { index: 0 }),
         };
-        Ok(Self { reach })
+        Ok(Self::over(reach))
+    }
+
+    /// A mapping as it is.
+    #[allow(dead_code, reason = "only some systems have grafts")]
+    pub(crate) const fn linear(mapping: Mapping) -> Self {
+        Self::over(Reach::Linear(mapping))
+    }
+
+    /// The files of grafts among what it maps.
+    #[allow(dead_code, reason = "only some systems have grafts")]
+    pub(crate) fn grafts(&self) -> &[Arc<BackingFile>] {
+        &self.grafts
+    }
+
+    /// Whether some of it lies in a file of a grafted region.
+    #[must_use]
+    pub const fn lies_in_grafts(&self) -> bool {
+        !self.grafts.is_empty()
+    }
+
+    /// Whether the file of a graft that it maps was taken away from the VM: nobody else
+    /// sees any more what is written.
+    #[must_use]
+    pub fn is_cut_off(&self) -> bool {
+        self.grafts.iter().any(|file| file.is_withdrawn())
     }
 
     /// Copies to and from runs of the VMM's memory.
@@ -132,14 +159,24 @@ impl View {
                 }
             })
             .collect();
+        Self::over(Reach::Copied(Copied {
+            memory,
+            liveness,
+            parts,
+            size,
+            writable: protection == Protection::ReadWrite,
+        }))
+    }
+
+    /// Remembers that it maps files of grafts.
+    pub(crate) fn over_grafts(self, grafts: Vec<Arc<BackingFile>>) -> Self {
+        Self { grafts, ..self }
+    }
+
+    const fn over(reach: Reach) -> Self {
         Self {
-            reach: Reach::Copied(Copied {
-                memory,
-                liveness,
-                parts,
-                size,
-                writable: protection == Protection::ReadWrite,
-            }),
+            reach,
+            grafts: Vec::new(),
         }
     }
 

@@ -18,6 +18,7 @@ pub mod desktop;
 pub mod environment;
 pub mod example;
 pub mod fleet;
+pub mod grafted;
 pub mod guest;
 pub mod guest_pipe;
 pub mod host_pipe;

@@ -10,6 +10,7 @@ use rustix::io::FdFlags;
 use rustix::process::Signal;
 
 use crate::cell::Cell;
+use crate::command_line;
 use crate::environment::{self, report};
 use crate::guest::{Guest, SCRIPT};
 use crate::lines::Lines;
@@ -210,6 +211,32 @@ impl Machine {
         Self::boot_with(kind, label, options, &[], None)
     }
 
+    /// Boots a machine whose VMM runs as another user, with its monitor open. Only root can do that.
+    ///
+    /// # Panics
+    /// When it does not boot.
+    #[must_use]
+    pub fn boot_of_user(kind: Kind, label: &str, user: u32) -> Self {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().expect("there is room");
+        let wrapper = directory.path().join("qemu-system-x86_64");
+        let program = command_line::find("qemu-system-x86_64").expect("QEMU is there");
+        let text = format!(
+            "#!/bin/sh\nexec setpriv --reuid={user} --regid={user} --clear-groups '{}' \"$@\"\n",
+            program.display()
+        );
+        std::fs::write(&wrapper, text).expect("there is room");
+        let mode = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&wrapper, mode).expect("it is ours");
+        let path = std::env::var("PATH").unwrap_or_default();
+        let path = format!("{}:{path}", directory.path().display());
+        let name = format!("vm-tests-{}-{label}", std::process::id());
+        let socket = format!("unix:{},server=on,wait=off", qmp::socket(&name).display());
+        // The last word on what a reset does is ours.
+        let arguments = ["-qmp", &socket, "-action", "reboot=reset"].map(str::to_owned);
+        Self::boot_in(kind, label, (&[], &arguments), None, &[("PATH", path)])
+    }
+
     /// The same with more arguments for the VMM, which inherits `file` as number [`FILE`].
     ///
     /// # Panics
@@ -222,6 +249,21 @@ impl Machine {
         arguments: &[String],
         file: Option<BorrowedFd<'_>>,
     ) -> Self {
+        Self::boot_in(kind, label, (options, arguments), file, &[])
+    }
+
+    /// The same with the booter's and the VMM's variables of the environment.
+    ///
+    /// # Panics
+    /// When it does not boot.
+    #[must_use]
+    pub fn boot_in(
+        kind: Kind,
+        label: &str,
+        (options, arguments): (&[&str], &[String]),
+        file: Option<BorrowedFd<'_>>,
+        variables: &[(&str, String)],
+    ) -> Self {
         let start = Instant::now();
         let name = format!("vm-tests-{}-{label}", std::process::id());
         let (ours, theirs) = UnixStream::pair().expect("there are sockets");
@@ -232,6 +274,7 @@ impl Machine {
             .unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
         let mut command = Command::new("sh");
         command
+            .envs(variables.iter().map(|(name, value)| (name, value)))
             .args(["-c", KEEPER, "sh"])
             .arg(environment::booter())
             .arg("vm")

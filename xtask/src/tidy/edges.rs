@@ -73,6 +73,7 @@ const ALLOWED: [(&str, &[&str]); 23] = [
     (
         "vmshm",
         &[
+            "vmshm-broker",
             "vmshm-host",
             "vmshm-channel",
             "vmshm-pipe",
@@ -85,6 +86,8 @@ const ALLOWED: [(&str, &[&str]); 23] = [
         "vmshm-vm-tests",
         &[
             "vmshm-host",
+            // What no command can do: VMMs without an agent.
+            "vmshm-graft",
             "vmshm-guest",
             "vmshm-endpoint",
             "vmshm-pipe",

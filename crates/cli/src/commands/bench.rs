@@ -3,19 +3,24 @@
 use serde_json::json;
 use vmshm_host::bench::{self, Percentiles, Report};
 use vmshm_host::machines;
+use vmshm_ram::Access;
 
 use crate::arguments::{Bench, Global};
 use crate::failure::Failure;
 use crate::output;
-use crate::reaper::Reaper;
 
 /// Runs it.
 pub(crate) fn run(bench: &Bench, global: &Global) -> Result<(), Failure> {
-    let vmm = machines::find(&bench.vm)?;
     let options = global.attach()?;
-    let find = bench::time_to_find(&vmm, &options)?.map(|time| time.as_secs_f64() * 1e3);
-    let _reaper = Reaper::start(&vmm, global);
-    let mut session = vmshm_host::attach(&vmm, &options)?;
+    // A broker finds the beacon itself.
+    let find = match machines::find(&bench.vm) {
+        Ok(vmm) if options.broker.is_none() && vmm.access() != Access::None => {
+            bench::time_to_find(&vmm, &options)?
+        }
+        _ => None,
+    };
+    let find = find.map(|time| time.as_secs_f64() * 1e3);
+    let (mut session, _reaper) = super::attach(&bench.vm, global)?;
     let bar = output::bar(bench::STEPS as u64, "measuring", global.quiet);
     let rounds = usize::try_from(bench.rounds).unwrap_or(usize::MAX);
     let result = bench::run(&mut session, global.patience(), rounds, &mut |step| {

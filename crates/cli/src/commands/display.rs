@@ -4,12 +4,10 @@
 use std::time::{Duration, Instant};
 
 use vmshm_channel::sink::{Sink, Stats};
-use vmshm_host::attach::attach;
 use vmshm_host::display::{
     self, Choice, Display as Shown, DisplayError, DisplayOptions, Event, Target, mode_words,
     size_of,
 };
-use vmshm_host::machines;
 
 use super::display_arguments::Display;
 use super::display_monitor::Monitor;
@@ -37,12 +35,11 @@ pub(crate) fn run(display: &Display, global: &Global) -> Result<(), Failure> {
         Some(path) => Some(OutputFile::open(path, Readers::Owner)?),
         None => None,
     };
-    let vmm = machines::find(&display.vm)?;
     let options = options(display, global)?;
-    let reaper = Reaper::start(&vmm, global);
-    let session = attach(&vmm, &options.attach)?;
+    let (reached, reaper) = super::reach(&display.vm, global, &options.attach)?;
     let (mut monitor, channel) = Monitor::start()?;
-    let target = Target::new(&display.vm, &vmm);
+    let target = Target::reached(&display.vm, &reached);
+    let session = reached.session;
     let file = picture.as_ref().map(OutputFile::descriptor);
     let mut shown = Shown::start(session, target, options, channel, file)?;
     let mut course = Course {
@@ -160,7 +157,7 @@ enum Ended {
 struct Course<'a> {
     display: &'a Display,
     global: &'a Global,
-    reaper: Reaper,
+    reaper: Option<Reaper>,
     relayed: bool,
     before: Own,
     parts: Vec<Stats>,
@@ -208,7 +205,9 @@ impl Course<'_> {
             }
             Event::Reattached(vmm) => {
                 // The reaper of a VM that was started again watches another process.
-                self.reaper = Reaper::start(&vmm, self.global);
+                if self.reaper.is_some() {
+                    self.reaper = Some(Reaper::start(&vmm, self.global));
+                }
             }
             Event::Watching {
                 screen,

@@ -14,7 +14,7 @@ pub(crate) fn run(list: &List, global: &Global) -> Result<(), Failure> {
     if list.watch {
         return list_watch::run(list.json, global.place(), global.timeout);
     }
-    let machines = machines::list_by(global.place())?;
+    let machines = look(global)?;
     if list.json {
         let array: Vec<Value> = machines.iter().map(machine_json).collect();
         return output::print(&format!("{:#}\n", Value::from(array)));
@@ -29,6 +29,23 @@ pub(crate) fn run(list: &List, global: &Global) -> Result<(), Failure> {
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
     rows.extend(machines.iter().map(machine_row));
     output::print(&output::table(&rows))
+}
+
+fn look(global: &Global) -> Result<Vec<MachineView>, Failure> {
+    let broker = global.broker();
+    Ok(machines::list_with_broker(
+        global.place(),
+        broker.as_deref(),
+    )?)
+}
+
+/// How a VM can be reached: by oneself, or by a broker.
+fn access(machine: &MachineView) -> String {
+    if machine.brokered {
+        "broker".to_owned()
+    } else {
+        machine.vmm.access().to_string()
+    }
 }
 
 fn backing(machine: &MachineView) -> &'static str {
@@ -47,7 +64,7 @@ pub(crate) fn machine_json(machine: &MachineView) -> Value {
         "name": machine.vmm.name,
         "ram_bytes": machine.vmm.ram_bytes,
         "backing": backing(machine),
-        "access": machine.vmm.access().to_string(),
+        "access": access(machine),
         "guest_os": machine.guest_os,
         "agent": machine.agent.as_ref().map(agent_json),
         "regions": machine.regions.iter().map(region_json).collect::<Vec<_>>(),
@@ -98,7 +115,7 @@ fn machine_row(machine: &MachineView) -> Vec<String> {
         machine.vmm.name.clone(),
         output::size(machine.vmm.ram_bytes),
         backing(machine).to_owned(),
-        machine.vmm.access().to_string(),
+        access(machine),
         machine.guest_os.clone().unwrap_or_else(|| "?".to_owned()),
         machine
             .agent

@@ -1,6 +1,7 @@
 //! One module for each command.
 
 pub(crate) mod bench;
+pub(crate) mod broker;
 pub(crate) mod display;
 pub(crate) mod display_arguments;
 mod display_monitor;
@@ -19,14 +20,30 @@ pub(crate) mod search;
 pub(crate) mod translate;
 pub(crate) mod wait;
 
-/// Whether a VM's agent can be talked to in a session: attaches with a reaper beside.
+/// A session with a VM's agent: by attaching, with a reaper beside, or by a broker, which
+/// needs none.
 pub(crate) fn attach(
     vm: &str,
     global: &crate::arguments::Global,
-) -> Result<(vmshm_host::Session, crate::reaper::Reaper), crate::failure::Failure> {
-    let vmm = vmshm_host::machines::find(vm)?;
-    let options = global.attach()?;
-    let reaper = crate::reaper::Reaper::start(&vmm, global);
-    let session = vmshm_host::attach(&vmm, &options)?;
-    Ok((session, reaper))
+) -> Result<(vmshm_host::Session, Option<crate::reaper::Reaper>), crate::failure::Failure> {
+    let (reached, reaper) = reach(vm, global, &global.attach()?)?;
+    Ok((reached.session, reaper))
+}
+
+/// The same with the VM, where it can be seen.
+pub(crate) fn reach(
+    vm: &str,
+    global: &crate::arguments::Global,
+    options: &vmshm_host::AttachOptions,
+) -> Result<(vmshm_host::Reached, Option<crate::reaper::Reaper>), vmshm_host::ReachError> {
+    if options.broker.is_none()
+        && let Ok(vmm) = vmshm_host::machines::find(vm)
+        && vmm.access() != vmshm_ram::Access::None
+    {
+        // Before the session, so that there is no moment without one.
+        let reaper = crate::reaper::Reaper::start(&vmm, global);
+        let reached = vmshm_host::reaching::reach_found(vmm, options)?;
+        return Ok((reached, Some(reaper)));
+    }
+    Ok((vmshm_host::reach(vm, options)?, None))
 }

@@ -3,7 +3,9 @@
 use serde_json::Value;
 use vmshm_host::attach::see;
 use vmshm_host::machines;
-use vmshm_link::directory::RegionKind;
+use vmshm_host::reach;
+use vmshm_host::reaching::is_lack_of_rights;
+use vmshm_link::directory::{RegionEntry, RegionKind};
 use vmshm_shm::SharedMemory;
 
 use crate::arguments::{Global, RegionCreate, RegionList, RegionRead, RegionRemove, RegionWrite};
@@ -18,9 +20,7 @@ const CHUNK: usize = 1 << 20;
 
 /// Lists a VM's regions; only looks.
 pub(crate) fn list(list: &RegionList, global: &Global) -> Result<(), Failure> {
-    let vmm = machines::find(&list.vm)?;
-    let seen = see(&vmm, &global.attach()?)?;
-    let regions = seen.directory.regions().collect::<Result<Vec<_>, _>>()?;
+    let regions = regions(&list.vm, global)?;
     if list.json {
         let array: Vec<Value> = regions.iter().map(region_json).collect();
         return output::print(&format!("{:#}\n", Value::from(array)));
@@ -36,6 +36,21 @@ pub(crate) fn list(list: &RegionList, global: &Global) -> Result<(), Failure> {
     output::print(&output::table(&rows))
 }
 
+/// The regions of a VM, or those that a broker would give where this user may not look.
+fn regions(vm: &str, global: &Global) -> Result<Vec<RegionEntry>, Failure> {
+    let options = global.attach()?;
+    if options.broker.is_none() {
+        let looked = machines::find(vm).map(|vmm| see(&vmm, &options));
+        match looked {
+            Ok(Ok(seen)) => return Ok(seen.directory.regions().collect::<Result<Vec<_>, _>>()?),
+            Ok(Err(error)) if !is_lack_of_rights(&error) => return Err(error.into()),
+            Ok(Err(_)) | Err(_) => {}
+        }
+    }
+    let mut session = reach(vm, &options)?.session;
+    Ok(session.regions(global.patience())?)
+}
+
 /// Makes a region.
 pub(crate) fn create(create: &RegionCreate, global: &Global) -> Result<(), Failure> {
     if create.size == 0 {
@@ -49,11 +64,14 @@ pub(crate) fn create(create: &RegionCreate, global: &Global) -> Result<(), Failu
         global.patience(),
     )?;
     if !global.quiet {
+        let extents = match region.extents.len() {
+            0 => String::new(),
+            count => format!(" in {}", output::count(count, "extent")),
+        };
         eprintln!(
-            "region {} of {} in {}",
+            "region {} of {}{extents}",
             create.target.region,
             output::size(region.memory.size()),
-            output::count(region.extents.len(), "extent")
         );
     }
     Ok(())

@@ -7,6 +7,7 @@
 //! - `prepare_streams`, `standard_output`, `descriptor`, `shows_colour`, `reader_has_left`, `wait`: standard streams.
 //! - `is_stream`, `open_stream`, `new_place`, `create_partial`, `start_of_name`, `make_sparse`, `write_all_at`, `free_room`: files.
 //! - `MONITOR_PROGRAM`, `is_program`, `words_for_end`, `processor_time`: the program that shows screens.
+//! - `graft_region`: the command `region graft`, or why there is none.
 //! - `keep_apart`, [`Parent`]: the reaper and who started it.
 //! - `pattern_bytes`, `hidden_machines`, `hint_for`, and the constants: arguments and words.
 
@@ -17,10 +18,10 @@ pub(crate) use linux::{
     Descriptor, FILE_TOO_LARGE_HINT, GRAFT_REFUSAL, NO_MACHINE_HINT, Parent, Signals,
     create_partial, descriptor, free_room, hidden_machines, hint_for, is_stream, keep_apart,
     make_sparse, new_place, open_stream, pattern_bytes, prepare_streams, reader_has_left,
-    shows_colour, standard_output, start_of_name, wait, write_all_at,
+    run_broker, shows_colour, standard_output, start_of_name, wait, write_all_at,
 };
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{MONITOR_PROGRAM, is_program, processor_time, words_for_end};
+pub(crate) use linux::{MONITOR_PROGRAM, graft_region, is_program, processor_time, words_for_end};
 
 #[cfg(windows)]
 mod windows;
@@ -29,7 +30,9 @@ pub(crate) use windows::{
     Descriptor, FILE_TOO_LARGE_HINT, GRAFT_REFUSAL, NO_MACHINE_HINT, Parent, Signals,
     create_partial, descriptor, free_room, hidden_machines, hint_for, is_stream, keep_apart,
     make_sparse, new_place, open_stream, pattern_bytes, prepare_streams, reader_has_left,
-    shows_colour, standard_output, start_of_name, wait, write_all_at,
+    run_broker, shows_colour, standard_output, start_of_name, wait, write_all_at,
 };
 #[cfg(windows)]
-pub(crate) use windows::{MONITOR_PROGRAM, is_program, processor_time, words_for_end};
+pub(crate) use windows::{
+    MONITOR_PROGRAM, graft_region, is_program, processor_time, words_for_end,
+};

@@ -59,7 +59,7 @@ fn main() -> ExitCode {
     let result = if what == "graft" {
         graft(pid, &region, contents, &[], &mut watch).map(|grafted| grafted.pauses)
     } else {
-        undo(pid, &region, contents, &mut watch)
+        undo(pid, &region, contents, &[], &mut watch)
     };
     match result {
         Ok(pauses) => {

@@ -9,6 +9,7 @@ use vmshm_link::control::RefusalCode;
 use crate::attach::AttachError;
 use crate::ending::SessionEnd;
 use crate::machines::SelectError;
+use crate::reaching::ReachError;
 use crate::session::RequestError;
 
 /// What was asked for when the agent refused.
@@ -33,6 +34,9 @@ pub enum DisplayError {
     /// The VM cannot be attached.
     #[error(transparent)]
     Attach(#[from] AttachError),
+    /// There is no session with it, by a broker either.
+    #[error(transparent)]
+    Reach(ReachError),
     /// The agent did not answer, or its session ended.
     #[error(transparent)]
     Request(RequestError),
@@ -105,6 +109,7 @@ impl DisplayError {
         let text = match self {
             Self::Select(error) => return error.hint(),
             Self::Attach(error) => return error.hint(),
+            Self::Reach(error) => return error.hint(),
             Self::Request(error) => return error.hint(),
             Self::Monitor { hint, .. } => return hint.clone(),
             Self::Refused {
@@ -162,6 +167,16 @@ fn refusal_hint(doing: Doing, code: RefusalCode, modes: Option<&str>) -> Option<
         _ => return None,
     };
     Some(text.to_owned())
+}
+
+impl From<ReachError> for DisplayError {
+    fn from(error: ReachError) -> Self {
+        match error {
+            ReachError::Select(error) => Self::Select(error),
+            ReachError::Attach(error) => Self::Attach(error),
+            other => Self::Reach(other),
+        }
+    }
 }
 
 impl From<SessionEnd> for DisplayError {

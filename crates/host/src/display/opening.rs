@@ -112,7 +112,7 @@ pub(super) fn hold(
     stop: &AtomicBool,
 ) -> Result<Opened, DisplayError> {
     let deadline = Deadline::after(wanted.long_patience);
-    let ground = session.ground();
+    let source = session.source();
     let reader = session.slot_index().ok_or(SessionEnd::AgentLeft)?;
     let mut asking = Asking {
         session,
@@ -135,8 +135,9 @@ pub(super) fn hold(
         }
     };
     let ask = &mut |request: &Request| asking.request(request);
-    let frames = ground.lay_out(&granted, Protection::ReadWrite, wanted.patience, ask);
+    let frames = source.lay_out(&granted, Protection::ReadWrite, wanted.patience, ask);
     let frames = frames.map_err(DisplayError::Request)?;
+    session.watch_memory(&frames.memory);
     let wants = Wants {
         no_pointer: wanted.picture,
     };
@@ -155,13 +156,8 @@ pub(super) fn hold(
             Err(error) => return Err(session.why_it_ended(error).into()),
         }
     };
-    let pieces = ground.pieces(&frames.extents);
-    let pieces = pieces.map_err(DisplayError::Request)?;
-    let can_be_mapped = !wanted.relayed
-        && session
-            .ram()
-            .file_runs(&pieces, Protection::ReadWrite)
-            .is_some();
+    let runs = source.runs_of(&frames, Protection::ReadWrite);
+    let can_be_mapped = !wanted.relayed && runs.is_some();
     let way = if can_be_mapped {
         Way::Mapped(state)
     } else {

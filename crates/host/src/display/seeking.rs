@@ -13,8 +13,9 @@ use vmshm_ram::{Vmm, find_by_pid};
 use super::error::DisplayError;
 use super::opening::Wanted;
 use super::watched::Watched;
-use crate::attach::{AttachOptions, attach};
+use crate::attach::AttachOptions;
 use crate::machines::{self, SelectError};
+use crate::reaching::{ReachError, Reached, reach, reach_found};
 use crate::session::Session;
 
 /// Between two attempts.
@@ -53,6 +54,29 @@ impl Target {
             pid: vmm.pid,
             start_time: vmm.start_time,
             ..self.clone()
+        }
+    }
+
+    /// The VM that the user named by `selector`, of which there is a session.
+    #[must_use]
+    pub fn reached(selector: &str, reached: &Reached) -> Self {
+        match &reached.vmm {
+            Some(vmm) => Self::new(selector, vmm),
+            // Only a broker sees it, and finds it again by what the user calls it.
+            None => Self {
+                selector: selector.to_owned(),
+                pid: 0,
+                start_time: 0,
+                name: None,
+            },
+        }
+    }
+
+    /// A session with the VM, wherever it runs now.
+    fn reach(&self, options: &AttachOptions) -> Result<Reached, ReachError> {
+        match self.pid {
+            0 => reach(&self.selector, options),
+            _ => reach_found(self.find()?, options),
         }
     }
 
@@ -166,12 +190,12 @@ impl Search {
         let (session, vmm) = match self.session.take() {
             Some(session) => (session, None),
             None => {
-                let vmm = self.target.find()?;
                 let options = AttachOptions {
                     timeout: self.attach.timeout.min(ATTEMPT),
                     ..self.attach.clone()
                 };
-                (Box::new(attach(&vmm, &options)?), Some(vmm))
+                let reached = self.target.reach(&options)?;
+                (Box::new(reached.session), reached.vmm)
             }
         };
         match Watched::open(session, &self.wanted, stop) {

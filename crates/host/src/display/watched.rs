@@ -13,7 +13,7 @@ use vmshm_link::control::{Reply, Request};
 use vmshm_link::directory::{self, RegionEntry};
 use vmshm_link::frames::{FrameReader, SourceState, Wants};
 use vmshm_link::screens::ScreenRequest;
-use vmshm_ram::{BlockPiece, Protection};
+use vmshm_ram::Protection;
 
 use super::asking::{Asking, Screen};
 use super::error::DisplayError;
@@ -22,6 +22,7 @@ use super::relay::{self, Relay, RelayCounts, RelayError, Step};
 use crate::ending::SessionEnd;
 use crate::region::{Region, unexpected};
 use crate::session::{RequestError, Session};
+use crate::source::Place;
 
 /// The most runs that a monitor is asked to map; a process may have some 65000 mappings.
 const MOST_RUNS: usize = 16_000;
@@ -49,7 +50,7 @@ impl From<SessionEnd> for Lost {
 #[derive(Debug)]
 struct Held {
     region: u64,
-    pieces: Vec<BlockPiece>,
+    place: Place,
 }
 
 /// A screen that is watched.
@@ -67,6 +68,8 @@ pub(super) struct Watched {
     looked: Instant,
     /// Where the frames' region was in the guest's table.
     entry: usize,
+    /// Whether a broker has said that the frames' region is over.
+    is_told_over: bool,
 }
 
 impl Watched {
@@ -102,6 +105,7 @@ impl Watched {
                 picture: wanted.picture,
                 looked: Instant::now(),
                 entry: 0,
+                is_told_over: false,
             }),
             (Ok(_), None) => Err((Some(session), DisplayError::Request(unexpected().into()))),
             (Err(error), _) => {
@@ -140,10 +144,8 @@ impl Watched {
             let frames = ToMonitor::Frames { runs, reader };
             return Ok(channel.send(&frames, Some(file))?);
         }
-        let pieces = self.session.ground().pieces(&self.frames.extents);
-        let pieces = pieces.map_err(DisplayError::Request)?;
-        let ram = self.session.ram();
-        let Some(found) = ram.file_runs(&pieces, Protection::ReadWrite) else {
+        let source = self.session.source();
+        let Some(found) = source.runs_of(&self.frames, Protection::ReadWrite) else {
             return Err(DisplayError::Request(RequestError::Pages(
                 "they cannot be mapped by another process".to_owned(),
             )));
@@ -152,7 +154,7 @@ impl Watched {
             runs: as_runs(&found.runs),
             reader: self.reader,
         };
-        Ok(channel.send(&frames, Some(found.file))?)
+        Ok(channel.send(&frames, Some(found.file()))?)
     }
 
     /// Hands a pixels region to the monitor, or says that it cannot be had.
@@ -185,13 +187,13 @@ impl Watched {
             Err(lost) => return Ok(Err(lost)),
         }
         let held = self.held.iter().find(|held| held.region == region);
-        let pieces = held.map(|held| held.pieces.as_slice()).unwrap_or_default();
-        let ram = self.session.ram();
-        match ram.file_runs(pieces, Protection::Read) {
+        let source = self.session.source();
+        let found = held.and_then(|held| source.file_runs(&held.place, Protection::Read));
+        match found {
             Some(found) if found.runs.len() <= MOST_RUNS => {
                 let runs = as_runs(&found.runs);
                 let pixels = ToMonitor::Pixels { region, runs };
-                channel.send(&pixels, Some(found.file))?;
+                channel.send(&pixels, Some(found.file()))?;
                 Ok(Ok(()))
             }
             // Frames could be mapped, but pictures cannot.
@@ -221,7 +223,7 @@ impl Watched {
             let oldest = self.held.remove(0).region;
             ask_and_forget(&mut self.session, &Request::Close { region: oldest })?;
         }
-        let ground = self.session.ground();
+        let source = self.session.source();
         let stop = AtomicBool::new(false);
         let mut asking = Asking {
             session: &mut self.session,
@@ -234,12 +236,12 @@ impl Watched {
                 return Err(unexpected().into());
             };
             let ask = &mut |request: &Request| asking.request(request);
-            let pieces = ground.locate(&granted, self.patience, ask)?;
-            Ok((granted.region, pieces))
+            let place = source.locate(&granted, self.patience, ask)?;
+            Ok((granted.region, place))
         })();
         match result {
-            Ok((granted, pieces)) if granted == region => {
-                self.held.push(Held { region, pieces });
+            Ok((granted, place)) if granted == region => {
+                self.held.push(Held { region, place });
                 Ok(true)
             }
             Ok(_) => Err(self.lost(unexpected().into())),
@@ -297,7 +299,13 @@ impl Watched {
 
     /// Whether the guest's table still has the frames region.
     fn is_listed(&mut self) -> Result<bool, LinkError> {
-        let table = &self.session.directory().memory;
+        for (region, _) in self.session.regions_told_over() {
+            self.is_told_over |= region == self.frames.id;
+        }
+        let Some(direct) = self.session.direct() else {
+            return Ok(!self.is_told_over);
+        };
+        let table = &direct.directory().memory;
         let is_ours = |entry: &RegionEntry| entry.id == self.frames.id;
         let there = directory::read_region(table, self.entry)?;
         if let Some(entry) = there.filter(is_ours) {
@@ -316,10 +324,12 @@ impl Watched {
     fn give_relay(&mut self, region: u64) -> Result<(), Lost> {
         let view = if self.hold_pixels(region)? {
             let held = self.held.iter().find(|held| held.region == region);
-            let pieces = held.map(|held| held.pieces.as_slice()).unwrap_or_default();
-            let view = self.session.ram().view(pieces, Protection::Read);
+            let source = self.session.source();
+            let view = held.map(|held| source.view(&held.place, Protection::Read));
+            let view = view.transpose();
             view.inspect_err(|error| tracing::debug!(region, %error, "no pixels"))
                 .ok()
+                .flatten()
         } else {
             None
         };

@@ -13,7 +13,7 @@ mod windows;
 use windows as system;
 
 // Who a process is.
-pub(crate) use system::{boot_id, has_ended, pid_namespace, start_time};
+pub(crate) use system::{boot_id, has_ended, pid_namespace, processor_time, start_time};
 // The clock that runs through the host's sleep, and one for the shortest times.
 pub(crate) use system::{Moment, milliseconds_since_boot};
 // Files that are this user's alone.
@@ -26,6 +26,15 @@ pub(crate) use system::is_no_such_address_family;
 pub use system::{Doorbells, Listener};
 // Showing screens: memory of our own that another process maps, and waiting.
 pub(crate) use system::{make_memory_file, only_readable, wait_for_monitor};
+// Sessions that a broker keeps.
+#[cfg(target_os = "linux")]
+pub use linux::{brokered, proxied};
+pub use system::list_of_broker;
+pub(crate) use system::{Brokered, BrokeredRight, Files, RegionFile, whole_file};
+// Regions as files of their own in the VMM.
+#[cfg(target_os = "linux")]
+pub use linux::graft;
+pub(crate) use system::{GraftGround, graft_pages, lay_out_over_graft};
 // What is said to the user.
 pub(crate) use system::{about_this_host, advice};
 

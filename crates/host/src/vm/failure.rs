@@ -10,6 +10,7 @@ use vmshm_endpoint::OpenError;
 use crate::attach::AttachError;
 use crate::ending::Condition;
 use crate::machines::SelectError;
+use crate::reaching::ReachError;
 use crate::session::RequestError;
 
 /// A request that failed, after having waited for `waited`.
@@ -30,7 +31,7 @@ pub(super) fn open_error(error: RequestError, waited: Duration) -> OpenError {
         },
         RequestError::Ended(end) => OpenError::Ended(end.into()),
         RequestError::BadName(name) => OpenError::BadName(name),
-        RequestError::Pages(_) => {
+        RequestError::Pages(_) | RequestError::Graft { .. } => {
             let hint = error.hint();
             unreachable(None, error, hint)
         }
@@ -75,6 +76,12 @@ pub(super) fn not_attached(name: &str, error: AttachError) -> OpenError {
             unreachable(Some(format!("cannot connect to {name}")), error, hint)
         }
     }
+}
+
+/// Another user's VM, and nothing of it by a broker.
+pub(super) fn not_reached(error: ReachError) -> OpenError {
+    let hint = error.hint();
+    unreachable(None, error, hint)
 }
 
 /// A session, but no thread to keep it.

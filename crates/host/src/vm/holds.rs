@@ -2,13 +2,16 @@
 //! same region may be held more than once. It asks the agent nothing.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use vmshm_endpoint::{End, Tether};
 use vmshm_link::LinkError;
 use vmshm_link::control::EndCause;
 use vmshm_link::directory::{REGIONS, RegionEntry, read_region};
+use vmshm_ram::View;
 use vmshm_shm::SharedMemory;
+
+use crate::ending::graft_undone;
 
 /// How many looks in a row may find an entry unreadable, or not there yet: the agent writes
 /// it in one go, but the guest's processor can be taken away in the middle.
@@ -24,6 +27,8 @@ struct Hold {
     entry: Option<usize>,
     doubts: u32,
     is_over: bool,
+    /// Its memory, where that lies in a file of a graft.
+    graft: Weak<View>,
 }
 
 /// All that is held in a session.
@@ -42,8 +47,17 @@ impl Holds {
             entry: None,
             doubts: 0,
             is_over: false,
+            graft: Weak::new(),
         };
         self.by_handle.insert(handle, hold);
+    }
+
+    /// Notes where a region's memory lies.
+    pub(super) fn lies(&mut self, handle: u64, memory: &Arc<View>) {
+        let hold = self.by_handle.get_mut(&handle);
+        if let Some(hold) = hold.filter(|_| memory.lies_in_grafts()) {
+            hold.graft = Arc::downgrade(memory);
+        }
     }
 
     /// Somebody lets go: its tether, and the region of which the agent is to be told so.
@@ -100,6 +114,10 @@ impl Holds {
 
 impl Hold {
     fn look(&mut self, table: &impl SharedMemory) -> Option<End> {
+        let graft = self.graft.upgrade();
+        if graft.is_some_and(|memory| memory.is_cut_off()) {
+            return Some(graft_undone());
+        }
         let (seen_before, found) = (self.entry.is_some(), self.find(table));
         let doubt = match found {
             Ok(Some(found)) => {
@@ -138,8 +156,8 @@ impl Hold {
     }
 }
 
-/// Why a region is over, by its entry in the table.
-fn end_of(cause: EndCause) -> End {
+/// Why a region is over, by its entry in the table or a broker's words.
+pub(super) fn end_of(cause: EndCause) -> End {
     match cause {
         EndCause::Removed => End::RegionRemoved,
         EndCause::Damaged => End::RegionDamaged(

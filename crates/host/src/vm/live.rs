@@ -4,21 +4,24 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use vmshm_endpoint::{Doorbell, End, Tether};
+use vmshm_endpoint::{Doorbell, End, OpenError, Tether};
+use vmshm_link::LinkError;
 use vmshm_link::control::{Reply, Request};
-use vmshm_link::slot::Tenure;
+use vmshm_link::directory::RegionEntry;
 use vmshm_link::wait::Backoff;
 use vmshm_pipe::pause;
 use vmshm_ram::View;
 
-use super::holds::Holds;
+use super::failure::open_error;
+use super::holds::{Holds, end_of};
 use crate::conversation::Question;
 use crate::deadline::Deadline;
 use crate::doorbell::Doorbells;
 use crate::ending::{Condition, SessionEnd};
-use crate::region::Ground;
+use crate::right::WriteRight;
 use crate::session::{RequestError, Session, refusal_to_error};
 use crate::sighting::Directory;
+use crate::source::Source;
 
 /// How often the thread looks after the session: its heartbeat, the guest's state, and
 /// the table's entries of what is held.
@@ -35,12 +38,12 @@ pub(super) struct Live {
     session: Mutex<Option<Session>>,
     state: Mutex<State>,
     stopped: Condvar,
-    /// Where its regions lie.
-    pub(super) ground: Ground,
-    /// The guest's directory.
-    pub(super) directory: Directory,
-    /// What tells whether the session's slot is still ours.
-    pub(super) tenure: Tenure<Arc<View>>,
+    /// Whence the bytes of its regions come.
+    pub(super) source: Source,
+    /// The guest's directory; none where a broker keeps the session.
+    directory: Option<Directory>,
+    /// What tells whether the session's regions are still ours to write.
+    pub(super) right: WriteRight,
     /// What wakes the guest's sleepers, and ours, while a listener runs.
     doorbells: Option<Arc<Doorbells>>,
 }
@@ -66,8 +69,8 @@ impl Live {
     /// # Errors
     /// What the system says when there can be no thread.
     pub(super) fn start(pid: u32, session: Session) -> std::io::Result<Arc<Self>> {
-        let tenure = session.slot_tenure();
-        let tenure = tenure.ok_or(std::io::ErrorKind::NotConnected)?;
+        let right = session.right();
+        let right = right.ok_or(std::io::ErrorKind::NotConnected)?;
         let live = Arc::new_cyclic(|live: &Weak<Self>| Self {
             doorbells: {
                 let live = live.clone();
@@ -77,9 +80,9 @@ impl Live {
                     }
                 })
             },
-            ground: session.ground(),
-            directory: session.directory().clone(),
-            tenure,
+            source: session.source(),
+            directory: session.direct().map(|direct| direct.directory().clone()),
+            right,
             session: Mutex::new(Some(session)),
             state: Mutex::default(),
             stopped: Condvar::new(),
@@ -110,15 +113,21 @@ impl Live {
 
     /// Looks after the session once.
     fn look(&self) -> Result<(), SessionEnd> {
-        let late = self.with_session(|session| {
+        let (late, told_over) = self.with_session(|session| {
             session.keep()?;
-            session.late_grants()
+            Ok((session.late_grants()?, session.regions_told_over()))
         })?;
         let mut state = locked(&self.state);
         // The agent counts each grant, so each that nobody took is given back once.
         state.to_close.extend(late);
         let to_close = std::mem::take(&mut state.to_close);
-        let over = state.holds.look(&self.directory.memory);
+        let over = match &self.directory {
+            Some(directory) => state.holds.look(&directory.memory),
+            None => Vec::new(),
+        };
+        for (region, cause) in told_over {
+            state.holds.end_region(region, &end_of(cause));
+        }
         drop(state);
         for region in to_close {
             self.tell_closed(region, Duration::ZERO);
@@ -133,6 +142,26 @@ impl Live {
             }
         }
         Ok(())
+    }
+
+    /// Whether links work in the guest's own pages.
+    pub(super) fn is_mapped(&self) -> bool {
+        let directory = self.directory.as_ref();
+        directory.is_none_or(|directory| directory.memory.is_mapped())
+    }
+
+    /// The guest's regions that can be opened.
+    pub(super) fn regions(&self, patience: Duration) -> Result<Vec<RegionEntry>, OpenError> {
+        let start = Instant::now();
+        let failed = |error| open_error(error, start.elapsed());
+        self.look_now().map_err(End::from)?;
+        if let Some(directory) = &self.directory {
+            let listed: Result<Vec<_>, LinkError> = directory.regions().collect();
+            return Ok(listed.map_err(End::Link)?);
+        }
+        let mut session = locked(&self.session);
+        let session = session.as_mut().ok_or(End::Closed)?;
+        session.regions(patience).map_err(failed)
     }
 
     /// Looks whether the session goes on, at this moment.
@@ -251,6 +280,14 @@ impl Live {
                 state.holds.insert(handle, region, name, kept);
                 Ok(tether)
             }
+        }
+    }
+
+    /// Notes where the memory of a region lies: it may be cut off from the VM.
+    /// A broker says so itself, with the reason.
+    pub(super) fn lies(&self, handle: u64, memory: &Arc<View>) {
+        if self.directory.is_some() {
+            locked(&self.state).holds.lies(handle, memory);
         }
     }
 

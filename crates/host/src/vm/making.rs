@@ -7,11 +7,13 @@ use vmshm_endpoint::OpenError;
 use vmshm_ram::FindError;
 
 use super::VmOptions;
+use super::failure::not_reached;
 use super::failure::{not_attached, not_kept, not_selected};
 use super::live::Live;
-use crate::attach::{AttachError, AttachOptions, attach};
+use crate::attach::{AttachError, AttachOptions};
 use crate::deadline::Deadline;
-use crate::machines::{self, SelectError};
+use crate::machines::SelectError;
+use crate::reaching::{ReachError, reach};
 
 /// How long to wait before the next try: each looks at the VM's memory.
 const TRY_AGAIN: Duration = Duration::from_millis(250);
@@ -20,8 +22,7 @@ const ONE_TRY: Duration = Duration::from_secs(1);
 
 /// Why one try failed.
 enum Failure {
-    Select(SelectError),
-    Attach(AttachError),
+    Reach(ReachError),
     Thread(std::io::Error),
 }
 
@@ -30,31 +31,33 @@ impl Failure {
     fn may_pass(&self, name: &str) -> bool {
         match self {
             // A process that has ended does not come back; a name does.
-            Self::Select(SelectError::Unknown(_)) => true,
-            Self::Select(SelectError::Find(FindError::NoProcess { .. })) => {
+            Self::Reach(ReachError::Select(SelectError::Unknown(_))) => true,
+            Self::Reach(ReachError::Select(SelectError::Find(FindError::NoProcess { .. }))) => {
                 name.parse::<u32>().is_err()
             }
-            Self::Attach(error) => !matches!(
+            Self::Reach(ReachError::Attach(error)) => !matches!(
                 error,
                 AttachError::Incompatible { .. } | AttachError::Nested { .. }
             ),
-            Self::Select(_) | Self::Thread(_) => false,
+            // A broker that is being restarted, or a VM that it does not see yet.
+            Self::Reach(ReachError::Broker { .. }) => true,
+            Self::Reach(_) | Self::Thread(_) => false,
         }
     }
 
     fn into_open_error(self, name: &str) -> OpenError {
         match self {
-            Self::Select(error) => not_selected(error),
-            Self::Attach(error) => not_attached(name, error),
+            Self::Reach(ReachError::Select(error)) => not_selected(error),
+            Self::Reach(ReachError::Attach(error)) => not_attached(name, error),
+            Self::Reach(error) => not_reached(error),
             Self::Thread(error) => not_kept(error),
         }
     }
 }
 
 fn try_once(name: &str, options: &AttachOptions) -> Result<Arc<Live>, Failure> {
-    let vmm = machines::find(name).map_err(Failure::Select)?;
-    let session = attach(&vmm, options).map_err(Failure::Attach)?;
-    Live::start(vmm.pid, session).map_err(Failure::Thread)
+    let session = reach(name, options).map_err(Failure::Reach)?.session;
+    Live::start(session.pid(), session).map_err(Failure::Thread)
 }
 
 /// Tries once.

@@ -32,6 +32,9 @@
 //!   is copied when it is committed;
 //! - a waiting end looks by a system call, so it should sleep rather than spin.
 //!
+//! *By a broker*, where the VM is another user's, links work as over map, in a file that holds
+//! the region and nothing else. Which regions, the broker's rules say.
+//!
 //! It refuses nothing that the agent would grant, and keeps no list of names.
 
 mod failure;
@@ -41,20 +44,20 @@ mod making;
 mod opening;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
-use vmshm_endpoint::{Connection, End, Held, OpenError, RegionOptions, Right, Side, Wish};
-use vmshm_link::LinkError;
+use vmshm_endpoint::{Connection, End, Held, OpenError, RegionOptions, Side, Wish};
 use vmshm_link::control::Request;
 use vmshm_link::directory::RegionEntry;
-use vmshm_link::slot::Tenure;
 use vmshm_ram::{Method, View};
 
 use self::failure::open_error;
 use self::live::Live;
 use crate::attach::AttachOptions;
 use crate::deadline::Deadline;
+use crate::right::WriteRight;
 use crate::session::region_name;
 use crate::sighting::Where;
 
@@ -68,6 +71,8 @@ pub struct VmOptions {
     /// How long to wait for the guest's part in a connection, and for the agent's answer
     /// where a request has no time of its own.
     pub timeout: Duration,
+    /// As in [`AttachOptions::broker`].
+    pub broker: Option<PathBuf>,
 }
 
 impl Default for VmOptions {
@@ -77,16 +82,18 @@ impl Default for VmOptions {
             method: attach.method,
             place: attach.place,
             timeout: attach.timeout,
+            broker: attach.broker,
         }
     }
 }
 
 impl VmOptions {
-    const fn attach(&self, timeout: Duration) -> AttachOptions {
+    fn attach(&self, timeout: Duration) -> AttachOptions {
         AttachOptions {
             method: self.method,
             place: self.place,
             timeout,
+            broker: self.broker.clone(),
         }
     }
 }
@@ -161,7 +168,7 @@ impl Vm {
     /// Whether links work in the guest's own pages; else the system copies.
     #[must_use]
     pub fn is_mapped(&self) -> bool {
-        self.live().directory.memory.is_mapped()
+        self.live().is_mapped()
     }
 
     /// Why the session is over, if it is: [`reconnect`](Self::reconnect) makes another.
@@ -181,9 +188,7 @@ impl Vm {
     /// [`OpenError::Ended`].
     pub fn regions(&self) -> Result<Vec<RegionEntry>, OpenError> {
         let live = self.live();
-        live.look_now().map_err(End::from)?;
-        let listed: Result<Vec<_>, LinkError> = live.directory.regions().collect();
-        Ok(listed.map_err(End::Link)?)
+        live.regions(self.shared.options.timeout)
     }
 
     /// Removes a region: whoever has it open is told that it is over.
@@ -278,17 +283,5 @@ impl Connection for Vm {
         let live = making::make_until(&self.shared.name, &self.shared.options, deadline)?;
         *locked(&self.shared.live) = live;
         Ok(())
-    }
-}
-
-/// The right to write what a session holds: whether the session's slot is still this
-/// process's. Two loads, or two system calls over copying memory.
-#[derive(Debug, Clone)]
-pub struct WriteRight(Tenure<Arc<View>>);
-
-impl Right for WriteRight {
-    #[inline]
-    fn verify(&self) -> Result<(), LinkError> {
-        self.0.verify()
     }
 }

@@ -7,9 +7,9 @@ use vmshm_endpoint::{Held, OpenError, Role, Wish};
 use vmshm_link::control::{RefusalCode, RegionReply, Reply, Request};
 use vmshm_ram::Protection;
 
+use super::Vm;
 use super::failure::open_error;
 use super::live::Live;
-use super::{Vm, WriteRight};
 use crate::deadline::Deadline;
 use crate::region::unexpected;
 use crate::session::{RequestError, region_name};
@@ -40,7 +40,7 @@ pub(super) fn open(live: &Live, handle: u64, wish: &Wish) -> Result<Held<Vm>, Op
     };
     let left = wish.timeout.saturating_sub(start.elapsed()).max(ANSWER);
     let mut ask = |request: &Request| live.ask(request, Deadline::after(left));
-    let laid_out = live.ground.lay_out(&granted, protection, left, &mut ask);
+    let laid_out = live.source.lay_out(&granted, protection, left, &mut ask);
     let region = match laid_out {
         Ok(region) => region,
         Err(error) => {
@@ -48,10 +48,11 @@ pub(super) fn open(live: &Live, handle: u64, wish: &Wish) -> Result<Held<Vm>, Op
             return Err(failed(error));
         }
     };
+    live.lies(handle, &region.memory);
     Ok(Held {
         region: handle,
         memory: region.memory,
-        right: WriteRight(live.tenure.clone()),
+        right: live.right.clone(),
         tether,
         doorbell: live.doorbell(region.id),
     })

@@ -6,8 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 
 use vmshm_ram::ProcRoot;
 
-/// Why `--method graft` is refused.
-pub(crate) const GRAFT_REFUSAL: &str = "the method `graft` is not in this release";
+/// Why `--method graft` is refused, if it is.
+pub(crate) const GRAFT_REFUSAL: Option<&str> = None;
 
 /// What to do where no VM was found.
 pub(crate) const NO_MACHINE_HINT: &str =

@@ -1,20 +1,24 @@
 //! Windows: console control events, console modes, access lists of files, process handles. Refuses nothing by itself;
 //! what Windows cannot do is said in `words`.
 
+mod broker;
 mod files;
 mod monitor_program;
 mod owner;
 mod process;
+mod region_graft;
 mod signals;
 mod streams;
 mod words;
 
+pub(crate) use broker::run_broker;
 pub(crate) use files::{
     create_partial, free_room, is_stream, make_sparse, new_place, open_stream, start_of_name,
     write_all_at,
 };
 pub(crate) use monitor_program::{MONITOR_PROGRAM, is_program, processor_time, words_for_end};
 pub(crate) use process::{Parent, keep_apart};
+pub(crate) use region_graft::graft_region;
 pub(crate) use signals::Signals;
 pub(crate) use streams::{
     descriptor, prepare_streams, reader_has_left, shows_colour, standard_output, wait,

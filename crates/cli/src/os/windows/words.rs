@@ -7,9 +7,9 @@ use windows_sys::Win32::Foundation::{
     ERROR_ACCESS_DENIED, ERROR_LOCK_VIOLATION, ERROR_PRIVILEGE_NOT_HELD, ERROR_SHARING_VIOLATION,
 };
 
-/// Why `--method graft` is refused.
-pub(crate) const GRAFT_REFUSAL: &str =
-    "the method `graft` is not possible on Windows hosts: it needs ptrace";
+/// Why `--method graft` is refused, if it is.
+pub(crate) const GRAFT_REFUSAL: Option<&str> =
+    Some("the method `graft` is not possible on Windows hosts: it needs ptrace");
 
 /// What to do where no VM was found.
 pub(crate) const NO_MACHINE_HINT: &str = "a VM of another user, or one that runs with more rights, may be hidden; run vmshm as administrator";

@@ -38,3 +38,17 @@ pub(crate) fn start_time(pid: u64) -> Option<u64> {
 pub(crate) fn has_ended(pid: u64, started: u64) -> bool {
     start_time(pid) != Some(started)
 }
+
+/// The system counts processor time in hundredths of a second.
+const TICK: std::time::Duration = std::time::Duration::from_millis(10);
+
+/// What a process has used of the processor, all its threads together (fields 14 and 15 of
+/// proc_pid_stat(5)).
+pub(crate) fn processor_time(pid: u32) -> Option<std::time::Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field may hold spaces and parentheses; the rest starts after the last one.
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<u32>().ok();
+    let (user, system) = (ticks()?, ticks()?);
+    Some(TICK * user.checked_add(system)?)
+}

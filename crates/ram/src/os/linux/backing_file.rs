@@ -182,6 +182,31 @@ impl BackingFile {
         self.descriptor.as_fd()
     }
 
+    /// The memory file of a grafted region, which was handed over.
+    pub(crate) fn of_graft(descriptor: OwnedFd) -> Self {
+        Self {
+            descriptor,
+            writable: true,
+            hugetlb: false,
+            // Nobody compares it with a mapping.
+            identity: FileIdentity {
+                device: (0, 0),
+                inode: 0,
+                offset: 0,
+            },
+        }
+    }
+
+    /// Whether who grafted it has taken it away from the VM again: its mode is 0 then.
+    pub(crate) fn is_withdrawn(&self) -> bool {
+        fstat(&self.descriptor).is_ok_and(|status| status.st_mode & 0o777 == 0)
+    }
+
+    /// Whether it is so long.
+    pub(crate) fn has_size(&self, size: u64) -> bool {
+        fstat(&self.descriptor).is_ok_and(|status| u64::try_from(status.st_size) == Ok(size))
+    }
+
     /// Which file it is.
     pub(crate) const fn identity(&self) -> FileIdentity {
         self.identity

@@ -4,6 +4,7 @@
 pub(crate) mod advice;
 mod backing_file;
 mod denial;
+mod graft_view;
 mod liveness;
 mod local_socket;
 mod maps;

@@ -173,6 +173,11 @@ impl BackingFile {
         self.as_handle()
     }
 
+    /// There are no grafts, and none is taken away.
+    pub(crate) const fn is_withdrawn(&self) -> bool {
+        false
+    }
+
     /// Which section it is.
     pub(crate) const fn identity(&self) -> FileIdentity {
         self.identity

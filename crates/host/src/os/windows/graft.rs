@@ -1,0 +1,50 @@
+//! Windows lets no process replace parts of another one's memory: regions are never grafted
+//! here, and who asks for it hears so. The same names as on Linux.
+
+use std::sync::Arc;
+
+use vmshm_link::Extent;
+use vmshm_link::control::RegionReply;
+use vmshm_ram::{BlockPiece, GuestRam, Protection, View};
+
+use crate::region::{Ask, Ground, Region};
+use crate::session::RequestError;
+
+/// The VMM in whose memory regions would be grafted.
+#[derive(Debug, Clone)]
+pub(crate) struct GraftGround;
+
+impl GraftGround {
+    pub(crate) fn new(_: u32, _: u64, _: Arc<GuestRam>, _: Arc<View>) -> Self {
+        Self
+    }
+}
+
+fn refused(_: &GraftGround) -> RequestError {
+    RequestError::Graft {
+        cause: "regions cannot be grafted on Windows hosts".to_owned(),
+        hint: Some("use --method map or copy".to_owned()),
+    }
+}
+
+/// Lays a granted region out over a graft.
+///
+/// # Errors
+/// [`RequestError::Graft`], always.
+pub(crate) fn lay_out_over_graft(
+    ground: &Ground,
+    _: &RegionReply,
+    _: (Vec<Extent>, &[BlockPiece]),
+    _: Protection,
+    _: Ask<'_>,
+) -> Result<Region, RequestError> {
+    Err(refused(&ground.graft))
+}
+
+/// Grafts pages that may be in use.
+///
+/// # Errors
+/// [`RequestError::Graft`], always.
+pub(crate) fn graft_pages(ground: &Ground, _: u64, _: &[BlockPiece]) -> Result<(), RequestError> {
+    Err(refused(&ground.graft))
+}

@@ -1,0 +1,187 @@
+//! How a program comes to a session with a VM: by attaching itself, or by a broker where it
+//! may not. A broker that is named is used; the usual one only where attaching is forbidden.
+
+use std::path::Path;
+
+use vmshm_ram::{FindError, Method, VmmKind};
+use vmshm_ram::{Obstacle, OpenError, Vmm};
+
+use crate::attach::{AttachError, AttachOptions, attach};
+use crate::brokered::{BrokerError, SOCKET, named_by_environment};
+use crate::machines::{self, SelectError};
+use crate::os::Brokered;
+use crate::session::Session;
+
+/// A session, and the VM where it could be seen.
+#[derive(Debug)]
+pub struct Reached {
+    /// The session.
+    pub session: Session,
+    /// The VM, as it was found; nothing where only the broker sees it.
+    pub vmm: Option<Vmm>,
+}
+
+/// Why there is no session.
+#[derive(Debug, thiserror::Error)]
+pub enum ReachError {
+    /// No VM, or several, for a name.
+    #[error(transparent)]
+    Select(#[from] SelectError),
+    /// The VM cannot be attached.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// The VM is another user's, and no broker runs.
+    #[error("{vm} belongs to {owner}; you are uid {own}")]
+    NotYours {
+        /// The VM.
+        vm: String,
+        /// Whose it is.
+        owner: String,
+        /// Who asks.
+        own: u32,
+    },
+    /// A broker gave none.
+    #[error("{vm}: {source}")]
+    Broker {
+        /// What was asked for.
+        vm: String,
+        /// Why.
+        #[source]
+        source: BrokerError,
+    },
+}
+
+impl ReachError {
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Select(error) => error.hint(),
+            Self::Attach(error) => error.hint(),
+            Self::NotYours { .. } => Some("sudo systemctl start vmshm-broker".to_owned()),
+            Self::Broker { source, .. } => source.hint(),
+        }
+    }
+}
+
+/// Comes to a session with the VM that `selector` names: a process number, a name, or
+/// `vmm:name`.
+///
+/// # Errors
+/// [`ReachError`].
+pub fn reach(selector: &str, options: &AttachOptions) -> Result<Reached, ReachError> {
+    let named = options.broker.clone().or_else(named_by_environment);
+    let found = machines::find(selector);
+    if let Some(path) = named {
+        let vmm = found.ok();
+        return by_broker(&path, selector, vmm, options);
+    }
+    let usual = Path::new(SOCKET);
+    match found {
+        Ok(vmm) => reach_found(vmm, options),
+        // Processes of others may be hidden; the broker sees them.
+        Err(error) if may_be_hidden(&error) && usual.exists() => {
+            by_broker(usual, selector, None, options).map_err(|by_broker| match by_broker {
+                ReachError::Broker { source, .. } if source.is_absence() => error.into(),
+                other => other,
+            })
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Comes to a session with a VM that was found.
+///
+/// # Errors
+/// [`ReachError`].
+pub fn reach_found(vmm: Vmm, options: &AttachOptions) -> Result<Reached, ReachError> {
+    let pid = vmm.pid.to_string();
+    if let Some(path) = options.broker.clone().or_else(named_by_environment) {
+        return by_broker(&path, &pid, Some(vmm), options);
+    }
+    let error = match attach(&vmm, options) {
+        Ok(session) => {
+            return Ok(Reached {
+                session,
+                vmm: Some(vmm),
+            });
+        }
+        Err(error) => error,
+    };
+    let Some(obstacle) = lack_of_rights(&error).filter(|_| options.method == Method::Auto) else {
+        return Err(error.into());
+    };
+    let not_yours = obstacle.owner().map(|(owner, own)| ReachError::NotYours {
+        vm: format!("{} {}", product(vmm.kind), vmm.pid),
+        owner,
+        own,
+    });
+    let alone = not_yours.unwrap_or(ReachError::Attach(error));
+    match by_broker(Path::new(SOCKET), &pid, Some(vmm), options) {
+        Err(ReachError::Broker { source, .. }) if source.is_absence() => Err(alone),
+        other => other,
+    }
+}
+
+fn by_broker(
+    path: &Path,
+    selector: &str,
+    vmm: Option<Vmm>,
+    options: &AttachOptions,
+) -> Result<Reached, ReachError> {
+    // The same VM as the one that was found, whatever else is called so.
+    let exact = vmm.as_ref().map(|vmm| vmm.pid.to_string());
+    let selector = exact.as_deref().unwrap_or(selector);
+    let failed = |source| ReachError::Broker {
+        vm: vmm
+            .as_ref()
+            .map_or_else(|| selector.to_owned(), |vmm| vmm.name.clone()),
+        source,
+    };
+    let brokered = Brokered::open(path, selector, options.timeout).map_err(failed)?;
+    Ok(Reached {
+        session: Session::brokered_one(brokered),
+        vmm,
+    })
+}
+
+/// What lets this process not attach, where another one with more rights could.
+#[must_use]
+pub fn lack_of_rights(error: &AttachError) -> Option<&Obstacle> {
+    let AttachError::Open { source, .. } = error else {
+        return None;
+    };
+    let obstacle = match source {
+        OpenError::Unreachable(obstacle) | OpenError::Method { obstacle, .. } => obstacle,
+        _ => return None,
+    };
+    obstacle.is_lack_of_rights().then_some(obstacle)
+}
+
+/// Whether this process only has too few rights.
+#[must_use]
+pub fn is_lack_of_rights(error: &AttachError) -> bool {
+    lack_of_rights(error).is_some()
+}
+
+const fn may_be_hidden(error: &SelectError) -> bool {
+    matches!(
+        error,
+        SelectError::Unknown(_)
+            | SelectError::Find(FindError::NoProcess { .. } | FindError::Refused { .. })
+    )
+}
+
+/// A VMM as people call it.
+const fn product(kind: VmmKind) -> &'static str {
+    match kind {
+        VmmKind::Uml => "user-mode Linux",
+        VmmKind::Qemu => "QEMU",
+        VmmKind::Bochs => "Bochs",
+        VmmKind::Vmware => "VMware",
+        VmmKind::VirtualBox => "VirtualBox",
+        VmmKind::Firecracker => "Firecracker",
+        VmmKind::CloudHypervisor => "Cloud Hypervisor",
+        _ => "process",
+    }
+}
