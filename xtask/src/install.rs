@@ -24,7 +24,7 @@ pub fn program_of(program: &str, packages: &[&str]) -> Result<PathBuf> {
     }
     let _lock = Lock::take("install")?;
     if command::find(program).is_none() {
-        install(program, packages)?;
+        install(program, packages, false)?;
     }
     command::find(program).ok_or_else(|| {
         anyhow!(
@@ -42,11 +42,17 @@ pub fn package(missing: &str, package: &str) -> Result<()> {
 /// Installs packages for the sake of what is missing.
 pub fn packages(missing: &str, packages: &[&str]) -> Result<()> {
     let _lock = Lock::take("install")?;
-    install(missing, packages)
+    install(missing, packages, false)
 }
 
-/// Installs packages, with fresh package lists if the host's are empty or stale.
-fn install(program: &str, packages: &[&str]) -> Result<()> {
+/// As [`packages`], the newest that there are: the host's package lists may name older ones.
+pub fn newest_packages(missing: &str, packages: &[&str]) -> Result<()> {
+    let _lock = Lock::take("install")?;
+    install(missing, packages, true)
+}
+
+/// Installs packages, with fresh package lists if the host's are empty or stale, or if that is asked for.
+fn install(program: &str, packages: &[&str], newest: bool) -> Result<()> {
     let names = packages.join(" ");
     let by_hand =
         format!("{program} is missing\nhint: sudo apt-get install --no-install-recommends {names}");
@@ -79,7 +85,7 @@ fn install(program: &str, packages: &[&str]) -> Result<()> {
     let _step = root.then(|| Step::start(format!("installing {names}")));
     let mut arguments = vec!["install", "-q", "-y", "--no-install-recommends"];
     arguments.extend(packages);
-    if apt(&arguments).is_ok() {
+    if !newest && apt(&arguments).is_ok() {
         return Ok(());
     }
     if let Err(error) = apt(&["update", "-q"]) {

@@ -25,7 +25,8 @@ pub struct Counts {
     passed: u64,
     /// Of the steps that have no tests, too.
     pub failed: u64,
-    skipped: u64,
+    /// Of the steps that this host cannot do, too.
+    pub skipped: u64,
 }
 
 impl std::fmt::Display for Counts {

@@ -165,7 +165,7 @@ fn add_library() -> Result<()> {
 fn debian_rust() -> Result<()> {
     let is_there = Path::new("/usr/bin/cargo").exists() && debian_version().is_ok();
     if !is_there || too_old(&debian_version()?) {
-        install::packages("Rust with its source", &RUST_PACKAGES)?;
+        install::newest_packages("Rust with its source", &RUST_PACKAGES)?;
     }
     let version = debian_version()?;
     if too_old(&version) {
