@@ -211,7 +211,8 @@ impl Machine {
         Self::boot_with(kind, label, options, &[], None)
     }
 
-    /// Boots a machine whose VMM runs as another user, with its monitor open. Only root can do that.
+    /// Boots a machine whose VMM runs as another user, with its monitor open. Only root can do that. Beside that user's
+    /// rights the VMM may read all files: the checkout may lie where only root comes.
     ///
     /// # Panics
     /// When it does not boot.
@@ -222,7 +223,8 @@ impl Machine {
         let wrapper = directory.path().join("qemu-system-x86_64");
         let program = command_line::find("qemu-system-x86_64").expect("QEMU is there");
         let text = format!(
-            "#!/bin/sh\nexec setpriv --reuid={user} --regid={user} --clear-groups '{}' \"$@\"\n",
+            "#!/bin/sh\nexec setpriv --reuid={user} --regid={user} --clear-groups \
+             --inh-caps=+dac_read_search --ambient-caps=+dac_read_search '{}' \"$@\"\n",
             program.display()
         );
         std::fs::write(&wrapper, text).expect("there is room");
