@@ -52,3 +52,20 @@ pub(crate) fn processor_time(pid: u32) -> Option<std::time::Duration> {
     let (user, system) = (ticks()?, ticks()?);
     Some(TICK * user.checked_add(system)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn this_process_has_used_the_processor() {
+        let start = Instant::now();
+        let own = std::process::id();
+        while processor_time(own).is_none_or(|used| used.is_zero()) {
+            let waited = start.elapsed();
+            assert!(waited < Duration::from_secs(60), "it never counts");
+        }
+        assert_eq!(processor_time(u32::MAX), None);
+    }
+}
