@@ -18,7 +18,6 @@
 #![cfg(target_os = "linux")]
 
 mod connection;
-mod credentials;
 mod guests;
 mod journal;
 mod limits;
@@ -30,13 +29,13 @@ mod play;
 pub mod rules;
 mod service;
 
-pub use credentials::User;
 pub use guests::{Found, Guest, Guests, Refused, Use};
 pub use journal::Journal;
 pub use limits::Limits;
 pub use listening::{ListenError, Listener, activated};
 pub use machines::Machines;
 pub use service::{Broker, Stop};
+pub use vmshm_channel::credentials::User;
 
 /// Where a broker listens unless it is said otherwise.
 pub const SOCKET: &str = vmshm_host::brokered::SOCKET;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::credentials::User;
+use vmshm_channel::credentials::User;
 
 /// The bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

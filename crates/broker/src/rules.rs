@@ -23,9 +23,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use vmshm_channel::credentials::User;
 use vmshm_link::quantity;
 
-use crate::credentials::User;
 use crate::guests::Found;
 
 /// Where the rules are unless it is said otherwise.

@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
+use vmshm_channel::credentials::{self, User};
 use vmshm_host::brokered::Socket;
 use vmshm_host::brokered::wire::{FromBroker, Machine, Purpose, ToBroker};
 use vmshm_link::Version;
 use vmshm_link::directory::RegionEntry;
 
 use crate::connection::{Connection, LISTING, Over, send, send_listed};
-use crate::credentials::{self, User};
 use crate::guests::{Found, Guests, Refused};
 use crate::limits::{Counter, Limits, Place};
 use crate::listening::Listener;

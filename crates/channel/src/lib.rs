@@ -11,9 +11,9 @@ pub mod sink;
 pub mod source;
 
 pub use channel::{Channel, ChannelError, FRAME_LIMIT, frame};
-#[cfg(target_os = "linux")]
-pub use os::timespec;
 pub use os::{Handed, HandedRef, borrowed, inherited, start};
+#[cfg(target_os = "linux")]
+pub use os::{credentials, timespec};
 
 use serde::{Deserialize, Serialize};
 

@@ -12,10 +12,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vmshm_link::LinkError;
-use vmshm_link::beacon::{Beacon, BeaconError, KeeperState, PAGE_BYTES, Signs};
-use vmshm_ram::{Liveness, RunState, View};
-use vmshm_shm::{Fault, SharedMemory};
+use vmshm_link::beacon::{Beacon, BeaconError, KeeperState, Signs};
+use vmshm_ram::{Liveness, View};
 
+use crate::beacon_page::read_beacon_page;
 use crate::ending::SessionEnd;
 use crate::os::processor_time;
 
@@ -58,16 +58,7 @@ impl Guard {
     /// # Errors
     /// [`SessionEnd`] when the pages must be taken back now, with the reason.
     pub fn look(&mut self) -> Result<(), SessionEnd> {
-        let run_state = self.liveness.run_state();
-        if run_state == RunState::Gone {
-            return Err(SessionEnd::VmGone { pid: self.pid });
-        }
-        let mut page = [0; PAGE_BYTES];
-        match self.page.read(0, &mut page) {
-            Ok(()) => {}
-            Err(Fault::Unreachable { .. }) => return Err(SessionEnd::VmGone { pid: self.pid }),
-            Err(fault) => return Err(LinkError::from(fault).into()),
-        }
+        let (_, page) = read_beacon_page(&self.liveness, self.pid, &self.page)?;
         match Beacon::from_page(&page) {
             Ok(there) if there == self.beacon => {}
             Ok(_) | Err(BeaconError::NoBrand | BeaconError::Checksum | BeaconError::Field(_)) => {

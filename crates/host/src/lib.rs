@@ -10,6 +10,7 @@
 //! `vmshm-link` before it gets here.
 
 pub mod attach;
+mod beacon_page;
 pub mod beacon_search;
 pub mod bench;
 pub mod brokered;

@@ -22,6 +22,7 @@ pub mod grafted;
 pub mod guest;
 pub mod guest_pipe;
 pub mod host_pipe;
+pub mod kvm_machine;
 pub mod lines;
 pub mod listener;
 pub mod machine;

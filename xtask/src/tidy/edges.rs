@@ -65,7 +65,10 @@ const ALLOWED: [(&str, &[&str]); 23] = [
         "vmshm-monitor",
         &["vmshm-channel", "vmshm-link", "vmshm-shm"],
     ),
-    ("vmshm-broker", &["vmshm-host", "vmshm-link", "vmshm-shm"]),
+    (
+        "vmshm-broker",
+        &["vmshm-channel", "vmshm-host", "vmshm-link", "vmshm-shm"],
+    ),
     (
         "vmshm-capi",
         &["vmshm-host", "vmshm-guest", "vmshm-link", "vmshm-shm"],

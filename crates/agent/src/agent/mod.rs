@@ -7,7 +7,6 @@
 mod announce;
 mod bench;
 mod creation;
-mod credentials;
 #[cfg(test)]
 mod flood_tests;
 #[cfg(test)]

@@ -85,7 +85,7 @@ fn ten_thousand_connections_leave_room_for_root_and_time_for_hosts() {
 fn one_user_takes_no_others_places() {
     let mut guest = guest();
     let mut service = guest.start_agent();
-    let user = |uid: u32| super::credentials::User {
+    let user = |uid: u32| vmshm_channel::credentials::User {
         uid,
         gid: uid,
         groups: Vec::new(),

@@ -14,9 +14,9 @@ use vmshm_link::VERSION;
 use vmshm_link::control::{Reply, Request};
 use vmshm_link::local::{Datagram, MAX_DATAGRAM, parse};
 
-use super::credentials::User;
 use super::service::Service;
 use super::simulation::turn;
+use vmshm_channel::credentials::User;
 
 /// A program that is connected to an agent.
 pub(super) struct Program {

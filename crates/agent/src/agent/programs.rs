@@ -18,13 +18,13 @@ use vmshm_link::fields::Text;
 use vmshm_link::local::Datagram;
 
 use super::creation::Refusal;
-use super::credentials::{self, User};
 use super::links::LinkWish;
 use super::openers::ProgramId;
 use super::program_reader::{self, Next, Reader, Received, Running};
 use super::program_socket::transmit;
 use super::rules::Rules;
 use crate::waker::Waker;
+use vmshm_channel::credentials::{self, User};
 
 /// The most connections at once.
 const LIMIT: usize = 256;

@@ -21,7 +21,7 @@ use serde::Deserialize;
 use vmshm_link::directory::MAX_NAME;
 use vmshm_link::quantity;
 
-use super::credentials::User;
+use vmshm_channel::credentials::User;
 
 /// Where the rules are unless `run --rules` says otherwise.
 pub(crate) const DEFAULT: &str = "/etc/vmshm/agent.toml";

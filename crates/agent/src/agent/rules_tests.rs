@@ -4,8 +4,8 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use super::credentials::User;
 use super::rules::{DEFAULT, Rules, RulesError};
+use vmshm_channel::credentials::User;
 
 fn parse(text: &str) -> Result<Rules, RulesError> {
     Rules::parse(Path::new("rules"), text)

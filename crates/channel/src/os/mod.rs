@@ -7,7 +7,7 @@
 //! - [`start`] and [`inherited`]: a process with a channel, and that channel in it.
 //! - `Connection`: bytes and things handed over, without waiting, and waiting for them.
 //!
-//! Agents, which run on Linux, use its sockets besides.
+//! Agents and brokers, which run on Linux, use its sockets besides, and ask who connected.
 
 #[cfg(target_os = "linux")]
 mod linux;
@@ -17,7 +17,7 @@ mod windows;
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{Connection, HANDED_BYTES};
 #[cfg(target_os = "linux")]
-pub use linux::{Handed, HandedRef, borrowed, inherited, start, timespec};
+pub use linux::{Handed, HandedRef, borrowed, credentials, inherited, start, timespec};
 #[cfg(windows)]
 pub(crate) use windows::{Connection, HANDED_BYTES};
 #[cfg(windows)]

@@ -1,13 +1,12 @@
 //! A VMM on KVM: after the swap the guest's stores appear in the file, and the host's stores in the guest.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
-use std::process::{Child, Command, Stdio};
 
 use vmshm_graft::{Contents, GraftError, Piece, Region, graft, undo};
 use vmshm_ram::{ProcRoot, VmmVirtual};
-use vmshm_vm_tests::environment::{self, own_program, report, skip};
+use vmshm_vm_tests::environment::{self, report};
+use vmshm_vm_tests::kvm_machine::KvmMachine;
 use vmshm_vm_tests::patience::{SOON, wait_for, wait_until};
 
 const MEBIBYTES: u64 = 24;
@@ -16,26 +15,16 @@ const COUNTER: u64 = 0x2000;
 /// The region's pages: the one with the counter and its neighbours, but not the code's.
 const REGION: u64 = 0x4000;
 
-/// The test VMM; it ends with its value.
-struct Machine(Child);
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn a_vmm_on_kvm_follows_to_the_file_and_back() {
     if !environment::is_set_up() {
         return;
     }
     for backing in ["anonymous", "memfd"] {
-        let Some(machine) = boot(backing) else {
+        let Some(machine) = KvmMachine::boot(backing, MEBIBYTES) else {
             return;
         };
-        let pid = machine.0.id();
+        let pid = machine.pid();
         let region = region(pid, backing);
         let surely = |work: &mut dyn FnMut() -> Result<(), GraftError>| {
             wait_until("time for a graft", SOON, || match work() {
@@ -107,25 +96,4 @@ fn region(pid: u32, backing: &str) -> Region {
             offset: 0,
         }],
     }
-}
-
-fn boot(backing: &str) -> Option<Machine> {
-    let mut child = Command::new(own_program("kvm-vmm"))
-        .args([backing, &MEBIBYTES.to_string()])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("it was built");
-    let mut said = String::new();
-    let output = child.stdout.take().expect("it is piped");
-    BufReader::new(output)
-        .read_line(&mut said)
-        .expect("it says something");
-    let machine = Machine(child);
-    if said.trim() == "running" {
-        return Some(machine);
-    }
-    assert!(said.starts_with("KVM cannot be used"), "{said}");
-    skip(said.trim());
-    None
 }

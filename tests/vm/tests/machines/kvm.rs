@@ -1,46 +1,13 @@
 //! A VMM that nobody knows, found by the KVM virtual machine that it holds, and read while its processor runs.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
-
-use vmshm_vm_tests::environment::{self, own_program, skip};
+use vmshm_vm_tests::environment;
+use vmshm_vm_tests::kvm_machine::KvmMachine;
 use vmshm_vm_tests::patience::{SOON, wait_for, wait_until};
 use vmshm_vm_tests::program::vmshm;
 
 const MEBIBYTES: u64 = 24;
 /// Where the guest counts.
 const COUNTER: &str = "0x2000";
-
-/// The test VMM; it ends with its value.
-struct Machine(Child);
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn boot(backing: &str) -> Option<Machine> {
-    let mut child = Command::new(own_program("kvm-vmm"))
-        .args([backing, &MEBIBYTES.to_string()])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("it was built");
-    let mut said = String::new();
-    let output = child.stdout.take().expect("it is piped");
-    BufReader::new(output)
-        .read_line(&mut said)
-        .expect("it says something");
-    let machine = Machine(child);
-    if said.trim() == "running" {
-        return Some(machine);
-    }
-    assert!(said.starts_with("KVM cannot be used"), "{said}");
-    skip(said.trim());
-    None
-}
 
 #[test]
 fn any_holder_of_a_kvm_machine_is_found_and_read_while_it_runs() {
@@ -49,10 +16,10 @@ fn any_holder_of_a_kvm_machine_is_found_and_read_while_it_runs() {
     }
     for (backing, shared, access) in [("memfd", "shared", "map"), ("anonymous", "private", "copy")]
     {
-        let Some(machine) = boot(backing) else {
+        let Some(machine) = KvmMachine::boot(backing, MEBIBYTES) else {
             return;
         };
-        let pid = machine.0.id();
+        let pid = machine.pid();
         let entry = wait_until("machine in the list", SOON, || {
             let listed = vmshm(["list", "--json"]).run().json();
             let all = listed.as_array().expect("an array").clone();

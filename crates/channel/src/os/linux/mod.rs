@@ -1,5 +1,6 @@
 //! Linux: a Unix stream socket, which carries descriptors beside the bytes (SCM_RIGHTS).
 
+pub mod credentials;
 mod socket;
 mod starting;
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Who a client is, as the kernel says it: user and group as of when it
+//! Who is at the other end of a socket, as the kernel says it: user and group as of when it
 //! connected, and, where the rules ask for groups, its supplementary ones.
 //!
 //! The latter come from `/proc`, where the process is found by its number. That may be
@@ -38,7 +38,10 @@ impl User {
 }
 
 /// The process at the other end of a socket, and its user.
-pub(crate) fn peer(socket: impl AsFd, with_groups: bool) -> io::Result<(u32, User)> {
+///
+/// # Errors
+/// What the system says; a socket that is not connected has nobody there.
+pub fn peer(socket: impl AsFd, with_groups: bool) -> io::Result<(u32, User)> {
     let credentials = rustix::net::sockopt::socket_peercred(socket)?;
     let pid = credentials.pid.as_raw_nonzero().get().unsigned_abs();
     let uid = credentials.uid.as_raw();
