@@ -137,6 +137,10 @@ impl<M: SharedMemory + Clone + Send + 'static> Pump<M> {
             self.words.say(EndState::StoppedReading)?;
         }
         if self.sender.is_none() && self.receiver.is_none() {
+            // Whoever gave up may not have taken the last bytes.
+            if self.words.peer_state()? == EndState::Aborted {
+                return Err(PumpError::PeerAborted);
+            }
             if !self.said_finished {
                 self.said_finished = true;
                 self.words.say(EndState::Finished)?;

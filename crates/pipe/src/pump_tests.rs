@@ -150,6 +150,40 @@ impl<F: FnMut(&mut [u8]) -> usize> Read for ReadFrom<F> {
 }
 
 #[test]
+fn an_end_that_gives_up_is_reported_although_both_directions_have_ended() {
+    let memory = memory();
+    let guest = Pump::start(
+        Arc::clone(&memory),
+        Side::Guest,
+        always,
+        io::empty(),
+        Sink::default(),
+    )
+    .expect("starts");
+    let mut host = Pump::start(
+        Arc::clone(&memory),
+        Side::Host,
+        always,
+        io::repeat(1),
+        Sink::default(),
+    )
+    .expect("starts");
+    let has_ended = |direction: &Option<Direction>| {
+        direction
+            .as_ref()
+            .is_none_or(std::thread::JoinHandle::is_finished)
+    };
+    while !has_ended(&host.receiver) {
+        thread::sleep(Duration::from_millis(1));
+    }
+    guest.abort();
+    while !has_ended(&host.sender) {
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert!(matches!(host.poll(), Err(PumpError::PeerAborted)));
+}
+
+#[test]
 fn an_end_that_gives_up_or_is_lost_is_reported() {
     let memory = memory();
     let guest = Pump::start(
