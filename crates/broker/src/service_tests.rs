@@ -615,6 +615,12 @@ fn flood() {
         assert_eq!(held.tether.check(), Ok(()));
         drop(batch);
     }
+    // Connections are taken in one after the other: once this one is answered, none of the
+    // others can count as the next user's.
+    let last = scene.raw(1000);
+    let _ = last.socket.try_send(&hello("web").to_packet(), None);
+    assert!(last.hear().is_some());
+    drop(last);
     // Others are served at once.
     let another = scene.vm(1001, "web").expect("served");
     another.open(&wish("numbers", 0, Role::End)).expect("held");

@@ -122,9 +122,9 @@ impl Socket {
         let message = loop {
             let mut part = [IoSliceMut::new(&mut received.bytes)];
             match rustix::net::recvmsg(&self.0, &mut part, &mut control, flags) {
-                Err(Errno::INTR) => {}
-                // They went without reading what we said; their last words came before.
-                Err(Errno::CONNRESET) => return Ok(None),
+                // They went without reading what we said. The system tells that once, and
+                // before their last words, which are still there.
+                Err(Errno::INTR | Errno::CONNRESET) => {}
                 result => break result?,
             }
         };
@@ -170,5 +170,32 @@ impl Socket {
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::brokered::wire::{FromBroker, ToBroker};
+
+    /// A broker that has no room says so and hangs up, while the client still says hello.
+    #[test]
+    fn last_words_are_heard_although_ours_were_not_read() {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (ours, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+                .map(|(ours, theirs)| (Socket::new(ours), Socket::new(theirs)))
+                .expect("made");
+        let last = FromBroker::Refused {
+            explanation: "there is no room".to_owned(),
+            hint: String::new(),
+        };
+        let hello = ToBroker::Regions { tag: 1 };
+        ours.try_send(&hello.to_packet(), None).expect("sent");
+        theirs.try_send(&last.to_packet(), None).expect("sent");
+        drop(theirs);
+        let heard = ours.try_receive().expect("no error").expect("last words");
+        assert_eq!(FromBroker::parse(heard.bytes()), Ok(last));
+        assert!(ours.try_receive().expect("no error").is_none());
     }
 }
