@@ -118,6 +118,8 @@ fn a_traced_process_is_refused() {
         return;
     };
     command.arg(machine.pid.to_string());
+    // Nothing is looked up elsewhere.
+    command.env_remove("DEBUGINFOD_URLS");
     let bytes = Bytes::create(&machine, "traced", SIZE);
     let mut work = Work::start(&machine, 2);
     let tracer = Program::new(command).start();
@@ -128,8 +130,9 @@ fn a_traced_process_is_refused() {
     outcome.refused(&["traces it already"]).hints(&["debugger"]);
     work.goes_on();
     bytes.check();
+    // It leaves by itself: a debugger that is killed may leave its interruption to the VMM.
     tracer.signal(rustix::process::Signal::INT);
-    drop(tracer);
+    let _ = tracer.wait(2 * SOON);
     wait_for("end of the tracer", SOON, || {
         status().contains("TracerPid:\t0")
     });
