@@ -237,7 +237,7 @@ fn wish(text: &str, size: u64, role: Role) -> Wish {
         size,
         record: 0,
         role,
-        timeout: Duration::from_secs(2),
+        timeout: PATIENCE,
     }
 }
 
@@ -520,14 +520,18 @@ fn one_that_asks_without_an_end_waits_for_itself_alone() {
     let raw = scene.session(1000);
     let mut sent = 0_u64;
     // What it may have open is bounded; then the broker reads no more of it.
-    let start = Instant::now();
-    while start.elapsed() < Duration::from_millis(300) {
-        let packet = ToBroker::of_request(sent + 1, &link("numbers", 0, Role::End));
-        if raw.socket.try_send(&packet, None).is_ok() {
+    let mut send_all = || {
+        loop {
+            let packet = ToBroker::of_request(sent + 1, &link("numbers", 0, Role::End));
+            if raw.socket.try_send(&packet, None).is_err() {
+                return sent;
+            }
             sent += 1;
         }
-    }
-    assert!(sent > 32 && scene.play.log().len() <= 32);
+    };
+    wait_until(|| send_all() > 32 && scene.play.log().len() == 32);
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(scene.play.log().len(), 32);
     assert!(scene.vm(1001, "web").is_ok(), "others are served");
     drop(raw);
     scene.wait_for_nobody();
@@ -541,10 +545,10 @@ fn a_user_has_only_so_many_connections_and_the_next_one_is_told() {
         ..Limits::default()
     };
     let scene = Scene::new(limits);
-    let _silent = scene.raw(1000);
-    wait_until(|| scene.counter.connections() == 1);
     let _first = scene.session(1000);
     let second = scene.session(1000);
+    let silent = scene.raw(1000);
+    wait_until(|| scene.counter.connections() == 3);
     let fourth = scene.raw(1000);
     match fourth.hear() {
         Some(FromBroker::Refused { explanation, .. }) => {
@@ -567,18 +571,20 @@ fn a_user_has_only_so_many_connections_and_the_next_one_is_told() {
         }
         other => panic!("{other:?}"),
     }
-    drop((second, others));
-    wait_until(|| scene.counter.connections() <= 3);
+    // Only the first stays: any other one may be the last to leave.
+    drop((second, silent, others));
+    wait_until(|| scene.counter.connections() == 1);
     assert!(scene.vm(1000, "web").is_ok());
 }
 
 #[test]
 fn one_that_says_nothing_does_not_stay() {
     let scene = Scene::new(Limits::default());
-    let raw = scene.raw(1000);
+    // It cannot be taken in before.
     let start = Instant::now();
+    let raw = scene.raw(1000);
     raw.wait_for_end();
-    assert!(start.elapsed() + Duration::from_millis(200) >= GREETING);
+    assert!(start.elapsed() >= GREETING);
     scene.wait_for_nobody();
 }
 
