@@ -12,10 +12,11 @@ use std::io::Write;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
-#[cfg(unix)]
-use std::{
-    process::Child,
-    time::{Duration, Instant},
+#[cfg(target_os = "linux")]
+use {
+    rustix::process::{Pid, Signal, kill_process},
+    std::process::Child,
+    std::time::{Duration, Instant},
 };
 
 const VMSHM: &str = env!("CARGO_BIN_EXE_vmshm");
@@ -357,9 +358,11 @@ fn a_limit_on_files_is_named_and_leaves_what_was_there() {
 
 /// Starts a dump that takes a while, stops it as soon as its partial file is there, sends
 /// it a signal, and lets it go on.
-#[cfg(unix)]
-fn interrupted(bench: &Bench, signal: &str) -> Option<Output> {
-    let mut child: Child = Command::new(VMSHM)
+#[cfg(target_os = "linux")]
+fn interrupted(bench: &Bench, signal: Signal) -> Option<Output> {
+    // None of them is ignored, even where these tests run in the background or under `nohup`.
+    let mut child: Child = Command::new("env")
+        .args(["--default-signal=HUP,INT,TERM", VMSHM])
         .args(["dump", &bench.subject("big"), "-o"])
         .arg(bench.path("out"))
         .stdout(Stdio::piped())
@@ -367,25 +370,20 @@ fn interrupted(bench: &Bench, signal: &str) -> Option<Output> {
         .spawn()
         .expect("it runs");
     let start = Instant::now();
-    let pid = child.id().to_string();
-    let send = |signal: &str| {
-        // It may have ended by itself.
-        let _ = Command::new("kill").args([signal, &pid]).status();
-    };
     while !bench.files().iter().any(|name| name.contains("partial")) {
         if child.try_wait().expect("it is ours").is_some() {
             return None;
         }
         assert!(start.elapsed() < Duration::from_secs(60), "it never starts");
     }
-    send("-STOP");
-    send(signal);
-    send("-CONT");
+    for signal in [Signal::STOP, signal, Signal::CONT] {
+        kill_process(Pid::from_child(&child), signal).expect("it is not reaped yet");
+    }
     let output = child.wait_with_output().expect("it ends");
     (!output.status.success()).then_some(output)
 }
 
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 #[test]
 fn an_interrupted_dump_leaves_nothing() {
     let bench = Bench::new();
@@ -393,7 +391,7 @@ fn an_interrupted_dump_leaves_nothing() {
     for _ in 0..96 {
         big.write_all(&[7; 1 << 20]).expect("written");
     }
-    for signal in ["-INT", "-TERM", "-HUP"] {
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
         // A dump that was done before the signal came tells nothing.
         let output = (0..50).find_map(|_| {
             let _ = std::fs::remove_file(bench.path("out"));
@@ -401,7 +399,7 @@ fn an_interrupted_dump_leaves_nothing() {
         });
         let output = output.expect("one of them is caught in the middle");
         refused(&output, &["error: interrupted; ", "out is not written"]);
-        assert_eq!(bench.files(), ["big", "source"], "{signal}");
+        assert_eq!(bench.files(), ["big", "source"], "{signal:?}");
     }
 }
 

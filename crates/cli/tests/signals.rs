@@ -1,6 +1,6 @@
 //! Signals end commands in good order, and what was ignored when they started stays
 //! ignored; so does the end of who reads. Needs no VM.
-#![cfg(unix)]
+#![cfg(target_os = "linux")]
 #![allow(
     clippy::expect_used,
     clippy::unwrap_used,
@@ -13,15 +13,21 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-const HUP: u32 = 1;
-const INT: u32 = 2;
-const TERM: u32 = 15;
+use rustix::process::{Pid, Signal, kill_process};
+
 const LISTEN: &[&str] = &["listen", "127.0.0.1:0"];
 const WATCH: &[&str] = &["list", "--watch"];
 
+/// A program that no signal is ignored for, even where these tests run in the background or under `nohup`.
+fn undisturbed(program: &str) -> Command {
+    let mut command = Command::new("env");
+    command.args(["--default-signal=HUP,INT,TERM", program]);
+    command
+}
+
 /// Starts a command where a signal is ignored, as `nohup` starts it.
 fn start_with_ignored_hangup(arguments: &[&str]) -> Child {
-    Command::new("sh")
+    undisturbed("sh")
         .args(["-c", r#"trap "" HUP; exec "$@""#, "sh"])
         .arg(env!("CARGO_BIN_EXE_vmshm"))
         .args(arguments)
@@ -32,18 +38,16 @@ fn start_with_ignored_hangup(arguments: &[&str]) -> Child {
 }
 
 /// Whether a process catches or ignores a signal, by the name of the mask in /proc.
-fn has(pid: u32, mask: &str, signal: u32) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
+fn has(child: &Child, mask: &str, signal: Signal) -> bool {
+    let path = format!("/proc/{}/status", child.id());
+    let status = std::fs::read_to_string(path).expect("it lives");
     let line = status.lines().find_map(|line| line.strip_prefix(mask));
     let bits = u64::from_str_radix(line.expect("a mask").trim(), 16).expect("hexadecimal");
-    bits & (1 << (signal - 1)) != 0
+    bits & (1 << (signal.as_raw() - 1)) != 0
 }
 
-fn send(pid: u32, signal: &str) {
-    let sent = Command::new("kill")
-        .args([signal, &pid.to_string()])
-        .status();
-    assert!(sent.expect("it runs").success());
+fn send(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).expect("it is not reaped yet");
 }
 
 /// Waits for the end of a command that may go on for ever.
@@ -63,16 +67,15 @@ fn end_of(mut child: Child) -> Output {
 fn ignored_signals_stay_ignored_and_others_end_it_well() {
     for arguments in [LISTEN, WATCH] {
         let child = start_with_ignored_hangup(arguments);
-        let pid = child.id();
-        while !has(pid, "SigCgt:", TERM) {
+        while !has(&child, "SigCgt:", Signal::TERM) {
             std::thread::sleep(Duration::from_millis(5));
         }
         // That one is the last to be caught.
-        assert!(has(pid, "SigCgt:", INT), "{arguments:?}");
-        send(pid, "-HUP");
-        assert!(has(pid, "SigIgn:", HUP), "{arguments:?}");
-        assert!(!has(pid, "SigCgt:", HUP), "{arguments:?}");
-        send(pid, "-TERM");
+        assert!(has(&child, "SigCgt:", Signal::INT), "{arguments:?}");
+        send(&child, Signal::HUP);
+        assert!(has(&child, "SigIgn:", Signal::HUP), "{arguments:?}");
+        assert!(!has(&child, "SigCgt:", Signal::HUP), "{arguments:?}");
+        send(&child, Signal::TERM);
         let output = end_of(child);
         assert!(output.status.success(), "{arguments:?} {output:?}");
     }
@@ -110,7 +113,7 @@ fn names(directory: &Path) -> Vec<String> {
 }
 
 fn read_into_file(directory: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vmshm"));
+    let mut command = undisturbed(env!("CARGO_BIN_EXE_vmshm"));
     command
         .arg("read")
         .arg(format!("dump:{}", directory.join("source").display()))
@@ -123,7 +126,7 @@ fn read_into_file(directory: &Path) -> Command {
 
 /// Starts a read that takes a while, stops it as soon as its partial file is there, sends
 /// it a signal, and lets it go on. Nothing where it was done before the signal came.
-fn interrupted(directory: &Path, signal: &str) -> Option<Output> {
+fn interrupted(directory: &Path, signal: Signal) -> Option<Output> {
     let mut child = read_into_file(directory).spawn().expect("it runs");
     let start = Instant::now();
     while !names(directory).iter().any(|name| name.contains("partial")) {
@@ -132,8 +135,8 @@ fn interrupted(directory: &Path, signal: &str) -> Option<Output> {
         }
         assert!(start.elapsed() < Duration::from_secs(60), "it never starts");
     }
-    for signal in ["-STOP", signal, "-CONT"] {
-        send(child.id(), signal);
+    for signal in [Signal::STOP, signal, Signal::CONT] {
+        send(&child, signal);
     }
     let output = child.wait_with_output().expect("it ends");
     (!output.status.success()).then_some(output)
@@ -145,7 +148,7 @@ fn an_interrupted_read_leaves_nothing_and_a_whole_one_is_for_its_owner() {
     let directory = directory.path();
     std::fs::write(directory.join("source"), vec![7; 96 << 20]).expect("written");
     let out = directory.join("out");
-    for signal in ["-INT", "-TERM", "-HUP"] {
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
         let output = (0..50).find_map(|_| {
             let _ = std::fs::remove_file(&out);
             interrupted(directory, signal)
@@ -155,7 +158,7 @@ fn an_interrupted_read_leaves_nothing_and_a_whole_one_is_for_its_owner() {
         let errors = String::from_utf8_lossy(&output.stderr);
         let expected = format!("error: interrupted; {} is not written", out.display());
         assert!(errors.contains(&expected), "{errors}");
-        assert_eq!(names(directory), ["source"], "{signal}");
+        assert_eq!(names(directory), ["source"], "{signal:?}");
     }
     let whole = read_into_file(directory).output().expect("it runs");
     assert!(whole.status.success(), "{whole:?}");
