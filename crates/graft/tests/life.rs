@@ -96,24 +96,24 @@ fn grafting_what_is_grafted_changes_nothing() {
         ..region.clone()
     };
     assert!(matches!(
-        refused(graft(
+        refused(surely(|| graft(
             victim.pid(),
             &other,
             Contents::Keep,
             &[],
             &mut |_| ()
-        )),
+        ))),
         Refusal::OtherSize { .. }
     ));
     surely(|| undo(victim.pid(), &region, Contents::Keep, &[], &mut |_| ())).expect("undone");
     assert_eq!(
-        refused(undo(
+        refused(surely(|| undo(
             victim.pid(),
             &region,
             Contents::Keep,
             &[],
             &mut |_| ()
-        )),
+        ))),
         Refusal::NotGrafted
     );
     victim.check();
@@ -215,13 +215,13 @@ fn a_traced_process_is_refused_and_unharmed() {
         .unwrap();
     let tracer = debugger.id();
     assert_eq!(
-        refused(graft(
+        refused(surely(|| graft(
             victim.pid(),
             &region,
             Contents::Keep,
             &[],
             &mut |_| ()
-        )),
+        ))),
         Refusal::Traced { tracer }
     );
     assert!(examine(victim.pid(), &region.pieces, &[]).contains(&Refusal::Traced { tracer }));
@@ -238,13 +238,13 @@ fn memory_that_another_process_maps_is_refused_unless_it_is_a_partner() {
     assert_eq!(examine(victim.pid(), &region.pieces, &[]), []);
     let mut mapper = victim.mapper();
     assert_eq!(
-        refused(graft(
+        refused(surely(|| graft(
             victim.pid(),
             &region,
             Contents::Keep,
             &[],
             &mut |_| ()
-        )),
+        ))),
         Refusal::Shared {
             pids: vec![mapper.id()]
         }
@@ -301,13 +301,13 @@ fn filters_of_system_calls_are_read_and_obeyed() {
     victim.check();
     let victim = Victim::start("strict");
     assert_eq!(
-        refused(graft(
+        refused(surely(|| graft(
             victim.pid(),
             &region_of(&victim),
             Contents::Keep,
             &[],
             &mut |_| ()
-        )),
+        ))),
         Refusal::StrictCallFilter
     );
     assert!(victim.is_alive());
@@ -330,24 +330,20 @@ fn what_is_no_memory_of_the_process_is_refused() {
         }],
     };
     let run = |at| {
-        refused(graft(
-            victim.pid(),
-            &with(at),
-            Contents::Keep,
-            &[],
-            &mut |_| (),
-        ))
+        refused(surely(|| {
+            graft(victim.pid(), &with(at), Contents::Keep, &[], &mut |_| ())
+        }))
     };
     assert!(matches!(run(4096), Refusal::NotMemory { .. }));
     assert!(matches!(run(4097), Refusal::BadPiece { index: 0 }));
     assert_eq!(
-        refused(graft(
+        refused(surely(|| graft(
             u32::MAX / 2,
             &with(4096),
             Contents::Keep,
             &[],
             &mut |_| ()
-        )),
+        ))),
         Refusal::Gone { pid: u32::MAX / 2 }
     );
     victim.check();

@@ -117,7 +117,7 @@ impl PrivateVmm {
             {
                 return (guard, vmm);
             }
-            assert!(started.elapsed() < Duration::from_secs(10), "no block came");
+            assert!(started.elapsed() < Duration::from_secs(60), "no block came");
             std::thread::sleep(Duration::from_millis(10));
         }
     }
