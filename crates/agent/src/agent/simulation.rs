@@ -58,7 +58,8 @@ fn memory(id: u64, purpose: Purpose, name: &str, size: u64) -> (Allocation, Owne
 /// A keeper that keeps, describes and frees, but pins nothing.
 fn keep(socket: UnixStream, files: &Files) {
     let mut channel = Channel::new(socket).expect("a channel");
-    let patience = Duration::from_secs(20);
+    // An agent may ask for nothing for as long as its test takes; its end is told.
+    let patience = Duration::from_secs(3600);
     while let Ok((request, _)) = channel.next::<Request>(patience) {
         let mut files = files.lock().expect("not poisoned");
         match request {
