@@ -18,10 +18,19 @@ use crate::block::RamBlock;
 use crate::layout::{Layout, LayoutRange, Source};
 use crate::os::LocalSocket;
 
-/// How long a monitor may take to greet: one that serves somebody else never does.
-const GREETING: Duration = Duration::from_millis(200);
-/// How long all answers may take.
-const ANSWERS: Duration = Duration::from_millis(1000);
+/// How long a monitor may take.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    /// To greet: one that serves somebody else never does.
+    greeting: Duration,
+    /// For all answers.
+    answers: Duration,
+}
+
+const LIMITS: Limits = Limits {
+    greeting: Duration::from_millis(200),
+    answers: Duration::from_millis(1000),
+};
 /// Longer answers are no answers.
 const LONGEST: usize = 4 << 20;
 /// More ranges of RAM than this are not asked about.
@@ -70,7 +79,7 @@ impl Vmm {
         // The words with which it was found: under its number another may run by now.
         for path in monitor_paths(&self.words) {
             let seen = process.socket_path(&path);
-            match ask(&seen, self.pid, &self.blocks) {
+            match ask(&seen, self.pid, &self.blocks, LIMITS) {
                 Ok(layout) => return Ok(layout),
                 Err(refusal) => error = refusal,
             }
@@ -139,7 +148,7 @@ struct Monitor {
 }
 
 /// Asks the monitor at a path, which the process `vmm` must serve.
-fn ask(path: &Path, vmm: u32, blocks: &[RamBlock]) -> Result<Layout, MonitorError> {
+fn ask(path: &Path, vmm: u32, blocks: &[RamBlock], limits: Limits) -> Result<Layout, MonitorError> {
     let socket = LocalSocket::connect(path).map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => MonitorError::Taken,
         _ => MonitorError::Unreachable(error),
@@ -151,13 +160,13 @@ fn ask(path: &Path, vmm: u32, blocks: &[RamBlock]) -> Result<Layout, MonitorErro
     let mut monitor = Monitor {
         socket,
         read: Vec::new(),
-        deadline: Instant::now() + GREETING,
+        deadline: Instant::now() + limits.greeting,
     };
     let greeting = monitor.line().map_err(|_| MonitorError::Taken)?;
     if greeting.get("QMP").is_none() {
         return Err(MonitorError::Unclear);
     }
-    monitor.deadline = Instant::now() + ANSWERS;
+    monitor.deadline = Instant::now() + limits.answers;
     let unclear = |_| MonitorError::Unclear;
     monitor
         .execute(&json!({"execute": "qmp_capabilities"}))
