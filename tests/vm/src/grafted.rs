@@ -8,7 +8,7 @@ use crate::bytes::RandomBytes;
 use crate::environment::guest_program;
 use crate::guest::Job;
 use crate::machine::Machine;
-use crate::patience::{SOON, wait_for};
+use crate::patience::{LATER, wait_for};
 use crate::program::{Outcome, vmshm};
 
 /// How much memory the guest's loop sums up.
@@ -47,7 +47,7 @@ impl<'a> Work<'a> {
     #[track_caller]
     pub fn goes_on(&mut self) {
         let mut rounds = self.seen;
-        wait_for("round of the loop in the guest", 2 * SOON, || {
+        wait_for("round of the loop in the guest", LATER, || {
             let text = self.machine.guest.run("cat rounds").text;
             assert_ne!(text.trim(), "wrong", "the guest's memory is wrong");
             rounds = text.trim().parse().unwrap_or(self.seen);

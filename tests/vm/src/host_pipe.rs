@@ -11,7 +11,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use crate::bytes::{RandomBytes, hexadecimal};
-use crate::patience::{LATER, wait_for};
+use crate::patience::{LATER, wait_for_growth};
 use crate::program::{Outcome, Running, vmshm};
 
 /// How many bytes are written and read at once.
@@ -106,7 +106,7 @@ impl HostPipe {
     /// # Panics
     /// When they do not come.
     pub fn wait_for_received(&self, bytes: u64) {
-        wait_for("bytes out of the pipe", LATER, || self.received() >= bytes);
+        wait_for_growth("bytes out of the pipe", LATER, bytes, || self.received());
     }
 
     /// Waits until so many bytes have gone in.
@@ -114,7 +114,7 @@ impl HostPipe {
     /// # Panics
     /// When they do not.
     pub fn wait_for_sent(&self, bytes: u64) {
-        wait_for("bytes into the pipe", LATER, || self.sent() >= bytes);
+        wait_for_growth("bytes into the pipe", LATER, bytes, || self.sent());
     }
 
     /// Closes the input when all is sent (at once if it is endless), and waits for the end.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// For what takes a moment, on a machine with other things to do.
-pub const SOON: Duration = Duration::from_secs(30);
+pub const SOON: Duration = Duration::from_secs(60);
 /// For what takes its time: transfers, boots, filling memory.
 pub const LATER: Duration = Duration::from_secs(180);
 
@@ -34,4 +34,23 @@ pub fn wait_until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Opti
 /// After `limit`, with what was waited for.
 pub fn wait_for(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) {
     wait_until(what, limit, || holds().then_some(()));
+}
+
+/// Looks again and again until a number has come to `goal`: however long that takes, as long as it grows.
+///
+/// # Panics
+/// When it stands still for `limit`.
+pub fn wait_for_growth(what: &str, limit: Duration, goal: u64, mut number: impl FnMut() -> u64) {
+    let (mut last, mut grown) = (number(), Instant::now());
+    while last < goal {
+        std::thread::sleep(LOOK);
+        let now = number();
+        if now > last {
+            (last, grown) = (now, Instant::now());
+        }
+        assert!(
+            grown.elapsed() < limit,
+            "no {what} for {limit:?}, after {last} of {goal}"
+        );
+    }
 }

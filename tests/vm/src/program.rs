@@ -1,6 +1,6 @@
 //! The host's programs under test: run to their end, or watched while they run.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -20,10 +20,22 @@ pub struct Program {
     input: Vec<u8>,
 }
 
+/// How long commands that ask an agent wait for its answer where a test does not say: the 5 s that users get are few in an
+/// emulated guest with other things to do.
+const ANSWER: [&str; 2] = ["--timeout", "20"];
+
 /// `vmshm` with these arguments.
 #[must_use]
 pub fn vmshm<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Program {
+    let arguments = arguments.into_iter();
+    let arguments: Vec<OsString> = arguments.map(|one| one.as_ref().to_owned()).collect();
+    let asks = arguments
+        .first()
+        .is_some_and(|first| first == "region" || first == "pipe");
     let mut command = Command::new(environment::program("vmshm"));
+    if asks && arguments.iter().all(|one| one != ANSWER[0]) {
+        command.args(ANSWER);
+    }
     command.args(arguments);
     Program::new(command)
 }

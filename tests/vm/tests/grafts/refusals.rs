@@ -10,7 +10,7 @@ use vmshm_vm_tests::environment::{self, is_root, own_program, skip};
 use vmshm_vm_tests::fleet;
 use vmshm_vm_tests::grafted::{Bytes, Work, graft_files, grafted_bytes};
 use vmshm_vm_tests::machine::{Kind, Machine};
-use vmshm_vm_tests::patience::{SOON, wait_for};
+use vmshm_vm_tests::patience::{LATER, wait_for};
 use vmshm_vm_tests::program::Program;
 
 const SIZE: u64 = 1 << 20;
@@ -124,7 +124,7 @@ fn a_traced_process_is_refused() {
     let mut work = Work::start(&machine, 2);
     let tracer = Program::new(command).start();
     let status = || std::fs::read_to_string(format!("/proc/{}/status", machine.pid)).unwrap();
-    wait_for("tracer", SOON, || !status().contains("TracerPid:\t0"));
+    wait_for("tracer", LATER, || !status().contains("TracerPid:\t0"));
     work.goes_on();
     let outcome = bytes.graft();
     outcome.refused(&["traces it already"]).hints(&["debugger"]);
@@ -132,8 +132,8 @@ fn a_traced_process_is_refused() {
     bytes.check();
     // It leaves by itself: a debugger that is killed may leave its interruption to the VMM.
     tracer.signal(rustix::process::Signal::INT);
-    let _ = tracer.wait(2 * SOON);
-    wait_for("end of the tracer", SOON, || {
+    let _ = tracer.wait(LATER);
+    wait_for("end of the tracer", LATER, || {
         status().contains("TracerPid:\t0")
     });
     work.goes_on();

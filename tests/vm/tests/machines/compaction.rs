@@ -7,7 +7,7 @@ use vmshm_vm_tests::guest::Guest;
 use vmshm_vm_tests::guest_pipe::GuestPipe;
 use vmshm_vm_tests::host_pipe::{ENDLESS, HostPipe};
 use vmshm_vm_tests::machine::{Kind, Machine};
-use vmshm_vm_tests::patience::{LATER, SOON, wait_for};
+use vmshm_vm_tests::patience::{LATER, wait_for, wait_for_growth};
 use vmshm_vm_tests::program::vmshm;
 use vmshm_vm_tests::status::Status;
 
@@ -80,12 +80,10 @@ fn compact(machine: &Machine) {
     let echo = GuestPipe::echo(guest, "moving");
     let host = HostPipe::start(&machine.path("moving"), ENDLESS);
     host.wait_for_received(48 << 20);
-    wait_for("pages that the guest moves", LATER, || {
-        moved_pages(guest) > before.1 + 1000
-    });
+    wait_for_growth("pages moved", LATER, before.1 + 1001, || moved_pages(guest));
     let transfer = host.finish(LATER);
     transfer.came_back(transfer.sent);
-    assert_eq!(echo.wait(SOON).status, 0);
+    assert_eq!(echo.wait(LATER).status, 0);
 
     report(&format_args!(
         "{}: {} pages moved, {} extents did not",

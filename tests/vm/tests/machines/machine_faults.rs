@@ -85,7 +85,9 @@ fn a_paused_vm_is_waited_for() {
         let told = since.elapsed();
         let stuck = host.received();
         // Who is not there cannot answer, and that is said in bounded time, too.
-        let create = vmshm(["region", "create", &machine.path("x"), "--size", "4K"]).run();
+        let path = machine.path("x");
+        let create = ["region", "create", &path, "--size", "4K", "--timeout", "5"];
+        let create = vmshm(create).run();
         create
             .refused(&["silent", "paused"])
             .hints(&["kill -CONT"])
