@@ -79,7 +79,7 @@ fn compact(machine: &Machine) {
 
     let echo = GuestPipe::echo(guest, "moving");
     let host = HostPipe::start(&machine.path("moving"), ENDLESS);
-    host.wait_for_received(48 << 20);
+    host.wait_for_received(16 << 20);
     wait_for_growth("pages moved", LATER, before.1 + 1001, || moved_pages(guest));
     let transfer = host.finish(LATER);
     transfer.came_back(transfer.sent);
