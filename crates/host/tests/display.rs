@@ -272,7 +272,11 @@ impl Stand {
 fn screens_are_listed_with_what_they_can() {
     let guest = guest();
     let vmm = machines::find(&guest.name()).expect("it runs");
-    let mut session = attach(&vmm, &AttachOptions::default()).expect("attached");
+    let options = AttachOptions {
+        timeout: PATIENCE,
+        ..AttachOptions::default()
+    };
+    let mut session = attach(&vmm, &options).expect("attached");
     let listing = list(&mut session, PATIENCE).expect("listed");
     let names: Vec<_> = listing
         .screens

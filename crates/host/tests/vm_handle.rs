@@ -28,13 +28,13 @@ fn role() {
         Ok("guest") => agent::play(),
         Ok(role) => {
             if let Some(name) = role.strip_prefix("prover ") {
-                let vm = Vm::connect(name).expect("connects");
+                let vm = connect(name).expect("connects");
                 println!("ready");
                 drop(vm.open(&wish("x", Role::End)));
                 return;
             }
             let name = role.strip_prefix("host ").expect("a known role");
-            let vm = Vm::connect(name).expect("connects");
+            let vm = connect(name).expect("connects");
             let held = vm.open(&wish("x", Role::End)).expect("opens");
             println!("ready");
             let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
@@ -42,6 +42,14 @@ fn role() {
         }
         Err(_) => {}
     }
+}
+
+fn connect(name: &str) -> Result<Vm, OpenError> {
+    let options = VmOptions {
+        timeout: PATIENCE,
+        ..VmOptions::default()
+    };
+    Vm::connect_with(name, options)
 }
 
 fn wish(name: &str, role: Role) -> Wish {
@@ -111,6 +119,7 @@ fn a_region_is_one_memory_whatever_its_extents_by_either_method() {
         let mut guest = Player::start("guest");
         let options = VmOptions {
             method,
+            timeout: PATIENCE,
             ..VmOptions::default()
         };
         let vm = Vm::connect_with(&guest.name(), options).expect("connects");
@@ -141,11 +150,11 @@ fn a_region_is_one_memory_whatever_its_extents_by_either_method() {
 #[test]
 fn an_end_is_one_process_s_and_any_number_watch() {
     let mut guest = Player::start("guest");
-    let vm = Vm::connect(&guest.name()).expect("connects");
-    let other = Vm::connect(&guest.name()).expect("connects");
+    let vm = connect(&guest.name()).expect("connects");
+    let other = connect(&guest.name()).expect("connects");
     let end = vm.open(&wish("x", Role::End)).expect("opens");
     let watches = [(), ()].map(|()| other.open(&wish("x", Role::Watch)).expect("opens"));
-    let third = Vm::connect(&guest.name()).expect("connects");
+    let third = connect(&guest.name()).expect("connects");
     for (vm, role) in [(&vm, Role::End), (&vm, Role::Watch), (&third, Role::End)] {
         assert_eq!(code(vm.open(&wish("x", role))), RefusalCode::Busy);
     }
@@ -170,7 +179,7 @@ fn an_end_is_one_process_s_and_any_number_watch() {
 #[test]
 fn raw_memory_may_be_open_more_than_once() {
     let mut guest = Player::start("guest");
-    let vm = Vm::connect(&guest.name()).expect("connects");
+    let vm = connect(&guest.name()).expect("connects");
     let raw = Wish {
         kind: RegionKind::Raw,
         record: 0,
@@ -188,7 +197,7 @@ fn raw_memory_may_be_open_more_than_once() {
 #[test]
 fn a_region_that_is_over_is_told_and_the_session_goes_on() {
     let mut guest = Player::start("guest");
-    let vm = Vm::connect(&guest.name()).expect("connects");
+    let vm = connect(&guest.name()).expect("connects");
     let [removed, damaged, dropped, left] = ["removed", "damaged", "dropped", "left"].map(|name| {
         let held = vm.open(&wish(name, Role::End)).expect("opens");
         assert_eq!(held.tether.check(), Ok(()));
@@ -227,7 +236,7 @@ fn the_end_of_a_session_is_told_with_its_reason() {
         ("reboot", End::GuestRestarted),
     ] {
         let mut guest = Player::start("guest");
-        let vm = Vm::connect(&guest.name()).expect("connects");
+        let vm = connect(&guest.name()).expect("connects");
         let held = vm.open(&wish("x", Role::End)).expect("opens");
         guest.tell(order);
         assert_eq!(wait_for_end(&held.tether), expected, "{order}");
@@ -238,7 +247,7 @@ fn the_end_of_a_session_is_told_with_its_reason() {
         }
     }
     let mut guest = Player::start("guest");
-    let vm = Vm::connect(&guest.name()).expect("connects");
+    let vm = connect(&guest.name()).expect("connects");
     let held = vm.open(&wish("x", Role::End)).expect("opens");
     guest.tell("ahead");
     // That it was so far has been seen.
@@ -257,6 +266,7 @@ fn a_vm_that_is_gone_is_told_by_either_method() {
         let mut guest = Player::start("guest");
         let options = VmOptions {
             method,
+            timeout: PATIENCE,
             ..VmOptions::default()
         };
         let vm = Vm::connect_with(&guest.name(), options).expect("connects");
@@ -275,7 +285,7 @@ fn a_vm_that_is_gone_is_told_by_either_method() {
 fn after_a_restart_each_link_goes_on_in_one_new_session() {
     for order in ["restart", "reboot"] {
         let mut guest = Player::start("guest");
-        let vm = Vm::connect(&guest.name()).expect("connects");
+        let vm = connect(&guest.name()).expect("connects");
         let second = vm.clone();
         let old = vm.open(&wish("x", Role::End)).expect("opens");
         let other = second.open(&wish("y", Role::End)).expect("opens");
@@ -303,7 +313,7 @@ fn after_a_restart_each_link_goes_on_in_one_new_session() {
 #[test]
 fn a_reconnect_waits_for_an_agent_that_is_started_again() {
     let mut guest = Player::start("guest");
-    let vm = Vm::connect(&guest.name()).expect("connects");
+    let vm = connect(&guest.name()).expect("connects");
     guest.tell("die");
     let error = vm.reconnect(Duration::ZERO).expect_err("it is dead");
     assert!(error.hint().is_some(), "{error:?}");
@@ -320,7 +330,7 @@ fn a_reconnect_waits_for_an_agent_that_is_started_again() {
 #[test]
 fn what_must_exist_is_waited_for_as_long_as_the_wish_says() {
     let mut guest = Player::start("guest");
-    let vm = Vm::connect(&guest.name()).expect("connects");
+    let vm = connect(&guest.name()).expect("connects");
     let wish = Wish {
         size: 0,
         timeout: Duration::from_millis(100),
@@ -355,7 +365,7 @@ fn what_must_exist_is_waited_for_as_long_as_the_wish_says() {
 #[test]
 fn an_agent_that_does_not_answer_delays_neither_the_heartbeat_nor_a_later_close() {
     let mut guest = Player::start("guest");
-    let vm = Vm::connect(&guest.name()).expect("connects");
+    let vm = connect(&guest.name()).expect("connects");
     let held = vm.open(&wish("x", Role::End)).expect("opens");
     guest.tell("silent on");
     let before = pulses(&mut guest).expect("told");
@@ -380,7 +390,7 @@ fn an_agent_that_does_not_answer_delays_neither_the_heartbeat_nor_a_later_close(
 #[test]
 fn whoever_proves_a_region_is_waited_for_and_its_death_noticed() {
     let mut guest = Player::start("guest");
-    let vm = Vm::connect(&guest.name()).expect("connects");
+    let vm = connect(&guest.name()).expect("connects");
     guest.tell("deaf x");
     let mut prover = Player::start(&format!("prover {}", guest.name()));
     wait_until(|| guest.tell("state").ends_with("x=1"));
@@ -407,7 +417,7 @@ fn whoever_proves_a_region_is_waited_for_and_its_death_noticed() {
 #[test]
 fn the_end_of_a_host_process_that_was_killed_is_had_at_once() {
     let guest = Player::start("guest");
-    let vm = Vm::connect(&guest.name()).expect("connects");
+    let vm = connect(&guest.name()).expect("connects");
     let mut before = Player::start(&format!("host {}", guest.name()));
     assert_eq!(code(vm.open(&wish("x", Role::End))), RefusalCode::Busy);
     before.kill();
