@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use vmshm_ram::MemoryMapping;
 
+use crate::ahead::{self, Ahead};
 use crate::chain::Call;
 use crate::examine::{examine, no_right};
 use crate::injected;
 use crate::origin::{self, OpenOrigin, Origin, origin_of};
-use crate::os::FileView;
+use crate::os::{FileView, Tracking};
 use crate::pieces::{FileNumber, Piece, Standing, arrange, standing};
 use crate::process::{self, Area};
 use crate::refusal::{GraftError, Refusal};
@@ -30,12 +31,6 @@ const ATTEMPTS: u32 = 10;
 
 /// How many rounds may change nothing before it is given up.
 const IDLE_ROUNDS: usize = 3;
-
-/// From this size on two threads copy.
-const LARGE: u64 = 4 << 20;
-
-/// How many bytes one copying call takes.
-const PORTION: u64 = 1 << 20;
 
 /// Whether anybody uses the pieces at this moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,9 +126,16 @@ pub fn graft(
             error,
         })?;
     watch(Step::FileSealed);
+    let own = standing(&pieces, &mappings, Some(file.identity)).own;
+    let ahead = if contents == Contents::Keep {
+        copy_ahead(pid, &own, &view, watch, &mut pauses)
+    } else {
+        None
+    };
     let change = Change::Graft {
         view: &view,
         number: file.number,
+        ahead: ahead.as_ref(),
     };
     rounds(
         pid,
@@ -208,6 +210,7 @@ enum Change<'a> {
     Graft {
         view: &'a FileView,
         number: u32,
+        ahead: Option<&'a Ahead>,
     },
     Undo {
         number: u32,
@@ -370,8 +373,12 @@ fn round(
         };
         let stood = Instant::now();
         let copy = || match change {
-            Change::Graft { view, .. } if contents == Contents::Keep => {
-                copy_in(view, victim.pid, batch)
+            Change::Graft { view, ahead, .. } if contents == Contents::Keep => {
+                let pid = victim.pid;
+                ahead::complete(*ahead, view, pid, batch).map_err(|error| GraftError::System {
+                    what: "copy the region's bytes",
+                    error,
+                })
             }
             Change::Undo { file, origins, .. } => copy_back(file, batch, origins),
             _ => Ok(()),
@@ -397,41 +404,52 @@ fn copy_back(file: &OwnedFd, batch: &[Piece], origins: &[OpenOrigin]) -> Result<
     Ok(())
 }
 
-/// Copies what the process has at the pieces into the file.
-fn copy_in(view: &FileView, pid: u32, batch: &[Piece]) -> Result<(), GraftError> {
-    let mut portions = Vec::new();
-    for piece in batch {
-        let mut done = 0;
-        while done < piece.length {
-            let length = PORTION.min(piece.length - done);
-            portions.push((piece.offset + done, piece.at.0 + done, length));
-            done += length;
+/// Copies most bytes while the process runs; nothing where that is impossible, which only
+/// makes the pause longer.
+fn copy_ahead(
+    pid: u32,
+    pieces: &[Piece],
+    view: &FileView,
+    watch: Watch<'_>,
+    pauses: &mut Vec<Pause>,
+) -> Option<Ahead> {
+    let victim = Victim::find(pid).ok()?;
+    if !ahead::is_worthwhile(pieces, &victim.mappings) {
+        return None;
+    }
+    let result = attempt(&victim, watch, |tracer| {
+        let began = Instant::now();
+        let held = tracer.stop_one(0, 2)?;
+        let stood = Instant::now();
+        let file = tracer.call_for_file(&held, injected::userfaultfd(), |answer| {
+            let number = answered("make a userfaultfd", answer)?;
+            let number = u32::try_from(number).map_err(|_| GraftError::Busy)?;
+            region_file::fetch(pid, number)
+        })?;
+        pauses.push(Pause {
+            stopping: stood - began,
+            standing: stood.elapsed(),
+        });
+        Ok(file)
+    });
+    let ahead = result.and_then(|file| {
+        let failed = |error| GraftError::System {
+            what: "copy the region's bytes ahead",
+            error,
+        };
+        let tracking = Tracking::new(pid, file).map_err(failed)?;
+        Ahead::copy(tracking, view, pid, pieces, || watch(Step::Watched)).map_err(failed)
+    });
+    match ahead {
+        Ok(ahead) => {
+            watch(Step::CopiedAhead);
+            Some(ahead)
+        }
+        Err(error) => {
+            tracing::debug!(pid, %error, "all bytes are copied in the pause");
+            None
         }
     }
-    let total: u64 = batch.iter().map(|piece| piece.length).sum();
-    let copy = |portions: &[(u64, u64, u64)]| {
-        portions
-            .iter()
-            .try_for_each(|(offset, at, length)| view.fill(*offset, pid, *at, *length))
-    };
-    let result = if total < LARGE {
-        copy(&portions)
-    } else {
-        let (first, second) = portions.split_at(portions.len() / 2);
-        thread::scope(|scope| {
-            let second = thread::Builder::new().spawn_scoped(scope, || copy(second));
-            let first = copy(first);
-            let second = match second {
-                Ok(thread) => thread.join().unwrap_or(Err(Errno::IO)),
-                Err(_) => Err(Errno::AGAIN),
-            };
-            first.and(second)
-        })
-    };
-    result.map_err(|error| GraftError::System {
-        what: "copy the region's bytes",
-        error,
-    })
 }
 
 /// Where calls are filtered, asks before anything is changed about every call that may
@@ -473,15 +491,17 @@ fn create(
     let flags = region_file::creation_flags();
     let mut data = name.as_bytes().to_vec();
     data.push(0);
-    let began = Instant::now();
     let answer = attempt(&victim, watch, |tracer| {
+        let began = Instant::now();
         let held = tracer.stop_one(data.len(), 1)?;
-        tracer.call(&held, &data, |name| injected::memfd_create(name, flags))
+        let stood = Instant::now();
+        let answer = tracer.call(&held, &data, |name| injected::memfd_create(name, flags))?;
+        pauses.push(Pause {
+            stopping: stood - began,
+            standing: stood.elapsed(),
+        });
+        Ok(answer)
     })?;
-    pauses.push(Pause {
-        stopping: Duration::ZERO,
-        standing: began.elapsed(),
-    });
     let number = answered("make a memory file", answer)?;
     let number = u32::try_from(number).map_err(|_| GraftError::Busy)?;
     region_file::bring(pid, number)
