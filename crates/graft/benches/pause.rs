@@ -11,10 +11,10 @@
 #[allow(dead_code)]
 mod victim;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use victim::Victim;
-use vmshm_graft::{Contents, GraftError, Pause, graft, undo};
+use vmshm_graft::{Contents, GraftError, Pause, Step, graft, undo};
 
 /// Grafts that each figure is made of.
 const TIMES: usize = 31;
@@ -35,27 +35,38 @@ fn measure(what: &str, contents: Contents, step: u32) {
     let region = victim.unused_region("pause");
     let mut pauses = Vec::new();
     let mut whole = Vec::new();
+    let (mut copying, mut calling) = (Vec::new(), Vec::new());
     for _ in 0..TIMES {
         victim.ask("fill");
-        let began = std::time::Instant::now();
-        let grafted = surely(|| graft(victim.pid(), &region, contents, &[], &mut |_| ()));
+        let began = Instant::now();
+        let mut last = began;
+        let mut watch = |step: Step| {
+            match step {
+                Step::Copied => copying.push(last.elapsed()),
+                Step::Done => calling.push(last.elapsed()),
+                _ => {}
+            }
+            last = Instant::now();
+        };
+        let grafted = surely(|| graft(victim.pid(), &region, contents, &[], &mut watch));
         whole.push(began.elapsed());
         pauses.push(in_all(&grafted.pauses));
         surely(|| undo(victim.pid(), &region, contents, &[], &mut |_| ()));
     }
     victim.check();
-    let median = |of: fn(&Pause) -> Duration| {
-        let mut all: Vec<Duration> = pauses.iter().map(of).collect();
-        all.sort();
-        all[all.len() / 2]
-    };
-    whole.sort();
     println!(
-        "{what}: pause {:.2?} (and {:.2?} for stopping its threads), the whole graft {:.2?}",
-        median(|pause| pause.standing),
-        median(|pause| pause.stopping),
-        whole[whole.len() / 2],
+        "{what}: pause {:.2?} (of it {:.2?} for copying, {:.2?} for calls), and {:.2?} for stopping its threads; the whole graft {:.2?}",
+        median(pauses.iter().map(|pause| pause.standing).collect()),
+        median(copying),
+        median(calling),
+        median(pauses.iter().map(|pause| pause.stopping).collect()),
+        median(whole),
     );
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
 /// Tries until the machine had time for it.

@@ -29,6 +29,9 @@ const CALLS: [usize; 3] = [96, 24, 4];
 /// How often something is tried for which a busy machine had no time.
 const ATTEMPTS: u32 = 10;
 
+/// The priority that goes before all others.
+const FIRST: i32 = -20;
+
 /// How many rounds may change nothing before it is given up.
 const IDLE_ROUNDS: usize = 3;
 
@@ -532,7 +535,12 @@ fn attempt<T: Send>(
     let mut tried = 0;
     loop {
         let result = thread::scope(|scope| {
-            let traced = || work(&mut Tracer::new(victim, &mut *watch));
+            let traced = || {
+                // The VM may wait for this thread: others shall not make it longer. Only some
+                // may ask for that.
+                let _ = rustix::process::setpriority_process(None, FIRST);
+                work(&mut Tracer::new(victim, &mut *watch))
+            };
             let thread = thread::Builder::new()
                 .name("vmshm-graft".to_owned())
                 .spawn_scoped(scope, traced)

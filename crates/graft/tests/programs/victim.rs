@@ -3,8 +3,8 @@
 //! that are restarted differently, take signals on a stack of their own, and come and go.
 //! It answers commands on its standard input: `check` (everybody made progress and saw
 //! nothing wrong), `peek OFFSET`, `poke OFFSET VALUE`, `fill` (every page of the memory that nobody
-//! uses becomes present), and `use STEP`: every STEPth page of that memory is written over and over
-//! from then on. It ends with its input.
+//! uses becomes present), `drop OFFSET LENGTH` (pages go), and `use STEP`: every STEPth page of the
+//! memory that nobody uses is written over and over from then on. It ends with its input.
 //! As `huge` its memory is made of huge pages, all of it present.
 
 #![allow(
@@ -622,6 +622,16 @@ fn main() {
                 let cell = word(memory, offset.parse().unwrap());
                 cell.store(value.parse().unwrap(), Ordering::Release); // release: victim-peek
                 "poked".to_owned()
+            }
+            ["drop", offset, length] => {
+                let (offset, length): (usize, usize) =
+                    (offset.parse().unwrap(), length.parse().unwrap());
+                assert!(offset + length <= LENGTH + UNUSED);
+                // SAFETY: the range lies in the memory, which is only used by atomics.
+                let answer = unsafe {
+                    libc::madvise((memory + offset) as *mut _, length, libc::MADV_DONTNEED)
+                };
+                format!("dropped {answer}")
             }
             ["fill"] => {
                 fill(memory);
