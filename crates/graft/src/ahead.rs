@@ -11,7 +11,7 @@ use std::thread;
 use rustix::io::Errno;
 use vmshm_ram::MemoryMapping;
 
-use crate::os::{FileView, Tracking};
+use crate::os::{FileView, Run, Tracking};
 use crate::pieces::Piece;
 
 /// From this size on it is worth a call of a borrowed thread.
@@ -26,16 +26,8 @@ const PASSES: usize = 4;
 /// From this size on two threads copy.
 const LARGE: u64 = 4 << 20;
 
-/// How many bytes one copying call takes.
+/// How long a run is at most, so that two threads can share the work.
 const PORTION: u64 = 1 << 20;
-
-/// A run of bytes to be copied: from where in the process, to where in the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Portion {
-    offset: u64,
-    at: u64,
-    length: u64,
-}
 
 /// Whether copying ahead is possible and worthwhile.
 pub(crate) fn is_worthwhile(pieces: &[Piece], mappings: &[MemoryMapping]) -> bool {
@@ -87,7 +79,7 @@ impl Ahead {
     }
 
     /// What was written since it was last taken.
-    fn written(&self, pieces: &[Piece], take: bool) -> Result<Vec<Portion>, Errno> {
+    fn written(&self, pieces: &[Piece], take: bool) -> Result<Vec<Run>, Errno> {
         let mut portions = Vec::new();
         for piece in pieces {
             let report = |at: u64, length: u64| {
@@ -112,15 +104,15 @@ pub(crate) fn complete(
     copy(view, pid, &written.unwrap_or_else(|| whole(pieces)))
 }
 
-fn whole(pieces: &[Piece]) -> Vec<Portion> {
+fn whole(pieces: &[Piece]) -> Vec<Run> {
     let portions = |piece: &Piece| cut(piece.offset, piece.at.0, piece.length);
     pieces.iter().flat_map(portions).collect()
 }
 
-fn cut(offset: u64, at: u64, length: u64) -> impl Iterator<Item = Portion> {
+fn cut(offset: u64, at: u64, length: u64) -> impl Iterator<Item = Run> {
     (0..length.div_ceil(PORTION)).map(move |index| {
         let done = index * PORTION;
-        Portion {
+        Run {
             offset: offset + done,
             at: at + done,
             length: PORTION.min(length - done),
@@ -128,16 +120,12 @@ fn cut(offset: u64, at: u64, length: u64) -> impl Iterator<Item = Portion> {
     })
 }
 
-fn length(portions: &[Portion]) -> u64 {
+fn length(portions: &[Run]) -> u64 {
     portions.iter().map(|portion| portion.length).sum()
 }
 
-fn copy(view: &FileView, pid: u32, portions: &[Portion]) -> Result<(), Errno> {
-    let copy = |portions: &[Portion]| {
-        portions
-            .iter()
-            .try_for_each(|portion| view.fill(portion.offset, pid, portion.at, portion.length))
-    };
+fn copy(view: &FileView, pid: u32, portions: &[Run]) -> Result<(), Errno> {
+    let copy = |portions: &[Run]| view.fill(pid, portions);
     if length(portions) < LARGE {
         return copy(portions);
     }

@@ -12,7 +12,7 @@ mod memory;
 mod tracee;
 mod tracking;
 
-pub(crate) use memory::{FileView, read_memory, write_memory};
+pub(crate) use memory::{FileView, Run, read_memory, write_memory};
 pub(crate) use tracee::{
     Registers, Stop, detach, dispatches_calls, extended_state, filter, interrupt, registers,
     resume_to_call, resume_with, rseq, seize, set_registers, set_signal_mask, shares_memory,
