@@ -15,7 +15,7 @@ fn another_users_programs_work_through_the_broker_and_a_third_users_are_refused(
     let Some(machine) = brokers::machine("users") else {
         return;
     };
-    let mut broker = Broker::start(&machine, r#""ring_pair", "shared*", "files""#);
+    let mut broker = Broker::start(&machine, r#""ring_pair", "shared*", "files", "bench-*""#);
     let name = machine.name.as_str();
 
     // What is there, as the broker would give it.
@@ -26,6 +26,16 @@ fn another_users_programs_work_through_the_broker_and_a_third_users_are_refused(
         .unwrap_or_else(|| panic!("{listed}"));
     assert_eq!(ours["agent"]["state"], "seen", "{ours}");
     assert_eq!(ours["access"], "broker", "{ours}");
+
+    broker
+        .vmshm(FRIEND, &["wait", name, "--agent", "--timeout", "60"])
+        .run_within(LATER)
+        .success();
+    let waited = ["wait", name, "--agent", "--timeout", "1"];
+    let stranger = broker.vmshm(STRANGER, &waited).run_within(LATER);
+    stranger.refused(&["nothing"]);
+    let told = broker.vmshm(FRIEND, &["doctor", name]).run().text();
+    assert!(told.contains("broker: yes"), "{told}");
 
     // A region that it makes, writes and reads.
     let region = machine.path("shared");
@@ -65,6 +75,14 @@ fn another_users_programs_work_through_the_broker_and_a_third_users_are_refused(
         let said = String::from_utf8_lossy(&outside).trim().to_owned();
         report(&format_args!("through the broker: {said}"));
     }
+
+    // Measuring, which makes a region of its own.
+    let measured = broker.vmshm(FRIEND, &["bench", name, "--json", "--rounds", "3000"]);
+    let measured = measured.run_within(LATER).json();
+    assert_eq!(measured["method"], "graft", "{measured}");
+    let regions = broker.vmshm(FRIEND, &["region", "list", name, "--json"]);
+    let regions = regions.run().json();
+    assert_eq!(regions.as_array().map(Vec::len), Some(1), "{regions}");
 
     // A pipe.
     let contents = vmshm_vm_tests::bytes::RandomBytes::new(7).take(8 << 20);
