@@ -235,7 +235,7 @@ impl Change<'_> {
         let advice = part.advice.iter();
         let mut calls = match self {
             Self::Graft { number, .. } => {
-                vec![injected::map_file(&part.piece, part.protection, *number)]
+                return vec![injected::map_file(&part.piece, part.protection, *number)];
             }
             Self::Undo { origins, .. } => vec![match origin_of(origins, &part.piece) {
                 Some((origin, offset)) => {
@@ -260,6 +260,25 @@ impl Change<'_> {
         }
         calls
     }
+}
+
+/// The advice that parts in rising order had: one call for neighbours that had the same, since
+/// each call lengthens the pause.
+fn advice_again(parts: &[Part]) -> Vec<Call> {
+    let mut calls = Vec::new();
+    for (_, advice) in ADVICE {
+        let mut runs: Vec<Piece> = Vec::new();
+        for part in parts.iter().filter(|part| part.advice.contains(&advice)) {
+            match runs.last_mut() {
+                Some(run) if run.at.0 + run.length == part.piece.at.0 => {
+                    run.length += part.piece.length;
+                }
+                _ => runs.push(part.piece),
+            }
+        }
+        calls.extend(runs.iter().map(|run| injected::advise(run, advice)));
+    }
+    calls
 }
 
 /// A piece as the process has it mapped now.
@@ -329,16 +348,22 @@ fn rounds(
             });
         }
         let areas = process::areas(pid).map_err(|_| Refusal::Gone { pid })?;
-        let mut batch = Vec::new();
+        let mut taken = Vec::new();
         let mut calls = Vec::new();
+        let mut count = 0;
         for part in parts(left, &victim.mappings, &areas)? {
             let more = change.calls(&part, contents);
-            if !calls.is_empty() && calls.len() + more.len() > limit {
+            count += more.len().max(1 + part.advice.len());
+            if !calls.is_empty() && count > limit {
                 break;
             }
             calls.extend(more);
-            batch.push(part.piece);
+            taken.push(part);
         }
+        if matches!(change, Change::Graft { .. }) {
+            calls.extend(advice_again(&taken));
+        }
+        let batch: Vec<Piece> = taken.into_iter().map(|part| part.piece).collect();
         match round(&victim, &batch, &calls, change, contents, watch) {
             Ok(pause) => pauses.push(pause),
             // A smaller round may still fit.
@@ -594,6 +619,35 @@ fn answered(what: &'static str, answer: u64) -> Result<u64, GraftError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn advice_is_given_again_to_neighbours_together() {
+        const HUGE: u64 = 14;
+        const NOT_DUMPED: u64 = 16;
+        let part = |page: u64, advice: &[u64]| Part {
+            piece: Piece {
+                at: vmshm_ram::VmmVirtual(page << 12),
+                length: 4096,
+                offset: 0,
+            },
+            protection: 3,
+            advice: advice.to_vec(),
+        };
+        let parts = [
+            part(1, &[HUGE]),
+            part(2, &[HUGE, NOT_DUMPED]),
+            part(3, &[]),
+            part(4, &[HUGE]),
+        ];
+        let given: Vec<(u64, u64, u64)> = advice_again(&parts)
+            .iter()
+            .map(|call| {
+                let [at, length, advice, ..] = call.arguments;
+                (at >> 12, length >> 12, advice)
+            })
+            .collect();
+        assert_eq!(given, [(2, 1, NOT_DUMPED), (1, 2, HUGE), (4, 1, HUGE)]);
+    }
 
     #[test]
     fn errors_of_calls_are_told_from_answers() {
