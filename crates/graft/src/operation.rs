@@ -231,35 +231,44 @@ impl Change<'_> {
         }
     }
 
-    fn calls(&self, part: &Part, contents: Contents) -> Vec<Call> {
-        let advice = part.advice.iter();
-        let mut calls = match self {
+    /// What changes parts in rising order.
+    fn calls(&self, parts: &[Part], contents: Contents) -> Vec<Call> {
+        match self {
             Self::Graft { number, .. } => {
-                return vec![injected::map_file(&part.piece, part.protection, *number)];
+                let map = |part: &Part| injected::map_file(&part.piece, part.protection, *number);
+                let mut calls: Vec<Call> = parts.iter().map(map).collect();
+                calls.extend(advice_again(parts));
+                calls
             }
-            Self::Undo { origins, .. } => vec![match origin_of(origins, &part.piece) {
-                Some((origin, offset)) => {
-                    let there = Piece {
-                        offset,
-                        ..part.piece
-                    };
-                    injected::map_file(&there, part.protection, origin.number)
-                }
-                None => injected::map_private(&part.piece, part.protection),
-            }],
-        };
-        // Before the first page comes, so that huge pages can.
-        calls.extend(advice.map(|advice| injected::advise(&part.piece, *advice)));
-        if let Self::Undo {
-            number, origins, ..
-        } = self
-            && contents == Contents::Keep
-            && origin_of(origins, &part.piece).is_none()
-        {
-            calls.push(injected::read_back(&part.piece, *number));
+            Self::Undo {
+                number, origins, ..
+            } => {
+                let undo = |part| undoing(part, *number, origins, contents);
+                parts.iter().flat_map(undo).collect()
+            }
         }
-        calls
     }
+}
+
+fn undoing(part: &Part, number: u32, origins: &[OpenOrigin], contents: Contents) -> Vec<Call> {
+    let origin = origin_of(origins, &part.piece);
+    let mut calls = vec![match origin {
+        Some((origin, offset)) => {
+            let there = Piece {
+                offset,
+                ..part.piece
+            };
+            injected::map_file(&there, part.protection, origin.number)
+        }
+        None => injected::map_private(&part.piece, part.protection),
+    }];
+    // Before the first page comes, so that huge pages can.
+    let advice = part.advice.iter();
+    calls.extend(advice.map(|advice| injected::advise(&part.piece, *advice)));
+    if contents == Contents::Keep && origin.is_none() {
+        calls.push(injected::read_back(&part.piece, number));
+    }
+    calls
 }
 
 /// The advice that parts in rising order had: one call for neighbours that had the same, since
@@ -350,18 +359,14 @@ fn rounds(
         let areas = process::areas(pid).map_err(|_| Refusal::Gone { pid })?;
         let mut taken = Vec::new();
         let mut calls = Vec::new();
-        let mut count = 0;
         for part in parts(left, &victim.mappings, &areas)? {
-            let more = change.calls(&part, contents);
-            count += more.len().max(1 + part.advice.len());
-            if !calls.is_empty() && count > limit {
+            taken.push(part);
+            let more = change.calls(&taken, contents);
+            if more.len() > limit && !calls.is_empty() {
+                taken.pop();
                 break;
             }
-            calls.extend(more);
-            taken.push(part);
-        }
-        if matches!(change, Change::Graft { .. }) {
-            calls.extend(advice_again(&taken));
+            calls = more;
         }
         let batch: Vec<Piece> = taken.into_iter().map(|part| part.piece).collect();
         match round(&victim, &batch, &calls, change, contents, watch) {
