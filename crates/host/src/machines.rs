@@ -286,8 +286,6 @@ pub fn seen_by_broker(vmm: &Vmm, broker: Option<&Path>) -> Result<bool, BrokerEr
     let path = named.unwrap_or_else(|| brokered::SOCKET.into());
     let told = brokered::list(&path, BROKER)?;
     Ok(told.iter().any(|(machine, _)| {
-        machine.pid == vmm.pid
-            && machine.start_time == vmm.start_time
-            && machine.agent.is_some()
+        machine.pid == vmm.pid && machine.start_time == vmm.start_time && machine.agent.is_some()
     }))
 }
