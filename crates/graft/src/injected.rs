@@ -2,6 +2,7 @@
 //! wait and are released. Numbers and constants are those of x86-64 Linux.
 
 use crate::chain::Call;
+use crate::os::TRACKING_FLAGS;
 use crate::pieces::Piece;
 
 /// How many bytes the word takes on which others wait.
@@ -17,6 +18,7 @@ const MADVISE: u64 = 28;
 const CLOSE: u64 = 3;
 const FUTEX: u64 = 202;
 const MEMFD_CREATE: u64 = 319;
+const USERFAULTFD: u64 = 323;
 
 const MAP_SHARED: u64 = 0x01;
 const MAP_PRIVATE: u64 = 0x02;
@@ -34,6 +36,7 @@ pub(crate) fn name(number: u64) -> &'static str {
         MADVISE => "madvise",
         FUTEX => "futex",
         MEMFD_CREATE => "memfd_create",
+        USERFAULTFD => "userfaultfd",
         _ => "a call",
     }
 }
@@ -45,6 +48,11 @@ fn call(number: u64, arguments: [u64; 6]) -> Call {
 /// Makes a memory file that can be sealed; its name lies at an address.
 pub(crate) fn memfd_create(name: u64, flags: u32) -> Call {
     call(MEMFD_CREATE, [name, u64::from(flags), 0, 0, 0, 0])
+}
+
+/// Makes a descriptor by which the process's memory can be watched.
+pub(crate) fn userfaultfd() -> Call {
+    call(USERFAULTFD, [TRACKING_FLAGS, 0, 0, 0, 0, 0])
 }
 
 /// Puts a file's bytes in the place of a piece.

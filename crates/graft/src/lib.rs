@@ -22,6 +22,7 @@
 
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
+mod ahead;
 mod chain;
 mod examine;
 mod filter;

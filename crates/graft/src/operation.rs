@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use vmshm_ram::MemoryMapping;
 
+use crate::ahead::{self, Ahead};
 use crate::chain::Call;
 use crate::examine::{examine, no_right};
 use crate::injected;
 use crate::origin::{self, OpenOrigin, Origin, origin_of};
-use crate::os::FileView;
+use crate::os::{FileView, Tracking};
 use crate::pieces::{FileNumber, Piece, Standing, arrange, standing};
 use crate::process::{self, Area};
 use crate::refusal::{GraftError, Refusal};
@@ -28,14 +29,11 @@ const CALLS: [usize; 3] = [96, 24, 4];
 /// How often something is tried for which a busy machine had no time.
 const ATTEMPTS: u32 = 10;
 
+/// The priority that goes before all others.
+const FIRST: i32 = -20;
+
 /// How many rounds may change nothing before it is given up.
 const IDLE_ROUNDS: usize = 3;
-
-/// From this size on two threads copy.
-const LARGE: u64 = 4 << 20;
-
-/// How many bytes one copying call takes.
-const PORTION: u64 = 1 << 20;
 
 /// Whether anybody uses the pieces at this moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,9 +129,16 @@ pub fn graft(
             error,
         })?;
     watch(Step::FileSealed);
+    let own = standing(&pieces, &mappings, Some(file.identity)).own;
+    let ahead = if contents == Contents::Keep {
+        copy_ahead(pid, &own, &view, watch, &mut pauses)
+    } else {
+        None
+    };
     let change = Change::Graft {
         view: &view,
         number: file.number,
+        ahead: ahead.as_ref(),
     };
     rounds(
         pid,
@@ -208,6 +213,7 @@ enum Change<'a> {
     Graft {
         view: &'a FileView,
         number: u32,
+        ahead: Option<&'a Ahead>,
     },
     Undo {
         number: u32,
@@ -225,35 +231,63 @@ impl Change<'_> {
         }
     }
 
-    fn calls(&self, part: &Part, contents: Contents) -> Vec<Call> {
-        let advice = part.advice.iter();
-        let mut calls = match self {
+    /// What changes parts in rising order.
+    fn calls(&self, parts: &[Part], contents: Contents) -> Vec<Call> {
+        match self {
             Self::Graft { number, .. } => {
-                vec![injected::map_file(&part.piece, part.protection, *number)]
+                let map = |part: &Part| injected::map_file(&part.piece, part.protection, *number);
+                let mut calls: Vec<Call> = parts.iter().map(map).collect();
+                calls.extend(advice_again(parts));
+                calls
             }
-            Self::Undo { origins, .. } => vec![match origin_of(origins, &part.piece) {
-                Some((origin, offset)) => {
-                    let there = Piece {
-                        offset,
-                        ..part.piece
-                    };
-                    injected::map_file(&there, part.protection, origin.number)
-                }
-                None => injected::map_private(&part.piece, part.protection),
-            }],
-        };
-        // Before the first page comes, so that huge pages can.
-        calls.extend(advice.map(|advice| injected::advise(&part.piece, *advice)));
-        if let Self::Undo {
-            number, origins, ..
-        } = self
-            && contents == Contents::Keep
-            && origin_of(origins, &part.piece).is_none()
-        {
-            calls.push(injected::read_back(&part.piece, *number));
+            Self::Undo {
+                number, origins, ..
+            } => {
+                let undo = |part| undoing(part, *number, origins, contents);
+                parts.iter().flat_map(undo).collect()
+            }
         }
-        calls
     }
+}
+
+fn undoing(part: &Part, number: u32, origins: &[OpenOrigin], contents: Contents) -> Vec<Call> {
+    let origin = origin_of(origins, &part.piece);
+    let mut calls = vec![match origin {
+        Some((origin, offset)) => {
+            let there = Piece {
+                offset,
+                ..part.piece
+            };
+            injected::map_file(&there, part.protection, origin.number)
+        }
+        None => injected::map_private(&part.piece, part.protection),
+    }];
+    // Before the first page comes, so that huge pages can.
+    let advice = part.advice.iter();
+    calls.extend(advice.map(|advice| injected::advise(&part.piece, *advice)));
+    if contents == Contents::Keep && origin.is_none() {
+        calls.push(injected::read_back(&part.piece, number));
+    }
+    calls
+}
+
+/// The advice that parts in rising order had: one call for neighbours that had the same, since
+/// each call lengthens the pause.
+fn advice_again(parts: &[Part]) -> Vec<Call> {
+    let mut calls = Vec::new();
+    for (_, advice) in ADVICE {
+        let mut runs: Vec<Piece> = Vec::new();
+        for part in parts.iter().filter(|part| part.advice.contains(&advice)) {
+            match runs.last_mut() {
+                Some(run) if run.at.0 + run.length == part.piece.at.0 => {
+                    run.length += part.piece.length;
+                }
+                _ => runs.push(part.piece),
+            }
+        }
+        calls.extend(runs.iter().map(|run| injected::advise(run, advice)));
+    }
+    calls
 }
 
 /// A piece as the process has it mapped now.
@@ -323,16 +357,18 @@ fn rounds(
             });
         }
         let areas = process::areas(pid).map_err(|_| Refusal::Gone { pid })?;
-        let mut batch = Vec::new();
+        let mut taken = Vec::new();
         let mut calls = Vec::new();
         for part in parts(left, &victim.mappings, &areas)? {
-            let more = change.calls(&part, contents);
-            if !calls.is_empty() && calls.len() + more.len() > limit {
+            taken.push(part);
+            let more = change.calls(&taken, contents);
+            if more.len() > limit && !calls.is_empty() {
+                taken.pop();
                 break;
             }
-            calls.extend(more);
-            batch.push(part.piece);
+            calls = more;
         }
+        let batch: Vec<Piece> = taken.into_iter().map(|part| part.piece).collect();
         match round(&victim, &batch, &calls, change, contents, watch) {
             Ok(pause) => pauses.push(pause),
             // A smaller round may still fit.
@@ -370,8 +406,12 @@ fn round(
         };
         let stood = Instant::now();
         let copy = || match change {
-            Change::Graft { view, .. } if contents == Contents::Keep => {
-                copy_in(view, victim.pid, batch)
+            Change::Graft { view, ahead, .. } if contents == Contents::Keep => {
+                let pid = victim.pid;
+                ahead::complete(*ahead, view, pid, batch).map_err(|error| GraftError::System {
+                    what: "copy the region's bytes",
+                    error,
+                })
             }
             Change::Undo { file, origins, .. } => copy_back(file, batch, origins),
             _ => Ok(()),
@@ -397,41 +437,52 @@ fn copy_back(file: &OwnedFd, batch: &[Piece], origins: &[OpenOrigin]) -> Result<
     Ok(())
 }
 
-/// Copies what the process has at the pieces into the file.
-fn copy_in(view: &FileView, pid: u32, batch: &[Piece]) -> Result<(), GraftError> {
-    let mut portions = Vec::new();
-    for piece in batch {
-        let mut done = 0;
-        while done < piece.length {
-            let length = PORTION.min(piece.length - done);
-            portions.push((piece.offset + done, piece.at.0 + done, length));
-            done += length;
+/// Copies most bytes while the process runs; nothing where that is impossible, which only
+/// makes the pause longer.
+fn copy_ahead(
+    pid: u32,
+    pieces: &[Piece],
+    view: &FileView,
+    watch: Watch<'_>,
+    pauses: &mut Vec<Pause>,
+) -> Option<Ahead> {
+    let victim = Victim::find(pid).ok()?;
+    if !ahead::is_worthwhile(pieces, &victim.mappings) {
+        return None;
+    }
+    let result = attempt(&victim, watch, |tracer| {
+        let began = Instant::now();
+        let held = tracer.stop_one(0, 2)?;
+        let stood = Instant::now();
+        let file = tracer.call_for_file(&held, injected::userfaultfd(), |answer| {
+            let number = answered("make a userfaultfd", answer)?;
+            let number = u32::try_from(number).map_err(|_| GraftError::Busy)?;
+            region_file::fetch(pid, number)
+        })?;
+        pauses.push(Pause {
+            stopping: stood - began,
+            standing: stood.elapsed(),
+        });
+        Ok(file)
+    });
+    let ahead = result.and_then(|file| {
+        let failed = |error| GraftError::System {
+            what: "copy the region's bytes ahead",
+            error,
+        };
+        let tracking = Tracking::new(pid, file).map_err(failed)?;
+        Ahead::copy(tracking, view, pid, pieces, || watch(Step::Watched)).map_err(failed)
+    });
+    match ahead {
+        Ok(ahead) => {
+            watch(Step::CopiedAhead);
+            Some(ahead)
+        }
+        Err(error) => {
+            tracing::debug!(pid, %error, "all bytes are copied in the pause");
+            None
         }
     }
-    let total: u64 = batch.iter().map(|piece| piece.length).sum();
-    let copy = |portions: &[(u64, u64, u64)]| {
-        portions
-            .iter()
-            .try_for_each(|(offset, at, length)| view.fill(*offset, pid, *at, *length))
-    };
-    let result = if total < LARGE {
-        copy(&portions)
-    } else {
-        let (first, second) = portions.split_at(portions.len() / 2);
-        thread::scope(|scope| {
-            let second = thread::Builder::new().spawn_scoped(scope, || copy(second));
-            let first = copy(first);
-            let second = match second {
-                Ok(thread) => thread.join().unwrap_or(Err(Errno::IO)),
-                Err(_) => Err(Errno::AGAIN),
-            };
-            first.and(second)
-        })
-    };
-    result.map_err(|error| GraftError::System {
-        what: "copy the region's bytes",
-        error,
-    })
 }
 
 /// Where calls are filtered, asks before anything is changed about every call that may
@@ -473,15 +524,17 @@ fn create(
     let flags = region_file::creation_flags();
     let mut data = name.as_bytes().to_vec();
     data.push(0);
-    let began = Instant::now();
     let answer = attempt(&victim, watch, |tracer| {
+        let began = Instant::now();
         let held = tracer.stop_one(data.len(), 1)?;
-        tracer.call(&held, &data, |name| injected::memfd_create(name, flags))
+        let stood = Instant::now();
+        let answer = tracer.call(&held, &data, |name| injected::memfd_create(name, flags))?;
+        pauses.push(Pause {
+            stopping: stood - began,
+            standing: stood.elapsed(),
+        });
+        Ok(answer)
     })?;
-    pauses.push(Pause {
-        stopping: Duration::ZERO,
-        standing: began.elapsed(),
-    });
     let number = answered("make a memory file", answer)?;
     let number = u32::try_from(number).map_err(|_| GraftError::Busy)?;
     region_file::bring(pid, number)
@@ -512,7 +565,12 @@ fn attempt<T: Send>(
     let mut tried = 0;
     loop {
         let result = thread::scope(|scope| {
-            let traced = || work(&mut Tracer::new(victim, &mut *watch));
+            let traced = || {
+                // The VM may wait for this thread: others shall not make it longer. Only some
+                // may ask for that.
+                let _ = rustix::process::setpriority_process(None, FIRST);
+                work(&mut Tracer::new(victim, &mut *watch))
+            };
             let thread = thread::Builder::new()
                 .name("vmshm-graft".to_owned())
                 .spawn_scoped(scope, traced)
@@ -566,6 +624,35 @@ fn answered(what: &'static str, answer: u64) -> Result<u64, GraftError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn advice_is_given_again_to_neighbours_together() {
+        const HUGE: u64 = 14;
+        const NOT_DUMPED: u64 = 16;
+        let part = |page: u64, advice: &[u64]| Part {
+            piece: Piece {
+                at: vmshm_ram::VmmVirtual(page << 12),
+                length: 4096,
+                offset: 0,
+            },
+            protection: 3,
+            advice: advice.to_vec(),
+        };
+        let parts = [
+            part(1, &[HUGE]),
+            part(2, &[HUGE, NOT_DUMPED]),
+            part(3, &[]),
+            part(4, &[HUGE]),
+        ];
+        let given: Vec<(u64, u64, u64)> = advice_again(&parts)
+            .iter()
+            .map(|call| {
+                let [at, length, advice, ..] = call.arguments;
+                (at >> 12, length >> 12, advice)
+            })
+            .collect();
+        assert_eq!(given, [(2, 1, NOT_DUMPED), (1, 2, HUGE), (4, 1, HUGE)]);
+    }
 
     #[test]
     fn errors_of_calls_are_told_from_answers() {

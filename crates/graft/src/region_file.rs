@@ -61,20 +61,14 @@ pub(crate) fn find(pid: u32, name: &str) -> Result<Vec<RegionFile>, GraftError> 
         .collect()
 }
 
-/// Brings one of a process's descriptors here.
+/// Brings one of a process's memory files here.
 pub(crate) fn bring(pid: u32, number: u32) -> Result<RegionFile, GraftError> {
     let failed = |error| GraftError::System {
-        what: "take the memory file over",
+        what: TAKE_OVER,
         error,
     };
     let invalid = || failed(Errno::INVAL);
-    let process = i32::try_from(pid)
-        .ok()
-        .and_then(Pid::from_raw)
-        .ok_or(Refusal::Gone { pid })?;
-    let process = pidfd_open(process, PidfdFlags::empty()).map_err(failed)?;
-    let foreign = i32::try_from(number).map_err(|_| invalid())?;
-    let file = pidfd_getfd(process, foreign, PidfdGetfdFlags::empty()).map_err(failed)?;
+    let file = fetch(pid, number)?;
     let status = rustix::fs::fstat(&file).map_err(failed)?;
     Ok(RegionFile {
         number,
@@ -88,6 +82,23 @@ pub(crate) fn bring(pid: u32, number: u32) -> Result<RegionFile, GraftError> {
         size: u64::try_from(status.st_size).map_err(|_| invalid())?,
         file,
     })
+}
+
+const TAKE_OVER: &str = "take a file of the process over";
+
+/// Brings one of a process's descriptors here.
+pub(crate) fn fetch(pid: u32, number: u32) -> Result<OwnedFd, GraftError> {
+    let failed = |error| GraftError::System {
+        what: TAKE_OVER,
+        error,
+    };
+    let process = i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or(Refusal::Gone { pid })?;
+    let process = pidfd_open(process, PidfdFlags::empty()).map_err(failed)?;
+    let foreign = i32::try_from(number).map_err(|_| failed(Errno::INVAL))?;
+    pidfd_getfd(process, foreign, PidfdGetfdFlags::empty()).map_err(failed)
 }
 
 /// Gives a file the region's size, unless it has one, and seals it against any other.

@@ -25,6 +25,10 @@ pub enum Step {
     Directed,
     /// The word that releases the others says that they must wait.
     Barred,
+    /// The pages are watched for what is written to them.
+    Watched,
+    /// Most bytes are in the memory file, although all threads run.
+    CopiedAhead,
     /// The old bytes are in the memory file.
     Copied,
     /// The borrowed thread will now replace the pieces, come what may.

@@ -506,6 +506,38 @@ impl<'a> Tracer<'a> {
         Ok(answer)
     }
 
+    /// Lets a stopped thread make a descriptor, which `take` brings here, and close its own at
+    /// once: nothing of it is left in the process, should we die a moment later.
+    pub(crate) fn call_for_file<T>(
+        &mut self,
+        held: &Held,
+        call: Call,
+        take: impl FnOnce(u64) -> Result<T, GraftError>,
+    ) -> Result<T, GraftError> {
+        const NONE: u32 = u32::MAX;
+        let place = self.place(held, 0, 2, SPARE_STACK).ok_or(Refusal::NoRoom)?;
+        let chain = self.chain(held, &place, &[call, injected::close(NONE)], &[])?;
+        let entry = *chain.entry(0).ok_or(Refusal::NoRoom)?;
+        self.write(&chain)?;
+        self.redirect(held, &chain, &entry)?;
+        self.run_to_call(held.thread)?;
+        self.step(Step::CallEntered);
+        self.run_to_call(held.thread)?;
+        let answer = os::registers(held.thread)
+            .map_err(system("read a call's answer"))?
+            .rax;
+        self.step(Step::CallLeft);
+        let taken = take(answer);
+        if let Ok(number) = u32::try_from(answer) {
+            // The same frames, of which the next one now names the descriptor.
+            let calls = [call, injected::close(number)];
+            let chain = self.chain(held, &place, &calls, &[])?;
+            self.write(&chain)?;
+        }
+        self.detach(held.thread)?;
+        taken
+    }
+
     fn run_to_call(&mut self, thread: u32) -> Result<(), GraftError> {
         os::resume_to_call(thread).map_err(system("let a thread run"))?;
         let since = Instant::now();

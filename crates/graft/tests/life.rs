@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use victim::{Victim, once};
-use vmshm_graft::{Contents, GraftError, Piece, Refusal, Region, examine, graft, undo};
+use vmshm_graft::{Contents, GraftError, Piece, Refusal, Region, Step, examine, graft, undo};
 use vmshm_ram::VmmVirtual;
 
 /// Tries until the machine had time for it.
@@ -141,6 +141,64 @@ fn memory_that_nobody_uses_is_grafted_with_one_thread_borrowed() {
         "one thread paused for {:?} (median of the longest)",
         pauses[10]
     );
+}
+
+#[test]
+fn what_changes_after_it_was_copied_ahead_is_kept() {
+    let mut victim = Victim::start("huge");
+    let region = victim.unused_region("ahead");
+    let pid = victim.pid();
+    let place = |index: usize| {
+        let piece = region.pieces[index];
+        (piece.at.0 - victim.memory, piece.offset)
+    };
+    let (written, stays, gone) = (place(3), place(5), place(7));
+    victim.ask("fill");
+    for round in 1..4_u64 {
+        victim.ask(&format!("poke {} {round}", written.0 + 8192));
+        victim.ask(&format!("poke {} {round}", stays.0 + 8192));
+        victim.ask(&format!("poke {} {round}", gone.0 + 8192));
+        let mut ahead = false;
+        let grafted = surely(|| {
+            graft(pid, &region, Contents::Keep, &[], &mut |step| {
+                if step == Step::CopiedAhead {
+                    ahead = true;
+                    let late = round + 1000;
+                    victim.ask(&format!("poke {} {late}", written.0 + 8192));
+                    // All of a huge page, of which not even a table is left.
+                    let answer = victim.ask(&format!("drop {} {}", gone.0, 2 << 20));
+                    assert_eq!(answer, "dropped 0");
+                }
+            })
+        });
+        let file = std::fs::File::from(grafted.expect("grafted").file);
+        if ahead {
+            assert_eq!(in_file(&file, written.1 + 8192), round + 1000);
+            assert_eq!(in_file(&file, gone.1 + 8192), 0);
+        } else {
+            println!("this kernel does not tell what was written: all was copied in the pause");
+        }
+        assert_eq!(in_file(&file, stays.1 + 8192), round);
+        victim.check();
+        surely(|| undo(pid, &region, Contents::Keep, &[], &mut |_| ())).expect("undone");
+    }
+}
+
+#[test]
+fn memory_that_is_written_all_the_time_is_grafted_whole() {
+    let mut victim = Victim::start("huge");
+    let region = victim.unused_region("written");
+    victim.ask("fill");
+    victim.ask("use 1");
+    for _ in 0..3 {
+        let run = || graft(victim.pid(), &region, Contents::Keep, &[], &mut |_| ());
+        surely(run).expect("grafted");
+        victim.check();
+        let run = || undo(victim.pid(), &region, Contents::Keep, &[], &mut |_| ());
+        surely(run).expect("undone");
+        victim.check();
+    }
+    assert_eq!(victim.descriptors("anon_inode:[userfaultfd]"), 0);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use vmshm_link::bench::{BENCH_SIZE, BULK, MESSAGE, Mode, PING, PONG, STOP, rings
 use vmshm_link::control::{RefusalCode, Request};
 use vmshm_link::directory::RegionKind;
 use vmshm_link::ring::{Consumer, Producer};
-use vmshm_ram::{OpenError, View, Vmm};
+use vmshm_ram::{Method, OpenError, View, Vmm};
 use vmshm_shm::SharedMemory;
 
 mod turns;
@@ -86,8 +86,8 @@ pub struct Report {
     pub copied: u64,
     /// Extents of the measured region.
     pub extents: usize,
-    /// Whether the region is mapped; else every access is a system call.
-    pub mapped: bool,
+    /// How its memory is reached.
+    pub method: Method,
 }
 
 /// How long looking for the beacon takes, without the wait for its heartbeat; nothing
@@ -118,9 +118,16 @@ pub fn run(
 ) -> Result<Report, RequestError> {
     let name = format!("bench-{}", std::process::id());
     let region = largest_region(session, &name, timeout)?;
-    // Gone by name at once; its pages go with this session.
-    session.remove_region(&name, timeout)?;
+    // Gone by name at once; its pages go with this session. A broker takes back what has no
+    // name any more, and closes what its client leaves.
+    let is_direct = session.direct().is_some();
+    if is_direct {
+        session.remove_region(&name, timeout)?;
+    }
     let report = measure(session, &region, timeout, rounds, advance);
+    if !is_direct {
+        session.remove_region(&name, timeout)?;
+    }
     session.close_region(&region, timeout)?;
     report
 }
@@ -185,8 +192,19 @@ fn measure(
         private_copy: median(&mut bulk.private),
         copied: bulk.length,
         extents: region.extents.len(),
-        mapped: memory.is_mapped(),
+        method: method(memory),
     })
+}
+
+/// How a region's memory is reached, however it was asked for.
+fn method(memory: &View) -> Method {
+    if !memory.is_mapped() {
+        Method::Copy
+    } else if memory.lies_in_grafts() {
+        Method::Graft
+    } else {
+        Method::Map
+    }
 }
 
 /// The ring of records beside its floor, in short parts that follow one another closely. Gives the ratio of their

@@ -108,18 +108,27 @@ pub fn reach_found(vmm: Vmm, options: &AttachOptions) -> Result<Reached, ReachEr
         }
         Err(error) => error,
     };
-    let Some(obstacle) = lack_of_rights(&error).filter(|_| options.method == Method::Auto) else {
+    if lack_of_rights(&error).is_none() || options.method != Method::Auto {
         return Err(error.into());
-    };
-    let not_yours = obstacle.owner().map(|(owner, own)| ReachError::NotYours {
-        vm: format!("{} {}", product(vmm.kind), vmm.pid),
-        owner,
-        own,
-    });
-    let alone = not_yours.unwrap_or(ReachError::Attach(error));
+    }
+    let alone = without_broker(&vmm, error);
     match by_broker(Path::new(SOCKET), &pid, Some(vmm), options) {
         Err(ReachError::Broker { source, .. }) if source.is_absence() => Err(alone),
         other => other,
+    }
+}
+
+/// Why there is nothing to attach, where no broker runs.
+#[must_use]
+pub fn without_broker(vmm: &Vmm, error: AttachError) -> ReachError {
+    let owners = lack_of_rights(&error).and_then(Obstacle::owner);
+    match owners {
+        Some((owner, own)) => ReachError::NotYours {
+            vm: format!("{} {}", product(vmm.kind), vmm.pid),
+            owner,
+            own,
+        },
+        None => ReachError::Attach(error),
     }
 }
 

@@ -20,6 +20,17 @@ pub enum Method {
     Graft,
 }
 
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Map => "map",
+            Self::Copy => "copy",
+            Self::Graft => "graft",
+        })
+    }
+}
+
 /// The best way to reach a VM's RAM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Access {

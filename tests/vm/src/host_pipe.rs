@@ -53,7 +53,13 @@ impl HostPipe {
     /// [`HostPipe::finish`].
     #[must_use]
     pub fn start(path: &str, bytes: u64) -> Self {
-        let mut running = vmshm(["pipe", path]).start();
+        Self::start_over("auto", path, bytes)
+    }
+
+    /// The same, by one way of reaching the guest's memory.
+    #[must_use]
+    pub fn start_over(method: &str, path: &str, bytes: u64) -> Self {
+        let mut running = vmshm(["pipe", path, "--method", method]).start();
         let input = running.stdin.take().expect("not taken yet");
         let output = running.stdout.take().expect("not taken yet");
         let (sent, received) = (Arc::default(), Arc::default());

@@ -39,7 +39,7 @@ fn as_json(report: &Report, find_ms: Option<f64>) -> serde_json::Value {
     let latency =
         |p: &Percentiles| json!({"p50": p.p50, "p99": p.p99, "p99.9": p.p999, "rounds": p.rounds});
     json!({
-        "method": if report.mapped { "map" } else { "copy" },
+        "method": report.method.to_string(),
         "find_beacon_ms": find_ms,
         "one_way_64b_ns": latency(&report.message),
         "floor_one_way_ns": latency(&report.floor),
@@ -85,7 +85,7 @@ fn as_text(report: &Report, find_ms: Option<f64>) -> String {
         report.record_to_line,
         output::size(report.copied),
         output::count(report.extents, "extent"),
-        if report.mapped { "map" } else { "copy" },
+        report.method,
         report.region_copy,
         report.private_copy,
         report.region_copy / report.private_copy,

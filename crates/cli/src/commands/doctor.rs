@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 use vmshm_host::diagnosis::{Cause, Diagnosis, about_this_host, diagnose};
 use vmshm_host::machines;
+use vmshm_ram::Access;
 
 use crate::arguments::{Doctor, Global};
 use crate::failure::Failure;
@@ -33,7 +34,10 @@ pub(crate) fn run(doctor: &Doctor, global: &Global) -> Result<(), Failure> {
             lines(&mut text, "note: ", fact);
             eprint!("{text}");
         }
-        let array: Vec<Value> = all.iter().map(as_json).collect();
+        let array: Vec<Value> = all
+            .iter()
+            .map(|one| as_json(one, by_broker(one, global).as_ref()))
+            .collect();
         return output::print(&format!("{:#}\n", Value::from(array)));
     }
     let mut text = String::new();
@@ -48,12 +52,13 @@ pub(crate) fn run(doctor: &Doctor, global: &Global) -> Result<(), Failure> {
         let _ = writeln!(text, "no VM found on this host\n  hint: {hint}");
     }
     for diagnosis in &all {
-        describe(&mut text, diagnosis);
+        let broker = by_broker(diagnosis, global);
+        describe(&mut text, diagnosis, broker.as_ref());
     }
     output::print(&text)
 }
 
-fn describe(text: &mut String, diagnosis: &Diagnosis) {
+fn describe(text: &mut String, diagnosis: &Diagnosis, broker: Option<&Option<Cause>>) {
     let vmm = &diagnosis.machine.vmm;
     let _ = writeln!(
         text,
@@ -72,19 +77,40 @@ fn describe(text: &mut String, diagnosis: &Diagnosis) {
         }
     }
     if diagnosis.graft.is_empty() {
-        text.push_str("  graft: not in this release; nothing would stand in its way\n");
+        text.push_str("  graft: nothing stands in its way\n");
     }
     for cause in &diagnosis.graft {
-        line(
-            text,
-            "graft: not in this release, and would be refused",
-            cause,
-        );
+        line(text, "graft: no", cause);
+    }
+    match broker {
+        None => {}
+        Some(None) => text.push_str("  broker: yes\n"),
+        Some(Some(cause)) => line(text, "broker: no", cause),
     }
     for cause in &diagnosis.notes {
         line(text, "note", cause);
     }
     line(text, "agent", &diagnosis.agent);
+}
+
+/// Why no broker gives regions of a VM into which this user may not look; asked of no other.
+fn by_broker(diagnosis: &Diagnosis, global: &Global) -> Option<Option<Cause>> {
+    let vmm = &diagnosis.machine.vmm;
+    if vmm.access() != Access::None {
+        return None;
+    }
+    let cause = |what: String, hint: Option<String>| Some(Cause { what, hint });
+    Some(
+        match machines::seen_by_broker(vmm, global.broker().as_deref()) {
+            Ok(true) => None,
+            Ok(false) => cause(
+                "it sees no agent there, or its rules give this user nothing of that VM".to_owned(),
+                Some("whoever administers this host can add a rule".to_owned()),
+            ),
+            Err(error) if error.is_absence() => cause("none runs".to_owned(), error.hint()),
+            Err(error) => cause(error.to_string(), error.hint()),
+        },
+    )
 }
 
 fn line(text: &mut String, what: &str, cause: &Cause) {
@@ -100,7 +126,7 @@ fn lines(text: &mut String, words: &str, cause: &Cause) {
     }
 }
 
-fn as_json(diagnosis: &Diagnosis) -> Value {
+fn as_json(diagnosis: &Diagnosis, broker: Option<&Option<Cause>>) -> Value {
     let vmm = &diagnosis.machine.vmm;
     json!({
         "pid": vmm.pid,
@@ -110,10 +136,11 @@ fn as_json(diagnosis: &Diagnosis) -> Value {
         "map": method_json(diagnosis.map.as_ref()),
         "copy": method_json(diagnosis.copy.as_ref()),
         "graft": {
-            "works": false,
+            "works": diagnosis.graft.is_empty(),
             "would_work": diagnosis.graft.is_empty(),
             "causes": diagnosis.graft.iter().map(cause_json).collect::<Vec<_>>(),
         },
+        "broker": broker.map(|cause| method_json(cause.as_ref())),
         "notes": diagnosis.notes.iter().map(cause_json).collect::<Vec<_>>(),
         "agent": cause_json(&diagnosis.agent),
     })

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use vmshm_host::machines::{self, SelectError};
-use vmshm_host::{AttachOptions, attach::see};
+use vmshm_host::{AttachOptions, attach::see, reaching};
 use vmshm_ram::FindError;
 
 use crate::arguments::{Global, Wait};
@@ -50,5 +50,20 @@ fn look(wait: &Wait, global: &Global) -> Result<Option<Failure>, Failure> {
         timeout: Duration::from_secs(1),
         ..global.attach()?
     };
-    Ok(see(&vmm, &options).err().map(Failure::from))
+    let Err(error) = see(&vmm, &options) else {
+        return Ok(None);
+    };
+    if !reaching::is_lack_of_rights(&error) {
+        return Ok(Some(error.into()));
+    }
+    // Time brings no rights; but a broker sees for whom it serves.
+    match machines::seen_by_broker(&vmm, options.broker.as_deref()) {
+        Ok(true) => Ok(None),
+        Ok(false) => Ok(Some(Failure::new(
+            "the broker sees no agent there, or gives this user nothing of that VM",
+            None,
+        ))),
+        Err(broker) if broker.is_absence() => Err(reaching::without_broker(&vmm, error).into()),
+        Err(broker) => Ok(Some(Failure::from_error(&broker, broker.hint()))),
+    }
 }

@@ -15,7 +15,7 @@ pub(crate) fn read_memory(process: u32, address: u64, into: &mut [u8]) -> Result
         iov_len: into.len(),
     };
     // SAFETY: `local` names a live buffer of that length, borrowed for writing.
-    let copied = unsafe { copy(process, local, address, Direction::Here) }?;
+    let copied = unsafe { copy(process, &[local], &[address], Direction::Here) }?;
     is_whole(copied, into.len())
 }
 
@@ -26,7 +26,7 @@ pub(crate) fn write_memory(process: u32, address: u64, bytes: &[u8]) -> Result<(
         iov_len: bytes.len(),
     };
     // SAFETY: `local` names a live buffer of that length, which is only read.
-    let copied = unsafe { copy(process, local, address, Direction::There) }?;
+    let copied = unsafe { copy(process, &[local], &[address], Direction::There) }?;
     is_whole(copied, bytes.len())
 }
 
@@ -44,27 +44,33 @@ enum Direction {
     There,
 }
 
+/// Copies between buffers here and as many addresses there, in one call.
+///
 /// # Safety
 /// `local` must name memory that lives, and that may be written if bytes come here.
 unsafe fn copy(
     process: u32,
-    local: libc::iovec,
-    address: u64,
+    local: &[libc::iovec],
+    addresses: &[u64],
     direction: Direction,
 ) -> Result<usize, Errno> {
     let process = i32::try_from(process).map_err(|_| Errno::SRCH)?;
-    let remote = libc::iovec {
-        iov_base: std::ptr::without_provenance_mut(
-            usize::try_from(address).map_err(|_| Errno::FAULT)?,
-        ),
-        iov_len: local.iov_len,
-    };
+    let mut remote = Vec::with_capacity(local.len());
+    for (local, address) in local.iter().zip(addresses) {
+        let address = usize::try_from(*address).map_err(|_| Errno::FAULT)?;
+        remote.push(libc::iovec {
+            iov_base: std::ptr::without_provenance_mut(address),
+            iov_len: local.iov_len,
+        });
+    }
+    let count = libc::c_ulong::try_from(remote.len()).map_err(|_| Errno::INVAL)?;
+    let (local, remote) = (local.as_ptr(), remote.as_ptr());
     let copied = if direction == Direction::Here {
         // SAFETY: the caller vouches for `local`; `remote` is the kernel's to check.
-        unsafe { libc::process_vm_readv(process, &raw const local, 1, &raw const remote, 1, 0) }
+        unsafe { libc::process_vm_readv(process, local, count, remote, count, 0) }
     } else {
         // SAFETY: as above.
-        unsafe { libc::process_vm_writev(process, &raw const local, 1, &raw const remote, 1, 0) }
+        unsafe { libc::process_vm_writev(process, local, count, remote, count, 0) }
     };
     usize::try_from(copied).map_err(|_| {
         std::io::Error::last_os_error()
@@ -72,6 +78,17 @@ unsafe fn copy(
             .map_or(Errno::IO, Errno::from_raw_os_error)
     })
 }
+
+/// A run of bytes to be copied: from where in the process, to where in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) offset: u64,
+    pub(crate) at: u64,
+    pub(crate) length: u64,
+}
+
+/// How many runs one call takes: with runs of 1 MiB, less than the kernel copies at once.
+const MOST_RUNS: usize = 1000;
 
 /// A whole memory file, mapped here and present; unmapped on drop. The file must be
 /// sealed against shrinking: a mapping past a file's end would raise SIGBUS.
@@ -111,28 +128,33 @@ impl FileView {
         Ok(view)
     }
 
-    /// Copies bytes of a process into the file at an offset.
-    pub(crate) fn fill(
-        &self,
-        offset: u64,
-        process: u32,
-        address: u64,
-        length: u64,
-    ) -> Result<(), Errno> {
-        let offset = usize::try_from(offset).map_err(|_| Errno::INVAL)?;
-        let length = usize::try_from(length).map_err(|_| Errno::INVAL)?;
-        let end = offset.checked_add(length).ok_or(Errno::INVAL)?;
-        if end > self.length {
-            return Err(Errno::INVAL);
+    /// Copies runs of bytes of a process into the file, as many with one call as the kernel
+    /// takes.
+    pub(crate) fn fill(&self, process: u32, runs: &[Run]) -> Result<(), Errno> {
+        for runs in runs.chunks(MOST_RUNS) {
+            let mut local = Vec::with_capacity(runs.len());
+            let mut addresses = Vec::with_capacity(runs.len());
+            let mut wanted = 0_usize;
+            for run in runs {
+                let offset = usize::try_from(run.offset).map_err(|_| Errno::INVAL)?;
+                let length = usize::try_from(run.length).map_err(|_| Errno::INVAL)?;
+                let end = offset.checked_add(length).ok_or(Errno::INVAL)?;
+                if end > self.length {
+                    return Err(Errno::INVAL);
+                }
+                local.push(libc::iovec {
+                    iov_base: self.start.wrapping_byte_add(offset),
+                    iov_len: length,
+                });
+                addresses.push(run.at);
+                wanted = wanted.checked_add(length).ok_or(Errno::INVAL)?;
+            }
+            // SAFETY: the ranges lie in the mapping, which lives as long as `self`, and to
+            // which nobody here holds a reference.
+            let copied = unsafe { copy(process, &local, &addresses, Direction::Here) }?;
+            is_whole(copied, wanted)?;
         }
-        let local = libc::iovec {
-            iov_base: self.start.wrapping_byte_add(offset),
-            iov_len: length,
-        };
-        // SAFETY: the range lies in the mapping, which lives as long as `self`, and to
-        // which nobody here holds a reference.
-        let copied = unsafe { copy(process, local, address, Direction::Here) }?;
-        is_whole(copied, length)
+        Ok(())
     }
 }
 

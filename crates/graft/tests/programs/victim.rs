@@ -2,7 +2,10 @@
 //! they stored, keep values in every register, sleep, poll, read and wait in all the ways
 //! that are restarted differently, take signals on a stack of their own, and come and go.
 //! It answers commands on its standard input: `check` (everybody made progress and saw
-//! nothing wrong), `peek OFFSET`, `poke OFFSET VALUE`. It ends with its input.
+//! nothing wrong), `peek OFFSET`, `poke OFFSET VALUE`, `fill` (every page of the memory that nobody
+//! uses becomes present), `drop OFFSET LENGTH` (pages go), and `use STEP`: every STEPth page of the
+//! memory that nobody uses is written over and over from then on. It ends with its input.
+//! As `huge` its memory is made of huge pages, all of it present.
 
 #![allow(
     unsafe_code,
@@ -25,6 +28,7 @@ const LENGTH: usize = 8 << 20;
 /// And behind it some that nobody uses.
 const UNUSED: usize = 64 << 20;
 const PAGE: usize = 4096;
+const HUGE: usize = 2 << 20;
 
 static WRONG: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
@@ -46,6 +50,9 @@ static INTERRUPTED: AtomicUsize = AtomicUsize::new(0);
 fn wrong(what: String) {
     WRONG.lock().unwrap().push(what);
 }
+
+/// Every how many pages of the otherwise unused memory are written; zero for none.
+static USED: AtomicUsize = AtomicUsize::new(0);
 
 fn done(worker: usize) {
     PROGRESS[worker].fetch_add(1, Ordering::Relaxed);
@@ -89,6 +96,36 @@ fn store(worker: usize, memory: usize) {
             cell.store(value(round, page), Ordering::Relaxed);
         }
         done(worker);
+        thread::sleep(Duration::from_micros(300));
+    }
+}
+
+/// Makes every page of the otherwise unused memory present.
+fn fill(memory: usize) {
+    for page in 0..UNUSED / PAGE {
+        word(memory, LENGTH + page * PAGE + 4088).store(page as u64 + 1, Ordering::Relaxed);
+    }
+}
+
+/// Writes pages of the otherwise unused memory, and checks what it wrote.
+fn scribble(memory: usize) {
+    const PAGES: usize = UNUSED / PAGE;
+    let mut written = vec![0_u64; PAGES];
+    for round in 1_u64.. {
+        let step = USED.load(Ordering::Relaxed);
+        if step == 0 {
+            thread::sleep(Duration::from_millis(1));
+            continue;
+        }
+        for page in (0..PAGES).step_by(step) {
+            let cell = word(memory, LENGTH + page * PAGE + 8 * (page % 511));
+            let seen = cell.load(Ordering::Relaxed);
+            if written[page] != 0 && seen != written[page] {
+                wrong(format!("scribble: page {page} round {round}: {seen:#x}"));
+            }
+            written[page] = round << 20 | page as u64;
+            cell.store(written[page], Ordering::Relaxed);
+        }
         thread::sleep(Duration::from_micros(300));
     }
 }
@@ -521,7 +558,7 @@ fn main() {
         // SAFETY: a live name.
         let file = unsafe { libc::memfd_create(c"ram".as_ptr(), 0) };
         // SAFETY: takes numbers only.
-        let sized = unsafe { libc::ftruncate(file, (LENGTH + UNUSED) as i64) };
+        let sized = unsafe { libc::ftruncate(file, (LENGTH + UNUSED + HUGE) as i64) };
         assert_eq!(sized, 0);
         (libc::MAP_SHARED, file)
     } else {
@@ -531,7 +568,7 @@ fn main() {
     let memory = unsafe {
         libc::mmap(
             std::ptr::null_mut(),
-            LENGTH + UNUSED,
+            LENGTH + UNUSED + HUGE,
             libc::PROT_READ | libc::PROT_WRITE,
             flags,
             file,
@@ -539,7 +576,16 @@ fn main() {
         )
     };
     assert_ne!(memory, libc::MAP_FAILED);
-    let memory = memory as usize;
+    let mut memory = memory as usize;
+    if argument == "huge" {
+        memory = memory.next_multiple_of(HUGE);
+        // SAFETY: the range lies in the mapping made above.
+        unsafe {
+            libc::madvise(memory as *mut _, LENGTH + UNUSED, libc::MADV_HUGEPAGE);
+        }
+        fill(memory);
+        thread::spawn(move || scribble(memory));
+    }
     if argument.ends_with("-list") {
         filter(&argument);
     }
@@ -576,6 +622,24 @@ fn main() {
                 let cell = word(memory, offset.parse().unwrap());
                 cell.store(value.parse().unwrap(), Ordering::Release); // release: victim-peek
                 "poked".to_owned()
+            }
+            ["drop", offset, length] => {
+                let (offset, length): (usize, usize) =
+                    (offset.parse().unwrap(), length.parse().unwrap());
+                assert!(offset + length <= LENGTH + UNUSED);
+                // SAFETY: the range lies in the memory, which is only used by atomics.
+                let answer = unsafe {
+                    libc::madvise((memory + offset) as *mut _, length, libc::MADV_DONTNEED)
+                };
+                format!("dropped {answer}")
+            }
+            ["fill"] => {
+                fill(memory);
+                "filled".to_owned()
+            }
+            ["use", step] => {
+                USED.store(step.parse().unwrap(), Ordering::Relaxed);
+                "used".to_owned()
             }
             _ => "what?".to_owned(),
         };

@@ -100,12 +100,16 @@ impl Victim {
 
     /// How many memory files of a region it has open.
     pub fn files(&self, id: &str) -> usize {
-        let wanted = format!("/memfd:vmshm-{id} (deleted)");
+        self.descriptors(&format!("/memfd:vmshm-{id} (deleted)"))
+    }
+
+    /// How many descriptors it has of a file of this name.
+    pub fn descriptors(&self, wanted: &str) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
             .expect("its files")
             .filter_map(Result::ok)
             .filter_map(|entry| std::fs::read_link(entry.path()).ok())
-            .filter(|target| target.to_str() == Some(&wanted))
+            .filter(|target| target.to_str() == Some(wanted))
             .count()
     }
 

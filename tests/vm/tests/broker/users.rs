@@ -27,6 +27,16 @@ fn another_users_programs_work_through_the_broker_and_a_third_users_are_refused(
     assert_eq!(ours["agent"]["state"], "seen", "{ours}");
     assert_eq!(ours["access"], "broker", "{ours}");
 
+    broker
+        .vmshm(FRIEND, &["wait", name, "--agent", "--timeout", "60"])
+        .run_within(LATER)
+        .success();
+    let waited = ["wait", name, "--agent", "--timeout", "1"];
+    let stranger = broker.vmshm(STRANGER, &waited).run_within(LATER);
+    stranger.refused(&["nothing"]);
+    let told = broker.vmshm(FRIEND, &["doctor", name]).run().text();
+    assert!(told.contains("broker: yes"), "{told}");
+
     // A region that it makes, writes and reads.
     let region = machine.path("shared");
     broker

@@ -8,4 +8,6 @@
 mod deaths;
 mod kvm;
 mod load;
+mod pace;
 mod refusals;
+mod use_of;
