@@ -8,4 +8,5 @@
 mod deaths;
 mod kvm;
 mod load;
+mod partners;
 mod refusals;
