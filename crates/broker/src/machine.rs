@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use vmshm_host::SessionEnd;
+use vmshm_host::graft::GraftFailure;
 use vmshm_host::guard::Guard;
-use vmshm_host::proxied;
+use vmshm_host::proxied::{self, Lender};
 
 use crate::guests::Refused;
 use crate::journal::{Journal, Note};
@@ -40,6 +41,7 @@ pub(crate) struct Machine {
     pid: u32,
     start_time: u64,
     journal: Arc<Journal>,
+    lender: Lender,
     /// Held by whoever grafts or undoes.
     turn: Mutex<()>,
     state: Mutex<State>,
@@ -59,12 +61,14 @@ impl Machine {
         pid: u32,
         start_time: u64,
         guard: Guard,
+        lender: Lender,
         journal: Arc<Journal>,
     ) -> std::io::Result<Arc<Self>> {
         let machine = Arc::new(Self {
             pid,
             start_time,
             journal,
+            lender,
             turn: Mutex::default(),
             state: Mutex::new(State {
                 sessions: 1,
@@ -196,18 +200,22 @@ impl Machine {
                 return true;
             }
         }
-        self.undo(region)
+        // The guest's end does not wait until others have made way.
+        let goes_on = || self.over().is_none();
+        self.undo(region, |note| {
+            self.lender.take_back(note.start_time, &note.id, &goes_on)
+        })
     }
 
     /// Makes a region the guest's own again, whoever has it. The caller has the turn.
-    fn undo(&self, region: u64) -> bool {
+    fn undo(&self, region: u64, take_back: impl FnOnce(&Note) -> Result<(), GraftFailure>) -> bool {
         let found = locked(&self.state)
             .lent
             .get(&region)
             .map(|lent| lent.note.clone());
         let Some(note) = found else { return true };
         let start = Instant::now();
-        match proxied::take_back(self.pid, self.start_time, &note.id) {
+        match take_back(&note) {
             Ok(()) => {
                 self.journal.forget(&note);
                 locked(&self.state).lent.remove(&region);
@@ -236,7 +244,9 @@ impl Machine {
             if !due.is_empty() {
                 let _turn = locked(&self.turn);
                 due.into_iter().for_each(|region| {
-                    self.undo(region);
+                    self.undo(region, |note| {
+                        proxied::take_back(note.pid, note.start_time, &note.id)
+                    });
                 });
             }
         }

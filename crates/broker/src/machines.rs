@@ -63,10 +63,10 @@ impl Machines {
         {
             return Ok(Arc::clone(machine));
         }
-        let guard = session
-            .guard()
-            .ok_or_else(|| Refused::new("the guest cannot be watched", None))?;
-        let machine = Machine::start(key.0, key.1, guard, Arc::clone(&self.journal))
+        let watched = session.guard().zip(session.lender());
+        let (guard, lender) =
+            watched.ok_or_else(|| Refused::new("the guest cannot be watched", None))?;
+        let machine = Machine::start(key.0, key.1, guard, lender, Arc::clone(&self.journal))
             .map_err(|error| Refused::new(format!("the broker has no thread: {error}"), None))?;
         known.insert(key, Arc::clone(&machine));
         Ok(machine)

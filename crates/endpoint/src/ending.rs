@@ -24,6 +24,10 @@ pub enum End {
     /// The beacon is not there any more (seen on the host).
     #[error("guest restarted: its beacon has gone (a reboot, or its keeper was killed)")]
     GuestRestarted,
+    /// Another host program puts other pages in the place of a region's (seen on the host).
+    /// The region and what is in it stay.
+    #[error("made way: another vmshm program grafts a region that this one has mapped")]
+    MadeWay,
     /// Somebody removed the region.
     #[error("the region was removed")]
     RegionRemoved,
@@ -46,7 +50,7 @@ impl End {
             Self::AgentDied | Self::AgentLeft => {
                 Some("start `vmshm-agent run` in the guest again, as root, then reconnect")
             }
-            Self::AgentRestarted | Self::GuestRestarted => Some("reconnect"),
+            Self::AgentRestarted | Self::GuestRestarted | Self::MadeWay => Some("reconnect"),
             Self::RegionRemoved | Self::RegionDamaged(_) => Some("open the region anew"),
             Self::Link(LinkError::RolledBack { .. } | LinkError::Revoked) => Some("reconnect"),
             Self::Link(LinkError::Violation { .. }) => {

@@ -136,7 +136,7 @@ impl Direct {
                 self.pid(),
                 self.beacon.epoch,
                 Arc::clone(&self.ram),
-                Arc::clone(&self.directory.memory),
+                Arc::new(self.directory.clone()),
             ),
         }
     }
@@ -164,6 +164,9 @@ impl Direct {
         if let Some(slot) = &mut self.slot {
             slot.verify()?;
             slot.beat()?;
+            if slot.is_asked_to_leave()? {
+                return Err(SessionEnd::MadeWay);
+            }
         }
         self.grafts.retain(|memory| memory.strong_count() > 0);
         let mut grafts = self.grafts.iter().filter_map(Weak::upgrade);

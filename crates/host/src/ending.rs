@@ -41,6 +41,10 @@ pub enum SessionEnd {
     /// A region that it uses is no longer grafted: its pages are the VM's own again.
     #[error("region moved: its graft was undone, and its bytes are elsewhere in the VM's memory")]
     GraftUndone,
+    /// Another program of this host puts other pages in the place of what this one has mapped,
+    /// and has asked it to leave.
+    #[error("made way: another vmshm program grafts a region that this one has mapped")]
+    MadeWay,
     /// What the memory or its writer did.
     #[error("session ended: {0}")]
     Link(LinkError),
@@ -58,7 +62,8 @@ impl SessionEnd {
             | Self::GuestRestarted
             | Self::TakenBack
             | Self::PagesTaken
-            | Self::GraftUndone => Some("run the command again"),
+            | Self::GraftUndone
+            | Self::MadeWay => Some("run the command again"),
             Self::BrokerGone => Some("is it running? sudo systemctl start vmshm-broker"),
             Self::VmGone { .. } | Self::Link(_) => None,
         }
@@ -91,6 +96,7 @@ impl From<SessionEnd> for End {
                 "a holder of its file on the host has taken pages out of it".to_owned(),
             ),
             SessionEnd::GraftUndone => graft_undone(),
+            SessionEnd::MadeWay => Self::MadeWay,
             SessionEnd::Link(error) => Self::Link(error),
         }
     }

@@ -12,7 +12,7 @@ use vmshm_link::{Extent, LinkError, proof};
 use vmshm_ram::{BlockPiece, GuestRam, Layout, Protection, View, merge_pieces};
 
 use crate::deadline::Deadline;
-use crate::os::{GraftGround, graft_pages, lay_out_over_graft};
+use crate::os::{GraftGround, graft_pages, lay_out_over_graft, while_nobody_grafts};
 use crate::session::{RequestError, Session, region_name};
 
 /// A region that this session holds.
@@ -161,7 +161,8 @@ impl Ground {
         if self.ram.is_to_be_grafted() {
             return lay_out_over_graft(self, granted, (extents, &pieces), protection, ask);
         }
-        let view = self.ram.view(&pieces, protection);
+        // A graft that is being made would leave this with the old pages.
+        let view = while_nobody_grafts(&self.graft, || self.ram.view(&pieces, protection))?;
         let memory = Arc::new(view.map_err(|e| pages(&e))?);
         if !granted.ready {
             proof::verify_pattern(&memory, granted.key, granted.region)?;

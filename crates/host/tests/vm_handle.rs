@@ -233,6 +233,7 @@ fn the_end_of_a_session_is_told_with_its_reason() {
         ("die", End::AgentDied),
         ("restart", End::AgentRestarted),
         ("leave", End::AgentLeft),
+        ("make-way", End::MadeWay),
         ("reboot", End::GuestRestarted),
     ] {
         let mut guest = Player::start("guest");
@@ -308,6 +309,33 @@ fn after_a_restart_each_link_goes_on_in_one_new_session() {
         assert_eq!(new.right.verify(), Ok(()));
         assert!(old.tether.check().is_err());
     }
+}
+
+#[test]
+fn who_makes_way_has_nothing_mapped_of_the_old_session_and_goes_on_in_the_same_memory() {
+    let mut guest = Player::start("guest");
+    let vm = Vm::connect(&guest.name()).expect("connects");
+    let old = ["x", "y"].map(|name| vm.open(&wish(name, Role::End)).expect("opens"));
+    for held in &old {
+        held.memory.store_relaxed(4096, 77).expect("inside");
+    }
+    guest.tell("make-way");
+    assert_eq!(wait_for_end(&old[0].tether), End::MadeWay);
+    assert_eq!(wait_for_end(&old[1].tether), End::MadeWay);
+    assert_eq!(old[0].right.verify(), Ok(()), "its slot is its own yet");
+    // One that is let go of is gone at once; the others with the session.
+    vm.close(old[0].region);
+    assert_eq!(old[0].memory.load_relaxed(4096), Ok(0));
+    assert_eq!(old[1].memory.load_relaxed(4096), Ok(77));
+    vm.reconnect(PATIENCE).expect("reconnects");
+    assert_eq!(old[1].memory.load_relaxed(4096), Ok(0));
+    old[1].memory.store_relaxed(4096, 78).expect("nobody's");
+    for name in ["x", "y"] {
+        let new = vm.open(&wish(name, Role::End)).expect("opens again");
+        assert_eq!(new.memory.load_relaxed(4096), Ok(77));
+        assert_eq!(new.tether.check(), Ok(()));
+    }
+    wait_until(|| guest.tell("state").starts_with("slots=1"));
 }
 
 #[test]

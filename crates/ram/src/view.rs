@@ -127,6 +127,19 @@ impl View {
         &self.grafts
     }
 
+    /// What it maps; nothing where it copies.
+    #[allow(dead_code, reason = "only some systems can let go of it")]
+    pub(crate) fn mappings(&self) -> impl Iterator<Item = &Mapping> {
+        let (linear, parts): (Option<&Mapping>, &[MappedPart]) = match &self.reach {
+            Reach::Linear(mapping) => (Some(mapping), &[]),
+            Reach::Parts(parts) => (None, parts),
+            Reach::Copied(_) => (None, &[]),
+        };
+        linear
+            .into_iter()
+            .chain(parts.iter().map(|part| &part.mapping))
+    }
+
     /// Whether some of it lies in a file of a grafted region.
     #[must_use]
     pub const fn lies_in_grafts(&self) -> bool {

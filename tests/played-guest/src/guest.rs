@@ -7,7 +7,7 @@ use vmshm_link::beacon::{AGENT_GENERATION, AGENT_PULSE, Beacon, KEEPER_PULSE, KE
 use vmshm_link::beacon::{KeeperState, PAGE, PAGE_BYTES};
 use vmshm_link::control::{EndCause, RefusalCode, Reply, Request};
 use vmshm_link::directory::{self, DIRECTORY_SIZE, Header, RegionKind, SLOTS};
-use vmshm_link::slot::{AgentSlot, SlotEvent, SlotState};
+use vmshm_link::slot::{self, AgentSlot, SlotEvent, SlotState, SlotView};
 use vmshm_link::{Extent, GuestPhysical, duplex};
 use vmshm_shm::SharedMemory;
 
@@ -221,6 +221,16 @@ impl<M: GuestMemory> Guest<M> {
         format!("slots={} pulses={pulses} {}", held.len(), regions.join(" "))
     }
 
+    /// Asks each session to end, as another host process that grafts would.
+    fn ask_to_make_way(&self) {
+        for base in (0..SLOTS).map(directory::slot_offset) {
+            let view = SlotView::read(&self.directory, base).expect("there");
+            if view.is_held() {
+                slot::ask_to_leave(&self.directory, base, view.token).expect("there");
+            }
+        }
+    }
+
     /// A session has ended: what it held is held no more, and an end of a pipe that was in use is lost.
     fn leave_regions(&mut self, slot: usize) {
         let mut gone = Vec::new();
@@ -270,6 +280,7 @@ impl<M: GuestMemory> Guest<M> {
                 self.is_serving = false;
                 self.say(KeeperState::Withdrawn);
             }
+            ("make-way", _) => self.ask_to_make_way(),
             ("reboot", _) => {
                 self.epoch += 1;
                 self.pulse = 0;

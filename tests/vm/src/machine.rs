@@ -98,6 +98,11 @@ impl Kind {
         )
     }
 
+    /// Whether its monitor is open anyway.
+    const fn has_monitor(self) -> bool {
+        matches!(self, Self::Qemu(_) | Self::QemuDesktop)
+    }
+
     fn label(self) -> String {
         match self {
             Self::Uml => "uml".to_owned(),
@@ -155,7 +160,7 @@ impl Kind {
         ]
         .map(str::to_owned)
         .to_vec();
-        if matches!(self, Self::Qemu(_) | Self::QemuDesktop) {
+        if self.has_monitor() {
             let socket = qmp::socket(name);
             arguments.push("-qmp".to_owned());
             arguments.push(format!("unix:{},server=on,wait=off", socket.display()));
@@ -222,8 +227,10 @@ impl Machine {
         let directory = tempfile::tempdir().expect("there is room");
         let wrapper = directory.path().join("qemu-system-x86_64");
         let program = command_line::find("qemu-system-x86_64").expect("QEMU is there");
+        // The directory for a file of RAM is root's.
         let text = format!(
-            "#!/bin/sh\nexec setpriv --reuid={user} --regid={user} --clear-groups \
+            "#!/bin/sh\nfor word; do case \"$word\" in *,mem-path=*) \
+             chown {user} \"$(dirname \"${{word##*,mem-path=}}\")\" ;; esac; done\nexec setpriv --reuid={user} --regid={user} --clear-groups \
              --inh-caps=+dac_read_search --ambient-caps=+dac_read_search '{}' \"$@\"\n",
             program.display()
         );
@@ -235,7 +242,10 @@ impl Machine {
         let name = format!("vm-tests-{}-{label}", std::process::id());
         let socket = format!("unix:{},server=on,wait=off", qmp::socket(&name).display());
         // The last word on what a reset does is ours.
-        let arguments = ["-qmp", &socket, "-action", "reboot=reset"].map(str::to_owned);
+        let mut arguments = ["-action", "reboot=reset"].map(str::to_owned).to_vec();
+        if !kind.has_monitor() {
+            arguments.extend(["-qmp".to_owned(), socket]);
+        }
         Self::boot_in(kind, label, (&[], &arguments), None, &[("PATH", path)])
     }
 

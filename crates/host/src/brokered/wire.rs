@@ -493,6 +493,7 @@ fn end_words(end: &SessionEnd) -> [u64; 3] {
         SessionEnd::PagesTaken => [7, 0, 0],
         SessionEnd::BrokerGone => [8, 0, 0],
         SessionEnd::GraftUndone => [12, 0, 0],
+        SessionEnd::MadeWay => [13, 0, 0],
         SessionEnd::Link(LinkError::RolledBack { written, found, .. }) => [9, *written, *found],
         SessionEnd::Link(LinkError::Revoked) => [10, 0, 0],
         SessionEnd::Link(LinkError::Violation { value, .. }) => [11, *value, 0],
@@ -522,6 +523,7 @@ fn end_of([number, first, second]: [u64; 3]) -> SessionEnd {
             value: first,
         }),
         12 => SessionEnd::GraftUndone,
+        13 => SessionEnd::MadeWay,
         // A reason of a newer broker.
         _ => SessionEnd::BrokerGone,
     }

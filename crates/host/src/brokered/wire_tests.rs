@@ -52,6 +52,8 @@ fn what_brokers_say_comes_apart_as_it_was_put_together() {
         SessionEnd::GuestRestarted,
         SessionEnd::TakenBack,
         SessionEnd::PagesTaken,
+        SessionEnd::GraftUndone,
+        SessionEnd::MadeWay,
         SessionEnd::BrokerGone,
         SessionEnd::Link(LinkError::Revoked),
     ];

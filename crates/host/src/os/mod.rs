@@ -34,7 +34,9 @@ pub(crate) use system::{Brokered, BrokeredRight, Files, RegionFile, whole_file};
 // Regions as files of their own in the VMM.
 #[cfg(target_os = "linux")]
 pub use linux::graft;
-pub(crate) use system::{GraftGround, graft_pages, lay_out_over_graft};
+pub(crate) use system::{
+    GraftGround, abandon, graft_pages, lay_out_over_graft, while_nobody_grafts,
+};
 // What is said to the user.
 pub(crate) use system::{about_this_host, advice};
 

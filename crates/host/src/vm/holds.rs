@@ -12,6 +12,7 @@ use vmshm_ram::View;
 use vmshm_shm::SharedMemory;
 
 use crate::ending::graft_undone;
+use crate::os::abandon;
 
 /// How many looks in a row may find an entry unreadable, or not there yet: the agent writes
 /// it in one go, but the guest's processor can be taken away in the middle.
@@ -27,8 +28,8 @@ struct Hold {
     entry: Option<usize>,
     doubts: u32,
     is_over: bool,
-    /// Its memory, where that lies in a file of a graft.
-    graft: Weak<View>,
+    /// Its memory, where that is the VM's.
+    memory: Weak<View>,
 }
 
 /// All that is held in a session.
@@ -47,23 +48,31 @@ impl Holds {
             entry: None,
             doubts: 0,
             is_over: false,
-            graft: Weak::new(),
+            memory: Weak::new(),
         };
         self.by_handle.insert(handle, hold);
     }
 
     /// Notes where a region's memory lies.
     pub(super) fn lies(&mut self, handle: u64, memory: &Arc<View>) {
-        let hold = self.by_handle.get_mut(&handle);
-        if let Some(hold) = hold.filter(|_| memory.lies_in_grafts()) {
-            hold.graft = Arc::downgrade(memory);
+        if let Some(hold) = self.by_handle.get_mut(&handle) {
+            hold.memory = Arc::downgrade(memory);
         }
     }
 
-    /// Somebody lets go: its tether, and the region of which the agent is to be told so.
-    pub(super) fn remove(&mut self, handle: u64) -> Option<(Arc<Tether>, u64)> {
+    /// Somebody lets go: its tether, and the region of which the agent is to be told so. Where
+    /// the session `is_over`, its memory is abandoned.
+    pub(super) fn remove(&mut self, handle: u64, is_over: bool) -> Option<(Arc<Tether>, u64)> {
         let gone = self.by_handle.remove(&handle)?;
+        if is_over {
+            gone.abandon();
+        }
         Some((gone.tether, gone.region))
+    }
+
+    /// What is still held is another's from now on.
+    pub(super) fn abandon(&self) {
+        self.by_handle.values().for_each(Hold::abandon);
     }
 
     /// Whether nobody holds anything.
@@ -113,9 +122,17 @@ impl Holds {
 }
 
 impl Hold {
+    /// A program that waits for its new session must not keep the pages of the old one mapped:
+    /// somebody may wait for that.
+    fn abandon(&self) {
+        if let Some(memory) = self.memory.upgrade() {
+            abandon(&memory);
+        }
+    }
+
     fn look(&mut self, table: &impl SharedMemory) -> Option<End> {
-        let graft = self.graft.upgrade();
-        if graft.is_some_and(|memory| memory.is_cut_off()) {
+        let memory = self.memory.upgrade();
+        if memory.is_some_and(|memory| memory.is_cut_off()) {
             return Some(graft_undone());
         }
         let (seen_before, found) = (self.entry.is_some(), self.find(table));

@@ -36,7 +36,7 @@ fn each_hold_is_let_go_of_once_and_a_region_may_be_held_twice() {
     for (handle, region) in [(1, 7), (2, 7), (3, 8)] {
         hold(&mut holds, handle, region);
     }
-    let let_go = |holds: &mut Holds, handle| holds.remove(handle).map(|(_, region)| region);
+    let let_go = |holds: &mut Holds, handle| holds.remove(handle, false).map(|(_, region)| region);
     assert_eq!(let_go(&mut holds, 1), Some(7));
     assert_eq!(let_go(&mut holds, 1), None);
     assert!(holds.has_open("x") && !holds.has_open("y"));

@@ -309,7 +309,10 @@ impl Live {
 
     /// Somebody lets go of what it holds.
     pub(super) fn close(&self, handle: u64) {
-        let removed = locked(&self.state).holds.remove(handle);
+        let mut state = locked(&self.state);
+        let is_over = state.over.is_some();
+        let removed = state.holds.remove(handle, is_over);
+        drop(state);
         let Some((tether, region)) = removed else {
             return;
         };
@@ -359,6 +362,8 @@ impl Live {
         let mut state = locked(&self.state);
         state.is_released = true;
         state.holds.end_all(&End::Closed);
+        // Nothing may reach the pages once the slot is given back.
+        state.holds.abandon();
         self.stopped.notify_all();
         drop(state);
         let session = locked(&self.session).take();

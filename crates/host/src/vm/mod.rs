@@ -35,6 +35,12 @@
 //! *By a broker*, where the VM is another user's, links work as over map, in a file that holds
 //! the region and nothing else. Which regions, the broker's rules say.
 //!
+//! *Another program grafts* a region that is open over map: the session ends with
+//! [`End::MadeWay`], and that program waits, for two seconds, until nothing of the region is
+//! mapped here any more: until its links are reconnected or dropped. Nothing that was sent is
+//! lost, and a reconnected link goes on in the region's own file. A program that does not turn
+//! to its links in that time keeps the region from being grafted.
+//!
 //! It refuses nothing that the agent would grant, and keeps no list of names.
 
 mod failure;

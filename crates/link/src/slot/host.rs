@@ -4,8 +4,8 @@
 use vmshm_shm::SharedMemory;
 
 use super::{
-    CLAIM, ECHO, HOST_PULSE, HostIdentity, IDENTITY, NONCE, NONCE_ECHO, SESSION, STATE, SlotState,
-    release_for_dead_owner, reply_ring, request_ring,
+    CLAIM, ECHO, HOST_PULSE, HostIdentity, IDENTITY, LEAVE, NONCE, NONCE_ECHO, SESSION, STATE,
+    SlotState, release_for_dead_owner, reply_ring, request_ring,
 };
 use crate::error::LinkError;
 use crate::own_word::OwnWord;
@@ -226,6 +226,14 @@ impl<M: SharedMemory + Clone> HostSlot<M> {
     pub fn beat(&mut self) -> Result<(), LinkError> {
         let next = self.pulse.get().wrapping_add(1);
         self.pulse.set(&self.directory, next)
+    }
+
+    /// Whether another process of this host asks this session to end.
+    ///
+    /// # Errors
+    /// [`LinkError::Fault`] when the memory cannot be reached.
+    pub fn is_asked_to_leave(&self) -> Result<bool, LinkError> {
+        Ok(self.directory.load_relaxed(self.base + LEAVE)? == self.token)
     }
 
     /// Ends the session: after this call nothing of it may be touched any more.

@@ -7,6 +7,7 @@
 //! 0x018 nonce echo│ agent      0x098 host's pulse                 │ host
 //! 0x040 reply tail│            0x0a0 who the host is (see below)  │
 //! 0x048 req. head ┘            0x100 request tail, 0x108 reply head┘
+//! 0x0d0 leave: the echo, written by another host process
 //! 0x200 requests, 1 KiB (host → agent)     0x600 replies, 2 KiB (agent → host)
 //! 0xff0 own address, 0xff8 agent's pulse (see `directory`)
 //! ```
@@ -27,6 +28,11 @@
 //! echo into `released`; the agent then frees what the session held, and the slot.
 //! A proved slot whose owner is silent stays held: its pages are never reused on a
 //! guess.
+//!
+//! *Leaving.* A host process that is about to put other pages in the place of what an owner
+//! has mapped writes the owner's echo into `leave`. It may come from several processes, always
+//! says the same, and frees nothing: an owner that sees it ends its session by itself, and may
+//! attach anew at once. One that does not look goes on.
 //!
 //! *A new agent* finds the slots of the one before it. Proved ones become orphaned,
 //! and stay so until they are released. Granted ones, and ones that lost their echo
@@ -62,6 +68,7 @@ const RELEASED: u64 = 0x090;
 const HOST_PULSE: u64 = 0x098;
 const IDENTITY: u64 = 0x0a0;
 const IDENTITY_BYTES: usize = 48;
+const LEAVE: u64 = 0x0d0;
 const REQUEST_TAIL: u64 = 0x100;
 const REPLY_HEAD: u64 = 0x108;
 const REQUESTS: u64 = 0x200;
@@ -69,7 +76,7 @@ const REQUESTS_SIZE: u64 = 0x400;
 const REPLIES: u64 = 0x600;
 const REPLIES_SIZE: u64 = 0x800;
 
-const _: () = assert!(IDENTITY + IDENTITY_BYTES as u64 <= REQUEST_TAIL);
+const _: () = assert!(IDENTITY + IDENTITY_BYTES as u64 <= LEAVE && LEAVE + 8 <= REQUEST_TAIL);
 const _: () = assert!(REQUESTS + REQUESTS_SIZE <= REPLIES);
 const _: () = assert!(REPLIES + REPLIES_SIZE <= crate::directory::PAGE_ADDRESS);
 
@@ -218,6 +225,20 @@ pub fn release_for_dead_owner<M: SharedMemory>(
         directory.store_release(base + RELEASED, token)?;
     }
     Ok(())
+}
+
+/// Asks an owner that lives to end its session, since what it has mapped is about to lie
+/// elsewhere. `token` is the echo that was read together with the owner's identity; an owner
+/// that the slot has found since is not asked.
+///
+/// # Errors
+/// [`LinkError::Fault`] when the memory cannot be reached.
+pub fn ask_to_leave<M: SharedMemory>(
+    directory: &M,
+    base: u64,
+    token: u64,
+) -> Result<(), LinkError> {
+    Ok(directory.store_relaxed(base + LEAVE, token)?)
 }
 
 fn request_ring(base: u64) -> RingLayout {

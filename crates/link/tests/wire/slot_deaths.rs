@@ -8,7 +8,7 @@ use vmshm_link::LinkError;
 use vmshm_link::control::{Reply, Request};
 use vmshm_link::slot::{
     AgentSlot, Claim, HostIdentity, HostSlot, PendingClaim, Proof, SlotEvent, SlotState, SlotView,
-    UnprovedSlot, release_for_dead_owner,
+    UnprovedSlot, ask_to_leave, release_for_dead_owner,
 };
 use vmshm_shm::LocalMemory;
 
@@ -290,14 +290,24 @@ fn a_slot_survives_the_death_of_either_side_at_any_step() {
 }
 
 /// Runs one whole session of host `number` up to its proof.
-fn prove(memory: &Arc<LocalMemory>, agent: &mut AgentSlot<Arc<LocalMemory>>, number: u64) {
+fn prove(
+    memory: &Arc<LocalMemory>,
+    agent: &mut AgentSlot<Arc<LocalMemory>>,
+    number: u64,
+) -> HostSlot<Arc<LocalMemory>> {
     let claim = PendingClaim::place(Arc::clone(memory), BASE, 1000 + number)
         .expect("right")
         .expect("free");
     agent.poll(number).expect("right");
     let granted = claim.poll(EPOCH, 2000 + number, &Host::identity(number));
-    assert!(matches!(granted, Ok(Claim::Granted(_))));
+    let Ok(Claim::Granted(unproved)) = granted else {
+        panic!("not granted");
+    };
     assert_eq!(agent.poll(number), Ok(Some(SlotEvent::Proved)));
+    match unproved.poll() {
+        Ok(Proof::Proved(slot)) => slot,
+        other => panic!("not proved: {other:?}"),
+    }
 }
 
 #[test]
@@ -396,4 +406,26 @@ fn an_orphaned_slot_keeps_its_number_until_its_host_lets_go() {
     next.free().expect("reachable");
     let free = SlotView::read(&memory, BASE).expect("right words");
     assert_eq!((free.state, free.is_held()), (SlotState::Free, false));
+}
+
+#[test]
+fn an_owner_is_asked_to_leave_and_the_next_one_is_not() {
+    let memory = Arc::new(LocalMemory::new(4096));
+    let mut agent = AgentSlot::adopt(Arc::clone(&memory), BASE, EPOCH).expect("reachable");
+    let first = prove(&memory, &mut agent, 7);
+    assert_eq!(first.is_asked_to_leave(), Ok(false));
+    let seen = SlotView::read(&memory, BASE).expect("right words");
+    ask_to_leave(&memory, BASE, seen.token).expect("reachable");
+    assert_eq!(first.is_asked_to_leave(), Ok(true));
+    // Nothing else comes of it.
+    assert_eq!(first.verify(), Ok(()));
+    assert_eq!(agent.poll(8), Ok(None));
+    first.release().expect("reachable");
+    assert_eq!(agent.poll(8), Ok(Some(SlotEvent::Released)));
+    agent.free().expect("reachable");
+    let next = prove(&memory, &mut agent, 8);
+    assert_eq!(next.is_asked_to_leave(), Ok(false));
+    // Who has looked long ago asks nobody.
+    ask_to_leave(&memory, BASE, seen.token).expect("reachable");
+    assert_eq!(next.is_asked_to_leave(), Ok(false));
 }

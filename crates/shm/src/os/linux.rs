@@ -146,6 +146,25 @@ impl Mapping {
         unsafe { mprotect(start, self.mapped, usual) }.map_err(MapError::System)
     }
 
+    /// Lets go of the file, and has zeros of this process's own in its place: for memory that is
+    /// another's from now on, while somebody here may not have noticed. What is stored
+    /// afterwards reaches nobody.
+    ///
+    /// # Errors
+    /// [`MapError::System`]; the file stays mapped then.
+    pub fn abandon(&self) -> Result<(), MapError> {
+        let prot = match self.span.check_writable() {
+            Ok(()) => ProtFlags::READ | ProtFlags::WRITE,
+            Err(_) => ProtFlags::READ,
+        };
+        let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
+        let start = self.span.base().as_ptr().cast();
+        // SAFETY: the whole range is our own mapping. Whoever accesses it meanwhile does so by
+        // atomics and copies that expect any bytes, and finds memory there at every moment.
+        unsafe { mmap_anonymous(start, self.mapped, prot, flags) }.map_err(MapError::System)?;
+        Ok(())
+    }
+
     /// Where the memory starts in this process, for the kernel's own interfaces
     /// (registering, pagemap); not for dereferencing.
     #[must_use]

@@ -19,10 +19,15 @@ pub const STRANGER: u32 = 12_003;
 
 /// A VM of [`OWNER`]; nothing where there is nothing to boot with, or this is not root, which is said.
 pub fn machine(label: &str) -> Option<Machine> {
+    machine_of(Kind::QemuPrivate(2), label)
+}
+
+/// The same of another kind.
+pub fn machine_of(kind: Kind, label: &str) -> Option<Machine> {
     if !environment::is_set_up() || !environment::is_root() {
         return None;
     }
-    Some(Machine::boot_of_user(Kind::QemuPrivate(2), label, OWNER))
+    Some(Machine::boot_of_user(kind, label, OWNER))
 }
 
 /// What the unit leaves a broker, as setpriv says it.

@@ -9,6 +9,7 @@
 
 mod brokers;
 mod deaths;
+mod partners;
 mod reboots;
 mod sight;
 mod users;

@@ -9,5 +9,6 @@ mod deaths;
 mod kvm;
 mod load;
 mod pace;
+mod partners;
 mod refusals;
 mod use_of;

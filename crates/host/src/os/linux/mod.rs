@@ -23,7 +23,9 @@ pub(crate) use clock::milliseconds_since_boot;
 pub(crate) use display::{make_memory_file, only_readable, wait_for_monitor};
 pub use doorbell::Doorbells;
 pub(crate) use errors::is_no_such_address_family;
-pub(crate) use graft::{Ground as GraftGround, graft_pages, lay_out_over_graft};
+pub(crate) use graft::{
+    Ground as GraftGround, abandon, graft_pages, lay_out_over_graft, while_nobody_grafts,
+};
 pub(crate) use host_facts::about_this_host;
 pub(crate) use identity::{boot_id, has_ended, pid_namespace, processor_time, start_time};
 pub use listen::Listener;

@@ -82,6 +82,14 @@ impl Proxied {
         self.session.direct().map(crate::direct::Direct::guard)
     }
 
+    /// What takes back what is lent of the guest, while it lives.
+    #[must_use]
+    pub fn lender(&self) -> Option<Lender> {
+        let direct = self.session.direct()?;
+        let ground = direct.ground().graft;
+        Some(Lender { ground })
+    }
+
     /// Keeps the session alive; to be called several times a second.
     ///
     /// # Errors
@@ -275,6 +283,33 @@ impl Standings {
     }
 }
 
+/// Takes back what was lent of a guest that lives.
+#[derive(Debug, Clone)]
+pub struct Lender {
+    ground: crate::os::GraftGround,
+}
+
+impl Lender {
+    /// As [`take_back`]; programs of this host that have attached directly and map the region's
+    /// file are asked to make way first, so that nothing that they write is lost. They are
+    /// waited for at most a second, and only while `goes_on`.
+    ///
+    /// # Errors
+    /// As [`take_back`].
+    pub fn take_back(
+        &self,
+        start_time: u64,
+        id: &str,
+        goes_on: &dyn Fn() -> bool,
+    ) -> Result<(), GraftFailure> {
+        let pid = self.ground.pid;
+        if !still_runs(pid, start_time) {
+            return Ok(());
+        }
+        judged(pid, start_time, self.ground.take_back(id, goes_on))
+    }
+}
+
 /// Makes a region's memory the VMM's own again; what is not grafted any more is well, too.
 ///
 /// # Errors
@@ -283,11 +318,14 @@ pub fn take_back(pid: u32, start_time: u64, id: &str) -> Result<(), GraftFailure
     if !still_runs(pid, start_time) {
         return Ok(());
     }
-    match graft::undo(pid, id) {
-        Ok(_) => Ok(()),
-        Err(failure) if matches!(failure.refusal(), Some(graft::Refusal::NotGrafted)) => Ok(()),
+    judged(pid, start_time, graft::undo(pid, id).map(drop))
+}
+
+fn judged(pid: u32, start_time: u64, undone: Result<(), GraftFailure>) -> Result<(), GraftFailure> {
+    match undone {
+        Err(GraftFailure::NotGrafted) => Ok(()),
         Err(_) if !still_runs(pid, start_time) => Ok(()),
-        Err(failure) => Err(failure),
+        other => other,
     }
 }
 

@@ -9,13 +9,14 @@ use vmshm_ram::{BlockPiece, GuestRam, Protection, View};
 
 use crate::region::{Ask, Ground, Region};
 use crate::session::RequestError;
+use crate::sighting::Directory;
 
 /// The VMM in whose memory regions would be grafted.
 #[derive(Debug, Clone)]
 pub(crate) struct GraftGround;
 
 impl GraftGround {
-    pub(crate) fn new(_: u32, _: u64, _: Arc<GuestRam>, _: Arc<View>) -> Self {
+    pub(crate) fn new(_: u32, _: u64, _: Arc<GuestRam>, _: Arc<Directory>) -> Self {
         Self
     }
 }
@@ -47,4 +48,18 @@ pub(crate) fn lay_out_over_graft(
 /// [`RequestError::Graft`], always.
 pub(crate) fn graft_pages(ground: &Ground, _: u64, _: &[BlockPiece]) -> Result<(), RequestError> {
     Err(refused(&ground.graft))
+}
+
+/// Nobody ever waits for memory to be let go of.
+pub(crate) const fn abandon(_: &View) {}
+
+/// Nobody ever grafts.
+///
+/// # Errors
+/// None.
+pub(crate) fn while_nobody_grafts<T>(
+    _: &GraftGround,
+    work: impl FnOnce() -> T,
+) -> Result<T, RequestError> {
+    Ok(work())
 }

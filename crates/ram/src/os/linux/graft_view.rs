@@ -24,6 +24,15 @@ impl View {
         Ok(Self::linear(mapping).over_grafts(vec![graft]))
     }
 
+    /// Lets go of all files that it maps, with zeros of this process's own in their place.
+    /// What is copied goes where the VMM's memory is.
+    ///
+    /// # Errors
+    /// What the system says; some of it may stay mapped then.
+    pub fn abandon(&self) -> Result<(), MapError> {
+        self.mappings().try_for_each(Mapping::abandon)
+    }
+
     /// The file of a region that is grafted, if that is what it is a view of.
     #[must_use]
     pub fn graft(&self) -> Option<BorrowedFd<'_>> {
@@ -38,6 +47,23 @@ impl View {
 mod tests {
     use super::*;
     use rustix::fs::{MemfdFlags, Mode, fchmod, ftruncate, memfd_create};
+
+    #[test]
+    fn an_abandoned_view_reaches_nobody() {
+        let file = memfd_create("vmshm-left", MemfdFlags::CLOEXEC).expect("a file");
+        ftruncate(&file, 8192).expect("its size");
+        let other = rustix::io::dup(&file).expect("a copy");
+        let view = View::of_file(file, 8192, Protection::ReadWrite).expect("mapped");
+        view.store_relaxed(4096, 7).expect("stored");
+        view.abandon().expect("let go of");
+        assert_eq!(view.load_relaxed(4096), Ok(0));
+        view.store_relaxed(4096, 8).expect("nobody's");
+        let mut seen = [0; 8];
+        rustix::io::pread(&other, &mut seen, 4096).expect("read");
+        assert_eq!(seen, 7_u64.to_ne_bytes());
+        let maps = std::fs::read_to_string("/proc/self/maps").expect("ours");
+        assert!(!maps.contains("vmshm-left"), "{maps}");
+    }
 
     #[test]
     fn a_graft_is_memory_until_it_is_cut_off() {

@@ -1,4 +1,4 @@
-//! One process at a time grafts in a VM. The lock is one on the kernel's list of the VMM's
+//! One process at a time grafts in a VM, and none while another maps a region there. The lock is one on the kernel's list of the VMM's
 //! mappings: whoever may graft can open it, nobody else can, and it goes with who held it.
 
 use std::fs::File;
@@ -21,12 +21,21 @@ pub(super) struct Lock {
 impl Lock {
     /// Takes the lock of a VMM.
     pub(super) fn take(pid: u32, patience: Duration) -> Result<Self, GraftFailure> {
+        Self::wait(pid, patience, FlockOperation::NonBlockingLockExclusive)
+    }
+
+    /// Keeps grafts away, beside others that do.
+    pub(super) fn share(pid: u32, patience: Duration) -> Result<Self, GraftFailure> {
+        Self::wait(pid, patience, FlockOperation::NonBlockingLockShared)
+    }
+
+    fn wait(pid: u32, patience: Duration, how: FlockOperation) -> Result<Self, GraftFailure> {
         // Whoever may not open it hears the exact reason from the attempt that follows.
         let file = File::open(format!("/proc/{pid}/maps"))
             .map_err(|error| GraftFailure::not_looked_into(pid, &error))?;
         let since = Instant::now();
         loop {
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            match flock(&file, how) {
                 Ok(()) => return Ok(Self { _file: file }),
                 Err(Errno::WOULDBLOCK | Errno::INTR) if since.elapsed() < patience => {
                     std::thread::sleep(AGAIN);
@@ -57,7 +66,17 @@ mod tests {
             Lock::take(pid, Duration::from_millis(20)),
             Err(GraftFailure::Taken { .. })
         ));
+        assert!(matches!(
+            Lock::share(pid, Duration::ZERO),
+            Err(GraftFailure::Taken { .. })
+        ));
         drop(first);
+        let shared = [(); 2].map(|()| Lock::share(pid, Duration::from_secs(30)).expect("shared"));
+        assert!(matches!(
+            Lock::take(pid, Duration::ZERO),
+            Err(GraftFailure::Taken { .. })
+        ));
+        drop(shared);
         Lock::take(pid, Duration::from_secs(30)).expect("taken again");
     }
 

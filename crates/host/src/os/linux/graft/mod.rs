@@ -8,12 +8,15 @@
 //! (`vmshm-graft` judges that) or where another process would go on using the old pages.
 //!
 //! Two processes that graft in one VM take turns, by a lock on a file that only they can
-//! open. Whoever opened a region before it was grafted by mapping the VM's memory must open
-//! it anew; over copy it goes on. A graft that is undone ends the sessions that use it.
+//! open; who maps a region waits for it, too. Other vmshm programs that have the region mapped
+//! by the VM's memory are asked to leave their sessions first: they make new ones, open it anew
+//! and find its file. Over copy they go on. A graft that is undone ends the sessions that use
+//! it.
 
 mod failure;
 mod laying;
 mod lock;
+mod making_way;
 mod places;
 mod proof;
 mod sharing;
@@ -33,6 +36,7 @@ use crate::session::{RequestError, Session, region_name};
 
 pub use failure::GraftFailure;
 pub(crate) use laying::{graft_pages, lay_out_over_graft};
+pub(crate) use making_way::{abandon, while_nobody_grafts};
 pub(crate) use places::Ground;
 pub use places::{Standing, standing};
 pub use proof::Proof;

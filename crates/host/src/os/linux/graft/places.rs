@@ -4,12 +4,13 @@
 use std::sync::Arc;
 
 use vmshm_graft::{Contents, Origin, Piece};
-use vmshm_ram::{BlockPiece, GuestRam, MemoryMapping, ProcRoot, RamBlock, View, VmmVirtual};
+use vmshm_ram::{BlockPiece, GuestRam, MemoryMapping, ProcRoot, RamBlock, VmmVirtual};
 
 use super::failure::GraftFailure;
 use super::lock::Lock;
 use super::proof::{self, Proof};
 use super::{GraftedRegion, PATIENCE, Watch, described, sharing, undo_locked};
+use crate::sighting::Directory;
 
 /// What the name of a region's memory file starts with, as mappings show it.
 const NAME: &str = "vmshm-";
@@ -141,11 +142,11 @@ pub(crate) struct Ground {
     /// The number of the guest's keeper: regions of another one are other regions.
     pub(crate) epoch: u64,
     pub(crate) ram: Arc<GuestRam>,
-    pub(crate) directory: Arc<View>,
+    pub(crate) directory: Arc<Directory>,
 }
 
 impl Ground {
-    pub(crate) fn new(pid: u32, epoch: u64, ram: Arc<GuestRam>, directory: Arc<View>) -> Self {
+    pub(crate) fn new(pid: u32, epoch: u64, ram: Arc<GuestRam>, directory: Arc<Directory>) -> Self {
         Self {
             pid,
             epoch,
@@ -187,6 +188,18 @@ impl Ground {
             grafted,
             Proof::Mappings,
         ))
+    }
+
+    /// Makes a region's memory the VMM's own again, once the sessions of other processes that
+    /// map its file have ended: for a moment, and while `goes_on`.
+    pub(crate) fn take_back(
+        &self,
+        id: &str,
+        goes_on: &dyn Fn() -> bool,
+    ) -> Result<(), GraftFailure> {
+        let _lock = Lock::take(self.pid, PATIENCE)?;
+        sharing::leave_graft(self, id, goes_on);
+        undo_locked(self.pid, id, &mut |_| ()).map(drop)
     }
 
     fn region(

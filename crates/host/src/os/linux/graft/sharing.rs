@@ -1,19 +1,39 @@
-//! Who else maps what is about to be replaced. Other vmshm processes are known by their
-//! slots: those that map other parts of the VM's memory than the region are no hindrance,
-//! since they look for grafts whenever they open a region; those that have this very region
-//! mapped are named. Anybody else is for the engine to refuse.
+//! Who else maps what is about to be replaced.
+//!
+//! Other vmshm processes are known by their slots. Those that have the very region mapped are
+//! asked, through the slot, to end their sessions; attaching anew they wait for the graft, and
+//! find its file. The old pages are replaced only when the kernel's lists of their mappings show
+//! that they have let go, so no byte that they write goes astray. Who does not in time is named.
+//! Those that map other parts of the VM's memory are no hindrance, since they look for grafts
+//! whenever they open a region. Anybody else is for the engine to refuse.
+//!
+//! What stands in a slot is the guest's word. A guest can make us ask a session to end, which it
+//! can end itself; it cannot make us pass over a process that has the region mapped, since that
+//! is read from the kernel. A stranger that it passes off as a vmshm program would have to map
+//! the region after that look, and would then see old bytes of this guest and no others.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
 
 use vmshm_graft::Region;
-use vmshm_link::directory::{SLOTS, slot_offset};
-use vmshm_link::slot::SlotView;
+use vmshm_link::directory::{Header, SLOTS, slot_offset};
+use vmshm_link::slot::{SlotView, ask_to_leave};
 use vmshm_ram::{FileIdentity, MemoryMapping, ProcRoot};
 
 use super::failure::GraftFailure;
 use super::places::Ground;
 use crate::ending::SessionEnd;
 use crate::identity::{own_identity, start_time};
+
+/// How long others have for leaving their sessions: they look about ten times a second, and then
+/// have to come round to it.
+const LEAVING: Duration = Duration::from_secs(2);
+/// The same for a graft that is undone: whoever it was lent to may be waiting, and what is lost
+/// of a session that does not leave is told.
+const LEAVING_GRAFT: Duration = Duration::from_secs(1);
+/// How often is looked whether they have.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// A run of a file.
 #[derive(Debug, Clone, Copy)]
@@ -38,34 +58,122 @@ impl Run {
     }
 }
 
-/// The vmshm processes that may have the same file mapped.
+/// The session of another living process of this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Seat {
+    index: usize,
+    token: u64,
+    pid: u32,
+}
+
+/// Waits until no vmshm process has the region's old pages mapped any more, and gives those
+/// that may have other parts of the same files mapped.
 pub(super) fn partners(ground: &Ground, region: &Region) -> Result<Vec<u32>, GraftFailure> {
     let mappings = ProcRoot::system().mappings(ground.pid).unwrap_or_default();
     let runs = replaced(&mappings, region);
     if runs.is_empty() {
         return Ok(Vec::new());
     }
-    let mut partners = Vec::new();
-    let mut users = Vec::new();
-    let mut others = hosts(ground)?;
-    // What this program has started beside it looks after sessions, and has no slot.
-    others.extend(same_program());
-    others.sort_unstable();
-    others.dedup();
-    for pid in others {
-        let theirs = ProcRoot::system().mappings(pid).unwrap_or_default();
-        let mut theirs = theirs.iter().filter_map(Run::of);
-        if theirs.any(|their| runs.iter().any(|run| run.overlaps(&their))) {
-            users.push(pid);
-        } else {
-            partners.push(pid);
+    let deadline = Instant::now() + LEAVING;
+    let mut others = Others::default();
+    loop {
+        // What this program's like has started looks after sessions, and has no slot.
+        let users = others.make_way(ground, &runs, |program| program.is_own)?;
+        if users.is_empty() {
+            return Ok(others.ours.into_iter().collect());
+        }
+        if Instant::now() >= deadline {
+            return Err(GraftFailure::InUse { pids: users });
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// Waits until no session of another process has a graft's file mapped, so that nothing is
+/// written to it after it was undone: for a moment only, and while `goes_on`. Those that are left
+/// find out by the file's mode.
+pub(super) fn leave_graft(ground: &Ground, id: &str, goes_on: &dyn Fn() -> bool) {
+    let mappings = ProcRoot::system().mappings(ground.pid).unwrap_or_default();
+    let name = format!("vmshm-{id}");
+    let file = |mapping: &&MemoryMapping| mapping.memfd_name() == Some(&name);
+    let runs: Vec<Run> = mappings.iter().filter(file).filter_map(Run::of).collect();
+    let deadline = Instant::now() + LEAVING_GRAFT;
+    let mut others = Others::default();
+    while !runs.is_empty() && goes_on() && Instant::now() < deadline {
+        match others.make_way(ground, &runs, |_| false) {
+            Ok(users) if !users.is_empty() => std::thread::sleep(LOOK_EVERY),
+            // A guest that is gone has no sessions.
+            _ => return,
         }
     }
-    if users.is_empty() {
-        Ok(partners)
-    } else {
-        Err(GraftFailure::InUse { pids: users })
+}
+
+/// Other vmshm processes, and those that were asked to make way.
+#[derive(Debug, Default)]
+struct Others {
+    /// Who had a session once is still one of us when it has left it and is making a new one.
+    seated: BTreeSet<u32>,
+    /// Those, and what they have started beside them.
+    ours: BTreeSet<u32>,
+    asked: BTreeSet<Seat>,
+}
+
+impl Others {
+    /// Looks once who has a run mapped, and asks those to leave that have not been asked yet.
+    /// Processes beside those that have a session, or were started by one, are `also` known.
+    fn make_way(
+        &mut self,
+        ground: &Ground,
+        runs: &[Run],
+        also: impl Fn(&Program) -> bool,
+    ) -> Result<Vec<u32>, GraftFailure> {
+        let own = std::process::id();
+        let seats = seats(ground)?;
+        let programs = programs();
+        self.seated.extend(seats.iter().map(|seat| seat.pid));
+        self.ours.extend(&self.seated);
+        for program in &programs {
+            let parent = program.parent;
+            if parent == own || self.seated.contains(&parent) || also(program) {
+                self.ours.insert(program.pid);
+            }
+        }
+        // A program may have started the VM, too.
+        self.ours.retain(|pid| ![own, ground.pid].contains(pid));
+        let ours = self.ours.iter().copied();
+        let users: Vec<u32> = ours.filter(|pid| maps(*pid, runs)).collect();
+        let parents: BTreeSet<u32> = programs
+            .iter()
+            .filter(|program| users.contains(&program.pid))
+            .map(|program| program.parent)
+            .collect();
+        for seat in seats {
+            let is_meant = users.contains(&seat.pid) || parents.contains(&seat.pid);
+            if is_meant && !self.asked.contains(&seat) && ask(ground, &seat)? {
+                tracing::debug!(pid = seat.pid, "a vmshm program is asked to make way");
+                self.asked.insert(seat);
+            }
+        }
+        Ok(users)
     }
+}
+
+/// Asks a session to end; not yet where its slot's page has not shown that it is alive.
+fn ask(ground: &Ground, seat: &Seat) -> Result<bool, GraftFailure> {
+    let directory = &ground.directory;
+    let is_live = directory.slot_is_live(seat.index);
+    if !is_live.map_err(SessionEnd::from)? {
+        return Ok(false);
+    }
+    let asked = ask_to_leave(&directory.memory, slot_offset(seat.index), seat.token);
+    asked.map_err(SessionEnd::from)?;
+    Ok(true)
+}
+
+fn maps(pid: u32, runs: &[Run]) -> bool {
+    let theirs = ProcRoot::system().mappings(pid).unwrap_or_default();
+    let mut theirs = theirs.iter().filter_map(Run::of);
+    theirs.any(|their| runs.iter().any(|run| run.overlaps(&their)))
 }
 
 /// The runs of shared files that lie at a region's places and are not its own file.
@@ -94,43 +202,69 @@ fn replaced(mappings: &[MemoryMapping], region: &Region) -> Vec<Run> {
     runs
 }
 
-/// The other living processes of this host that have a session with the guest.
-fn hosts(ground: &Ground) -> Result<Vec<u32>, GraftFailure> {
+/// The sessions of other living processes of this host.
+fn seats(ground: &Ground) -> Result<Vec<Seat>, GraftFailure> {
+    let memory = &ground.directory.memory;
+    let header = Header::read(memory).map_err(SessionEnd::from)?;
+    if header.epoch != ground.epoch {
+        return Err(SessionEnd::GuestRestarted.into());
+    }
     let own = own_identity();
-    let mut pids = Vec::new();
+    let mut seats = Vec::new();
     for index in 0..SLOTS {
-        let view =
-            SlotView::read(&ground.directory, slot_offset(index)).map_err(SessionEnd::from)?;
+        let view = SlotView::read(memory, slot_offset(index)).map_err(SessionEnd::from)?;
         let owner = view.owner.filter(|_| view.is_held());
         let Some(owner) = owner else { continue };
         let here = owner.boot_id == own.boot_id && owner.pid_namespace == own.pid_namespace;
-        // What stands in a slot is read from guest RAM: only a process that is what the slot
-        // says counts.
+        // Only a process that is what the slot says counts.
         let lives = owner.start_time != 0 && start_time(owner.pid) == Some(owner.start_time);
         if here
             && lives
             && owner.pid != own.pid
             && let Ok(pid) = u32::try_from(owner.pid)
         {
-            pids.push(pid);
+            let token = view.token;
+            seats.push(Seat { index, token, pid });
         }
     }
-    Ok(pids)
+    Ok(seats)
 }
 
-/// The other processes that run this very program.
-fn same_program() -> Vec<u32> {
-    let program = |pid: &str| {
+/// Another process.
+#[derive(Debug, Clone, Copy)]
+struct Program {
+    pid: u32,
+    parent: u32,
+    /// Whether it runs this very program.
+    is_own: bool,
+}
+
+/// The other processes.
+fn programs() -> Vec<Program> {
+    let file = |pid: &str| {
         let file = std::fs::metadata(format!("/proc/{pid}/exe")).ok()?;
         Some((file.dev(), file.ino()))
     };
-    let own = program("self");
-    let is_other = |pid: &u32| *pid != std::process::id() && own.is_some();
+    let own = file("self");
+    let program = |pid: u32| {
+        Some(Program {
+            pid,
+            parent: parent(pid)?,
+            is_own: own.is_some() && file(&pid.to_string()) == own,
+        })
+    };
     let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(is_other)
-        .filter(|pid| program(&pid.to_string()) == own)
+        .filter(|pid| *pid != std::process::id())
+        .filter_map(program)
         .collect()
+}
+
+/// Who started a process: field 4 of proc_pid_stat(5).
+fn parent(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let rest = stat.rsplit_once(')')?.1;
+    rest.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 #[cfg(test)]
