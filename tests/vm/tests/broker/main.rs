@@ -11,4 +11,5 @@ mod brokers;
 mod deaths;
 mod reboots;
 mod sight;
+mod units;
 mod users;
