@@ -285,7 +285,7 @@ pub fn take_back(pid: u32, start_time: u64, id: &str) -> Result<(), GraftFailure
     }
     match graft::undo(pid, id) {
         Ok(_) => Ok(()),
-        Err(failure) if matches!(failure.refusal(), Some(graft::Refusal::NotGrafted)) => Ok(()),
+        Err(GraftFailure::NotGrafted) => Ok(()),
         Err(_) if !still_runs(pid, start_time) => Ok(()),
         Err(failure) => Err(failure),
     }
@@ -309,4 +309,23 @@ pub fn only_to_read(file: &OwnedFd) -> std::io::Result<OwnedFd> {
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
     Ok(rustix::fs::open(path, flags, rustix::fs::Mode::empty())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_grafted_is_taken_back_already() {
+        let own = std::process::id();
+        let started = crate::identity::start_time(u64::from(own)).expect("it runs");
+        let id = "1.00000000000000ab";
+        let undone = graft::undo(own, id);
+        assert!(
+            matches!(undone, Err(GraftFailure::NotGrafted)),
+            "{undone:?}"
+        );
+        take_back(own, started, id).expect("nothing is left to be done");
+        take_back(own, started + 1, id).expect("another process by now");
+    }
 }
