@@ -348,3 +348,22 @@ pub fn only_to_read(file: &OwnedFd) -> std::io::Result<OwnedFd> {
     let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
     Ok(rustix::fs::open(path, flags, rustix::fs::Mode::empty())?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_grafted_is_taken_back_already() {
+        let own = std::process::id();
+        let started = crate::identity::start_time(u64::from(own)).expect("it runs");
+        let id = "1.00000000000000ab";
+        let undone = graft::undo(own, id);
+        assert!(
+            matches!(undone, Err(GraftFailure::NotGrafted)),
+            "{undone:?}"
+        );
+        take_back(own, started, id).expect("nothing is left to be done");
+        take_back(own, started + 1, id).expect("another process by now");
+    }
+}
