@@ -83,42 +83,66 @@ fn a_broker_that_is_not_there_is_named() {
     );
 }
 
+/// A broker that is started by whoever connects, as systemd does it.
+fn activated(directory: &Path) -> Ended {
+    let activator = Command::new("systemd-socket-activate")
+        .arg("--seqpacket")
+        .arg("--listen")
+        .arg(directory.join("socket"))
+        .arg(env!("CARGO_BIN_EXE_vmshm"))
+        .args(["broker", "--rules"])
+        .arg(directory.join("rules.toml"))
+        .arg("--state")
+        .arg(directory.join("state"))
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("starts");
+    Ended(activator)
+}
+
+/// Asks it for regions until it says one of these.
+fn wait_until_it_says(directory: &Path, words: &[&str]) {
+    let start = Instant::now();
+    loop {
+        let output = vmshm()
+            .args(["region", "list", "no such VM", "--broker"])
+            .arg(directory.join("socket"))
+            .output()
+            .expect("runs");
+        let text = errors(&output);
+        if words.iter().any(|word| text.contains(word)) {
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE, "{text}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 #[test]
 fn the_socket_that_systemd_hands_over_is_served() {
     if !is_installed("systemd-socket-activate") {
         return;
     }
     let directory = tempfile::tempdir().expect("made");
-    let place = |name: &str| directory.path().join(name);
-    let activator = Command::new("systemd-socket-activate")
-        .arg("--seqpacket")
-        .arg("--listen")
-        .arg(place("socket"))
-        .arg(env!("CARGO_BIN_EXE_vmshm"))
-        .args(["broker", "--rules"])
-        .arg(place("no rules"))
-        .arg("--state")
-        .arg(place("state"))
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("starts");
-    let _activator = Ended(activator);
-    let start = Instant::now();
-    loop {
-        let output = vmshm()
-            .args(["region", "list", "no such VM", "--broker"])
-            .arg(place("socket"))
-            .output()
-            .expect("runs");
-        let text = errors(&output);
-        // Root may do everything, and nobody else anything.
-        if text.contains("no VM is called") || text.contains("may use nothing") {
-            break;
-        }
-        assert!(start.elapsed() < PATIENCE, "{text}");
-        std::thread::sleep(Duration::from_millis(50));
+    let _activator = activated(directory.path());
+    // Root may do everything, and nobody else anything.
+    wait_until_it_says(directory.path(), &["no VM is called", "may use nothing"]);
+}
+
+#[test]
+fn a_broker_that_systemd_starts_tells_wrong_rules_to_who_connects() {
+    if !is_installed("systemd-socket-activate") {
+        return;
     }
+    let directory = tempfile::tempdir().expect("made");
+    let rules = directory.path().join("rules.toml");
+    std::fs::write(rules, "[[allow]]\nuid = 1\nvms = []\n").expect("written");
+    let _activator = activated(directory.path());
+    wait_until_it_says(
+        directory.path(),
+        &["line 1: an entry names at least one VM"],
+    );
 }
 
 /// The units, with the program that was just built in the place of the installed one.

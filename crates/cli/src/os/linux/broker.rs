@@ -1,6 +1,7 @@
 //! The broker's process: its signals, its socket, and the end. What it does is in
 //! `vmshm-broker`.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use vmshm_broker::rules::Rules;
-use vmshm_broker::{Broker as Service, Limits, Listener, Machines};
+use vmshm_broker::{Broker as Service, Limits, ListenError, Listener, Machines};
 
 use crate::arguments::Global;
 use crate::commands::broker::Broker;
@@ -29,8 +30,12 @@ pub(crate) fn run_broker(broker: &Broker, global: &Global) -> Result<(), Failure
     // Rules are read for each connection; whoever says so by a signal is right already.
     signal_hook::flag::register(SIGHUP, Arc::default()).map_err(watching)?;
     raise_limit();
-    // Said at once rather than to the first client.
-    if let Err(error) = Rules::read(&broker.rules) {
+    let handed_over = handed_over(broker)?;
+    // Said at once rather than to the first client; but whoever comes by systemd's socket has
+    // nobody else to hear it from: a broker that ends is started for them again and again.
+    if let Err(error) = Rules::read(&broker.rules)
+        && handed_over.is_none()
+    {
         let hint = error.hint();
         return Err(Failure::from_error(&error, hint));
     }
@@ -43,7 +48,10 @@ pub(crate) fn run_broker(broker: &Broker, global: &Global) -> Result<(), Failure
         )
         .because(&format!("cannot keep notes in {state}"))
     })?;
-    let listener = listener(broker)?;
+    let listener = match handed_over {
+        Some(listener) => listener,
+        None => Listener::bind(place(broker)).map_err(not_listening)?,
+    };
     let service = Service::new(listener, machines, broker.rules.clone(), Limits::default());
     let stop = service.stop();
     std::thread::Builder::new()
@@ -63,19 +71,22 @@ pub(crate) fn run_broker(broker: &Broker, global: &Global) -> Result<(), Failure
         .map_err(|error| Failure::from_error(&error, None).because("waiting for programs"))
 }
 
-fn listener(broker: &Broker) -> Result<Listener, Failure> {
-    let made = match &broker.socket {
-        Some(path) => Listener::bind(path),
-        None => match vmshm_broker::activated() {
-            Ok(Some(listener)) => Ok(listener),
-            Ok(None) => Listener::bind(vmshm_broker::SOCKET.as_ref()),
-            Err(error) => Err(error),
-        },
-    };
-    made.map_err(|error| {
-        let hint = error.hint();
-        Failure::from_error(&error, hint)
-    })
+/// The socket that systemd has made, where no other one is asked for.
+fn handed_over(broker: &Broker) -> Result<Option<Listener>, Failure> {
+    match broker.socket {
+        Some(_) => Ok(None),
+        None => vmshm_broker::activated().map_err(not_listening),
+    }
+}
+
+fn place(broker: &Broker) -> &Path {
+    let usual = || vmshm_broker::SOCKET.as_ref();
+    broker.socket.as_deref().unwrap_or_else(usual)
+}
+
+fn not_listening(error: ListenError) -> Failure {
+    let hint = error.hint();
+    Failure::from_error(&error, hint)
 }
 
 /// Each client's session has some descriptors.
