@@ -1,5 +1,6 @@
-//! Where the agent and the keeper meet: `/run/vmshm`, open to root only, with their
-//! sockets and locks. A lock dies with its process, whatever killed it.
+//! Where the agent and the keeper meet: `/run/vmshm`, which only root may read and write, with
+//! their sockets and locks, which are root's alone. Others may pass through: in a guest that is a
+//! host, too, the broker's socket lies there. A lock dies with its process, whatever killed it.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, Write};
@@ -39,8 +40,8 @@ pub(crate) enum RunDirectoryError {
         #[source]
         error: io::Error,
     },
-    /// The directory is not root's alone.
-    #[error("{} is not a directory that only root may enter", .0.display())]
+    /// Others may read or write the directory.
+    #[error("{} is not a directory that only root may read and write", .0.display())]
     Unsafe(PathBuf),
 }
 
@@ -58,7 +59,7 @@ pub(crate) fn prepare() -> Result<(), RunDirectoryError> {
 }
 
 fn prepare_at(path: &Path) -> Result<(), RunDirectoryError> {
-    match DirBuilder::new().mode(0o700).create(path) {
+    match DirBuilder::new().mode(0o711).create(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             return Err(system("make", path)(error));
         }
@@ -66,7 +67,7 @@ fn prepare_at(path: &Path) -> Result<(), RunDirectoryError> {
     }
     let found = fs::symlink_metadata(path).map_err(system("look at", path))?;
     let ours = found.uid() == rustix::process::geteuid().as_raw();
-    if found.is_dir() && ours && found.mode() & 0o077 == 0 {
+    if found.is_dir() && ours && found.mode() & 0o066 == 0 {
         Ok(())
     } else {
         Err(RunDirectoryError::Unsafe(path.to_owned()))
@@ -168,16 +169,21 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_others_may_enter_is_refused() {
+    fn a_directory_that_others_may_read_or_write_is_refused() {
         let directory = tempfile::tempdir().expect("succeeds");
         let path = directory.path().join("run");
         prepare_at(&path).expect("succeeds");
         prepare_at(&path).expect("succeeds");
-        fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("succeeds");
-        assert!(matches!(
-            prepare_at(&path),
-            Err(RunDirectoryError::Unsafe(_))
-        ));
+        // As the broker's socket needs it.
+        fs::set_permissions(&path, Permissions::from_mode(0o711)).expect("succeeds");
+        prepare_at(&path).expect("succeeds");
+        for mode in [0o755, 0o733, 0o700 | 0o020] {
+            fs::set_permissions(&path, Permissions::from_mode(mode)).expect("succeeds");
+            assert!(matches!(
+                prepare_at(&path),
+                Err(RunDirectoryError::Unsafe(_))
+            ));
+        }
         let link = directory.path().join("link");
         std::os::unix::fs::symlink(&path, &link).expect("succeeds");
         assert!(matches!(

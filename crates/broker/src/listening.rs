@@ -75,8 +75,9 @@ impl Listener {
         let directory = path.parent().filter(|one| !one.as_os_str().is_empty());
         if let Some(directory) = directory.filter(|one| !one.exists()) {
             fs::create_dir_all(directory).map_err(failed)?;
-            // Whatever the umask: clients look for the socket there.
-            let mode = Permissions::from_mode(0o755);
+            // Whatever the umask: clients pass through to the socket. In a guest that is a host,
+            // too, the directory is also its agent's, which lets nobody look around there.
+            let mode = Permissions::from_mode(0o711);
             fs::set_permissions(directory, mode).map_err(failed)?;
         }
         let address = SocketAddrUnix::new(path).map_err(|error| failed(error.into()))?;
