@@ -1,7 +1,7 @@
-//! The Debian 13 tree that guests can run on, made once by mmdebstrap below `target/vm`, with a Wayland compositor, an X
-//! server without a screen, and their small programs.
+//! The Debian 13 trees that guests can run on, made once by mmdebstrap below `target/vm`: one with a Wayland compositor,
+//! an X server without a screen, and their small programs, and a small one whose init is systemd.
 //!
-//! As root the tree is what mmdebstrap makes. An ordinary user gets it through user namespaces, and then all files belong
+//! As root a tree is what mmdebstrap makes. An ordinary user gets it through user namespaces, and then all files belong
 //! to that user, which the guest's root does not mind. Refuses where neither works.
 
 use std::path::{Path, PathBuf};
@@ -13,55 +13,83 @@ use crate::lock::Lock;
 use crate::progress::Step;
 use crate::{archive, checkout, command, install};
 
-/// What the tree holds besides a minimal system.
-const PACKAGES: &str =
-    "sway,foot,grim,wlr-randr,wev,wayvnc,xvfb,xterm,fonts-dejavu-core,kmod,procps,passwd";
+/// A tree: its directory, and what it holds besides a minimal system.
+struct Tree {
+    name: &'static str,
+    packages: &'static str,
+}
+
+const DESKTOP: Tree = Tree {
+    name: "debian13",
+    packages: "sway,foot,grim,wlr-randr,wev,wayvnc,xvfb,xterm,fonts-dejavu-core,kmod,procps,passwd",
+};
+const SYSTEMD: Tree = Tree {
+    name: "debian13-systemd",
+    packages: "systemd,libkmod2",
+};
+
 /// Where a tree says which packages it was made of: one of other packages is made anew.
 const STAMP: &str = "etc/vmshm-tree";
 
-/// The tree's directory, made if it is missing.
+/// The directory of the tree with a desktop, made if it is missing.
 pub fn tree() -> Result<PathBuf> {
-    let home = checkout::vm_cache()?;
-    let tree = home.join("debian13");
-    let is_there =
-        || std::fs::read_to_string(tree.join(STAMP)).is_ok_and(|packages| packages == PACKAGES);
-    if is_there() {
-        return Ok(tree);
-    }
-    let mmdebstrap = install::program("mmdebstrap", "mmdebstrap")?;
-    if !rustix::process::geteuid().is_root() {
-        install::program("newuidmap", "uidmap")?;
-    }
-    let _lock = Lock::take("fetch")?;
-    if is_there() {
-        return Ok(tree);
-    }
-    let _step = Step::start("making the Debian 13 tree (this takes a minute)");
-    let scratch = tempfile::Builder::new()
-        .prefix(".debian13-")
-        .tempdir_in(&home)?;
-    // Root's tree must be reachable for the user that mmdebstrap downloads as.
-    std::fs::set_permissions(
-        scratch.path(),
-        std::os::unix::fs::PermissionsExt::from_mode(0o755),
-    )?;
-    let made = scratch.path().join("tree");
-    make(&mmdebstrap, &made).context("cannot make the Debian 13 tree")?;
-    std::fs::write(made.join(STAMP), PACKAGES)?;
-    if tree.is_dir() {
-        // Guests that still run on it keep what they have open.
-        std::fs::rename(&tree, scratch.path().join("old"))?;
-    }
-    std::fs::rename(&made, &tree).with_context(|| format!("cannot make {}", tree.display()))?;
-    Ok(tree)
+    DESKTOP.directory()
 }
 
-/// Makes the tree in `directory`, which does not exist yet.
-fn make(mmdebstrap: &Path, directory: &Path) -> Result<()> {
+/// The directory of the tree with systemd, made if it is missing.
+pub fn systemd_tree() -> Result<PathBuf> {
+    SYSTEMD.directory()
+}
+
+impl Tree {
+    /// Its directory, made if it is missing.
+    fn directory(&self) -> Result<PathBuf> {
+        let home = checkout::vm_cache()?;
+        let tree = home.join(self.name);
+        let is_there = || {
+            std::fs::read_to_string(tree.join(STAMP))
+                .is_ok_and(|packages| packages == self.packages)
+        };
+        if is_there() {
+            return Ok(tree);
+        }
+        let mmdebstrap = install::program("mmdebstrap", "mmdebstrap")?;
+        if !rustix::process::geteuid().is_root() {
+            install::program("newuidmap", "uidmap")?;
+        }
+        let _lock = Lock::take("fetch")?;
+        if is_there() {
+            return Ok(tree);
+        }
+        let name = self.name;
+        let _step = Step::start(format!("making the tree {name} (this takes a minute)"));
+        let scratch = tempfile::Builder::new()
+            .prefix(".debian13-")
+            .tempdir_in(&home)?;
+        // Root's tree must be reachable for the user that mmdebstrap downloads as.
+        std::fs::set_permissions(
+            scratch.path(),
+            std::os::unix::fs::PermissionsExt::from_mode(0o755),
+        )?;
+        let made = scratch.path().join("tree");
+        make(&mmdebstrap, self.packages, &made)
+            .with_context(|| format!("cannot make the tree {name}"))?;
+        std::fs::write(made.join(STAMP), self.packages)?;
+        if tree.is_dir() {
+            // Guests that still run on it keep what they have open.
+            std::fs::rename(&tree, scratch.path().join("old"))?;
+        }
+        std::fs::rename(&made, &tree).with_context(|| format!("cannot make {}", tree.display()))?;
+        Ok(tree)
+    }
+}
+
+/// Makes a tree in `directory`, which does not exist yet.
+fn make(mmdebstrap: &Path, packages: &str, directory: &Path) -> Result<()> {
     let mut program = Command::new(mmdebstrap);
     program
         .args(["--quiet", "--variant=minbase", "--architectures=amd64"])
-        .arg(format!("--include={PACKAGES}"));
+        .arg(format!("--include={packages}"));
     for proxy in archive::proxies() {
         program.arg("--aptopt").arg(proxy);
     }

@@ -144,7 +144,7 @@ fn steps(all: bool) -> Vec<Step> {
             "building the programs",
             Box::new(|_| artifacts::build().and_then(|()| artifacts::build_examples())),
         ),
-        ("fetching what the VMs need", Box::new(|_| fetch())),
+        ("fetching what the VMs need", Box::new(move |_| fetch(all))),
         (
             "tests on real VMs",
             Box::new(move |counts| vm_tests(all, counts)),
@@ -221,9 +221,9 @@ fn model_checks(counts: &mut Counts) -> Result<()> {
 /// What Bochs needs to run a boot sector: itself, a display without a screen, and firmware.
 const BOCHS: [&str; 4] = ["bochs", "bochs-term", "bochsbios", "vgabios"];
 
-/// Fetches kernels, QEMU and busybox now, so that no test waits for a download; and Volatility and Bochs, whose tests
-/// are skipped where they cannot be had.
-fn fetch() -> Result<()> {
+/// Fetches kernels, QEMU and busybox now, so that no test waits for a download; and what only some tests need, which are
+/// skipped where it cannot be had.
+fn fetch(all: bool) -> Result<()> {
     if let Err(error) = volatility::python() {
         eprintln!("warning: the tests that need Volatility 3 will be skipped: {error:#}");
     }
@@ -236,6 +236,9 @@ fn fetch() -> Result<()> {
         println!("windows cannot be shown, and their tests are skipped: {error:#}");
     }
     debian13::tree()?;
+    if all && let Err(error) = debian13::systemd_tree() {
+        println!("a tree with systemd cannot be had, and its test is skipped: {error:#}");
+    }
     let uml = vm::fetch(Vmm::Uml);
     vm::fetch(Vmm::Qemu)?;
     if let Err(error) = install::program_of("bochs-bin", &BOCHS) {

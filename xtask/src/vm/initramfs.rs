@@ -21,6 +21,8 @@ pub struct Guest<'a> {
     pub name: &'a str,
     /// The host's directory that becomes the guest's root: `/`, or an unpacked tree.
     pub tree: &'a Path,
+    /// Whether the tree's systemd becomes process 1.
+    pub has_systemd: bool,
     /// The agent's program, if there is one.
     pub agent: Option<&'a Path>,
     /// Whether the agent is started.
@@ -107,6 +109,10 @@ fn settings(guest: &Guest<'_>, kernel: &Kernel, modules: &str) -> String {
         ("vmm", vmm.to_owned()),
         ("hostname", guest.name.to_owned()),
         ("tree", text(guest.tree)),
+        (
+            "init",
+            if guest.has_systemd { "systemd" } else { "" }.to_owned(),
+        ),
         ("modules", modules.to_owned()),
         ("module_directory", text(&kernel.modules)),
         ("checkout", text(checkout::root())),

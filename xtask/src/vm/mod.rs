@@ -62,6 +62,7 @@ pub fn boot(options: &VmOptions, console: &Console) -> Result<RunningVm> {
     let tree = match options.system {
         System::Host => PathBuf::from("/"),
         System::Debian13 => crate::debian13::tree()?,
+        System::Debian13Systemd => crate::debian13::systemd_tree()?,
     };
 
     let given = if options.vmm == Vmm::Uml {
@@ -74,6 +75,7 @@ pub fn boot(options: &VmOptions, console: &Console) -> Result<RunningVm> {
         vmm: options.vmm,
         name: &name,
         tree: &tree,
+        has_systemd: options.system == System::Debian13Systemd,
         agent: agent.as_deref(),
         start_agent: !options.no_agent,
         network: options.network,

@@ -52,6 +52,8 @@ pub enum System {
     Host,
     /// A Debian 13 tree below `target/`, made once.
     Debian13,
+    /// A small one whose process 1 is systemd.
+    Debian13Systemd,
 }
 
 /// Everything that one VM is started with.

@@ -1,6 +1,6 @@
 # The guest's process 1 on its real root: mounts what a system has, makes the checkout and the script visible at their
 # own paths, starts the agent, tells the host "ready", runs the script, and tells its exit status. The control channel
-# carries one line per message: `ready`, `failed REASON`, `exit STATUS`.
+# carries one line per message: `ready`, `failed REASON`, `exit STATUS`. Where the tree has systemd, that becomes process 1.
 bb=/run/vm/busybox
 . /run/vm/settings
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=dumb LANG=C.UTF-8
@@ -93,40 +93,56 @@ fi
 $bb umount -l /run/vm/lower
 
 clean="$bb env -i PATH=$PATH HOME=$HOME TERM=$TERM LANG=$LANG"
-if [ "$start_agent" = yes ]; then
-    cd /
-    $clean vmshm-agent run 3>&- 4>&- &
-    agent_process=$!
-    deadline=$(($($bb cut -d. -f1 /proc/uptime) + 60))
-    until $clean vmshm-agent status --json >/dev/null 2>&1 3>&- 4>&-; do
-        if ! $bb kill -0 $agent_process 2>/dev/null; then
-            wait $agent_process
-            tell "failed vmshm-agent run ended with status $?"
-            power_off
-        fi
-        if [ "$($bb cut -d. -f1 /proc/uptime)" -gt "$deadline" ]; then
-            tell "failed vmshm-agent is not ready after 60 s"
-            power_off
-        fi
-        $bb sleep 0.1
-    done
-fi
-tell ready
 
-if [ -n "$run" ]; then
-    cd "$checkout" 2>/dev/null || cd /
-    $bb setsid $clean /bin/sh "$run" >&3 2>&1 3>&- 4>&- &
-    script_process=$!
-    wait $script_process
-    status=$?
-    # Setting a line's modes waits until its output is out; what still runs may hold the line open.
-    $bb stty -F "$output" -opost
-    $bb stty -F "$console" -opost
-    tell "exit $status"
-    power_off
+# Starts the agent, runs the script, and stays.
+go_on() {
+    if [ "$start_agent" = yes ]; then
+        cd /
+        $clean vmshm-agent run 3>&- 4>&- &
+        agent_process=$!
+        deadline=$(($($bb cut -d. -f1 /proc/uptime) + 60))
+        until $clean vmshm-agent status --json >/dev/null 2>&1 3>&- 4>&-; do
+            if ! $bb kill -0 $agent_process 2>/dev/null; then
+                wait $agent_process
+                tell "failed vmshm-agent run ended with status $?"
+                power_off
+            fi
+            if [ "$($bb cut -d. -f1 /proc/uptime)" -gt "$deadline" ]; then
+                tell "failed vmshm-agent is not ready after 60 s"
+                power_off
+            fi
+            $bb sleep 0.1
+        done
+    fi
+    tell ready
+
+    if [ -n "$run" ]; then
+        cd "$checkout" 2>/dev/null || cd /
+        $bb setsid $clean /bin/sh "$run" >&3 2>&1 3>&- 4>&- &
+        script_process=$!
+        wait $script_process
+        status=$?
+        # Setting a line's modes waits until its output is out; what still runs may hold the line open.
+        $bb stty -F "$output" -opost
+        $bb stty -F "$console" -opost
+        tell "exit $status"
+        power_off
+    fi
+    # Reap what ends, for as long as the host wants the guest.
+    while :; do
+        wait
+        $bb sleep 3600 3>&- 4>&- &
+    done
+}
+
+if [ "$init" = systemd ]; then
+    # A guest boots for the first time each time, which systemd would talk about with whoever sits at the console.
+    $bb tr -d - </proc/sys/kernel/random/uuid >/etc/machine-id
+    # The checkout may lie below /tmp, so nothing is mounted there.
+    $bb ln -sfn /dev/null /etc/systemd/system/tmp.mount
+    go_on &
+    # Without the terminals of a full boot, which would take the console over.
+    exec $clean /lib/systemd/systemd --unit=basic.target 3>&- 4>&-
+    tell "failed systemd does not start"
 fi
-# Reap what ends, for as long as the host wants the guest.
-while :; do
-    wait
-    $bb sleep 3600 3>&- 4>&- &
-done
+go_on
