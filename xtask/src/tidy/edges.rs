@@ -94,6 +94,8 @@ const ALLOWED: [(&str, &[&str]); 23] = [
             "vmshm-guest",
             "vmshm-endpoint",
             "vmshm-pipe",
+            // A guest for VMMs that none boots in.
+            "vmshm-played-guest",
             "vmshm-ram",
             "vmshm-link",
             "vmshm-shm",

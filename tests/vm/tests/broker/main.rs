@@ -12,4 +12,5 @@ mod deaths;
 mod partners;
 mod reboots;
 mod sight;
+mod units;
 mod users;
