@@ -13,6 +13,15 @@ use vmshm_vm_tests::program::vmshm;
 
 use super::brokers::{self, Broker, FRIEND};
 
+/// Stops a thread of the test, also when the test fails: its scope waits for it.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Stores rising numbers as long as it may, and finds the last one again in every new session.
 struct Counting {
     raw: Raw,
@@ -45,6 +54,7 @@ impl Counting {
 }
 
 #[test]
+#[ignore = "long: a machine of its own"]
 fn a_direct_program_and_one_of_another_user_share_a_region_of_a_memfd() {
     share(Kind::QemuMemfd(2), "partners");
 }
@@ -75,6 +85,7 @@ fn share(kind: Kind, label: &str) {
     };
     let (stop, seen) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
+        let _stop = Stop(&stop);
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 counting.step(&seen);
@@ -93,7 +104,6 @@ fn share(kind: Kind, label: &str) {
         wait_for("numbers", SOON, || {
             seen.load(Ordering::Relaxed) > before + 1000
         });
-        stop.store(true, Ordering::Relaxed);
     });
     let mut bytes = [0; 3];
     while let Err(failure) = counting.raw.read(0x1000, &mut bytes) {
@@ -111,11 +121,13 @@ fn share(kind: Kind, label: &str) {
     vmshm(["region", "remove", &region]).run().success();
 }
 
-/// Runs a command of another user; on a busy machine the direct program may be too slow to make way, and is named then.
+/// Runs a command of another user. On a busy machine the direct program may be too slow to make way, and is named then, or
+/// the guest too slow to beat.
 fn patient(broker: &Broker, arguments: &[&str]) -> Vec<u8> {
     wait_until("region that is lent", LATER, || {
         let outcome = broker.vmshm(FRIEND, arguments).run();
-        let is_in_use = outcome.errors.contains("do not let go of it");
-        (!is_in_use).then(|| outcome.success())
+        let again = ["do not let go of it", "guest silent"];
+        let is_too_busy = again.iter().any(|words| outcome.errors.contains(words));
+        (!is_too_busy).then(|| outcome.success())
     })
 }

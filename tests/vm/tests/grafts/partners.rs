@@ -15,6 +15,15 @@ const NAME: &str = "partners";
 /// Numbers under way at the same time.
 const AHEAD: u64 = 100;
 
+/// Stops a thread of the test, also when the test fails: its scope waits for it.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Numbers that a program in the guest sends back.
 struct Talk {
     ring: Ring<u64>,
@@ -89,6 +98,7 @@ fn a_program_with_a_ring_makes_way_and_goes_on() {
         })
     };
     std::thread::scope(|scope| {
+        let _stop = Stop(&stop);
         scope.spawn(|| talk.run(&stop, &seen));
         let goes_on = || {
             let before = seen.load(Ordering::Relaxed);
@@ -106,7 +116,6 @@ fn a_program_with_a_ring_makes_way_and_goes_on() {
         // Who maps the file of the graft is in nobody's way.
         assert_eq!(graft()["new"], false);
         goes_on();
-        stop.store(true, Ordering::Relaxed);
     });
     assert!(talk.ends.iter().all(|end| *end == End::MadeWay));
     assert!(!talk.ends.is_empty());
