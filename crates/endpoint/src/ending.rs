@@ -24,6 +24,9 @@ pub enum End {
     /// The beacon is not there any more (seen on the host).
     #[error("guest restarted: its beacon has gone (a reboot, or its keeper was killed)")]
     GuestRestarted,
+    /// A broker of this host kept the session, and has ended it; all that it lent is taken back.
+    #[error("broker gone: vmshm-broker has ended the connection")]
+    BrokerGone,
     /// Another host program puts other pages in the place of a region's (seen on the host).
     /// The region and what is in it stay.
     #[error("made way: another vmshm program grafts a region that this one has mapped")]
@@ -51,6 +54,7 @@ impl End {
                 Some("start `vmshm-agent run` in the guest again, as root, then reconnect")
             }
             Self::AgentRestarted | Self::GuestRestarted | Self::MadeWay => Some("reconnect"),
+            Self::BrokerGone => Some("sudo systemctl start vmshm-broker, then reconnect"),
             Self::RegionRemoved | Self::RegionDamaged(_) => Some("open the region anew"),
             Self::Link(LinkError::RolledBack { .. } | LinkError::Revoked) => Some("reconnect"),
             Self::Link(LinkError::Violation { .. }) => {

@@ -90,8 +90,7 @@ impl From<SessionEnd> for End {
             SessionEnd::AgentRestarted => Self::AgentRestarted,
             SessionEnd::AgentLeft => Self::AgentLeft,
             SessionEnd::GuestRestarted | SessionEnd::TakenBack => Self::GuestRestarted,
-            // The broker has undone all that it gave.
-            SessionEnd::BrokerGone => Self::Link(LinkError::Revoked),
+            SessionEnd::BrokerGone => Self::BrokerGone,
             SessionEnd::PagesTaken => Self::RegionDamaged(
                 "a holder of its file on the host has taken pages out of it".to_owned(),
             ),
