@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use vmshm_host::SessionEnd;
@@ -200,7 +200,8 @@ impl Machine {
                 return true;
             }
         }
-        // The guest's end does not wait until others have made way.
+        // The guest's end does not wait until others have made way: the guard finds it out
+        // without the turn.
         let goes_on = || self.over().is_none();
         self.undo(region, |note| {
             self.lender.take_back(note.start_time, &note.id, &goes_on)
@@ -241,14 +242,19 @@ impl Machine {
                 locked(&self.state).over = Some(end);
             }
             let due = self.due();
-            if !due.is_empty() {
-                let _turn = locked(&self.turn);
-                due.into_iter().for_each(|region| {
-                    self.undo(region, |note| {
-                        proxied::take_back(note.pid, note.start_time, &note.id)
-                    });
+            let turn = match self.turn.try_lock() {
+                _ if due.is_empty() => continue,
+                Ok(turn) => turn,
+                // Whoever has it may wait for others, and the guest is to be watched meanwhile.
+                Err(TryLockError::WouldBlock) if self.over().is_none() => continue,
+                Err(_) => locked(&self.turn),
+            };
+            due.into_iter().for_each(|region| {
+                self.undo(region, |note| {
+                    proxied::take_back(note.pid, note.start_time, &note.id)
                 });
-            }
+            });
+            drop(turn);
         }
     }
 

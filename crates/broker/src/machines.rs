@@ -208,7 +208,9 @@ impl Seat {
             Use::Write | Use::Read => session.graft(granted, LAYING_OUT),
             Use::ReadUnproved => session.graft_unproved(granted, LAYING_OUT),
         };
-        grafted.map_err(|error| Refused::new(error.to_string(), error.hint()))
+        // What would help is for who administers this host, and not for the program: it has no
+        // other way to the memory.
+        grafted.map_err(|error| Refused::new(error.to_string(), None))
     }
 }
 

@@ -3,8 +3,12 @@
 //! short. Where the kernel cannot say what was written (before Linux 6.7), or the memory is
 //! not private (others may write it by another way), all bytes are copied in the pause.
 //!
-//! A write by a device that was told the pages' place before they were watched is not seen,
-//! as it is not after the change itself: whoever pins pages of a process is refused.
+//! A transfer that had the pages' place before they were watched (a read past the page cache)
+//! writes without being seen. So all threads are stopped for a moment once the pages are
+//! watched: what they had asked for is done then, and whatever comes later is seen. Pages are
+//! watched once, and never again while they are copied. Transfers that no thread waits for
+//! (io_uring, the kernel's old asynchronous I/O) could still be under way, so who uses those
+//! is not copied ahead; who pins pages for longer is refused.
 
 use std::thread;
 
@@ -13,15 +17,10 @@ use vmshm_ram::MemoryMapping;
 
 use crate::os::{FileView, Run, Tracking};
 use crate::pieces::Piece;
+use crate::process::OpenFile;
 
 /// From this size on it is worth a call of a borrowed thread.
 const WORTHWHILE: u64 = 1 << 20;
-
-/// So little is left to the pause.
-const LITTLE: u64 = 512 << 10;
-
-/// How often is copied while the threads run.
-const PASSES: usize = 4;
 
 /// From this size on two threads copy.
 const LARGE: u64 = 4 << 20;
@@ -30,7 +29,11 @@ const LARGE: u64 = 4 << 20;
 const PORTION: u64 = 1 << 20;
 
 /// Whether copying ahead is possible and worthwhile.
-pub(crate) fn is_worthwhile(pieces: &[Piece], mappings: &[MemoryMapping]) -> bool {
+pub(crate) fn is_worthwhile(
+    pieces: &[Piece],
+    mappings: &[MemoryMapping],
+    files: &[OpenFile],
+) -> bool {
     let total: u64 = pieces.iter().map(|piece| piece.length).sum();
     let is_private = |piece: &Piece| {
         let end = piece.at.0.saturating_add(piece.length);
@@ -39,7 +42,15 @@ pub(crate) fn is_worthwhile(pieces: &[Piece], mappings: &[MemoryMapping]) -> boo
             .filter(|mapping| mapping.start.0 < end && piece.at < mapping.end())
             .all(|mapping| !mapping.shared)
     };
-    total >= WORTHWHILE && pieces.iter().all(is_private)
+    total >= WORTHWHILE && pieces.iter().all(is_private) && !transfers_unwatched(mappings, files)
+}
+
+/// Whether the process may have transfers under way that no thread of it waits for.
+fn transfers_unwatched(mappings: &[MemoryMapping], files: &[OpenFile]) -> bool {
+    // io_setup(2) maps its ring under this name.
+    let has_ring = |mapping: &MemoryMapping| mapping.name.starts_with("/[aio]");
+    let is_ring = |file: &OpenFile| file.target == "anon_inode:[io_uring]";
+    mappings.iter().any(has_ring) || files.iter().any(is_ring)
 }
 
 /// Pieces whose bytes are in the file, but for what was written since.
@@ -49,45 +60,29 @@ pub(crate) struct Ahead {
 }
 
 impl Ahead {
-    /// Watches pieces, and copies them while the process runs. `watched` is told when the
-    /// first is done.
-    pub(crate) fn copy(
-        tracking: Tracking,
-        view: &FileView,
-        pid: u32,
-        pieces: &[Piece],
-        watched: impl FnOnce(),
-    ) -> Result<Self, Errno> {
-        let ahead = Self { tracking };
+    /// Watches pieces from now on. Before they are copied all threads are to be stopped once.
+    pub(crate) fn watch(tracking: Tracking, pieces: &[Piece]) -> Result<Self, Errno> {
         for piece in pieces {
-            ahead.tracking.add(piece.at.0, piece.length)?;
+            tracking.add(piece.at.0, piece.length)?;
+            tracking.start(piece.at.0, piece.length)?;
         }
-        ahead.written(pieces, true)?;
-        watched();
-        // What has no page is not told of as written, and its bytes in the file may be old ones.
-        let mut portions = whole(pieces);
-        for _ in 0..PASSES {
-            copy(view, pid, &portions)?;
-            portions = ahead.written(pieces, true)?;
-            if length(&portions) <= LITTLE {
-                break;
-            }
-        }
-        // What the last look took is no longer told of.
-        copy(view, pid, &portions)?;
-        Ok(ahead)
+        Ok(Self { tracking })
     }
 
-    /// What was written since it was last taken.
-    fn written(&self, pieces: &[Piece], take: bool) -> Result<Vec<Run>, Errno> {
+    /// Copies the pieces while the process runs.
+    pub(crate) fn copy(&self, view: &FileView, pid: u32, pieces: &[Piece]) -> Result<(), Errno> {
+        copy(view, pid, &whole(pieces))
+    }
+
+    /// What was written since it is watched, or has no page: its bytes in the file may be old.
+    fn written(&self, pieces: &[Piece]) -> Result<Vec<Run>, Errno> {
         let mut portions = Vec::new();
         for piece in pieces {
             let report = |at: u64, length: u64| {
                 let into = at.saturating_sub(piece.at.0);
                 portions.extend(cut(piece.offset.saturating_add(into), at, length));
             };
-            self.tracking
-                .written(piece.at.0, piece.length, take, report)?;
+            self.tracking.written(piece.at.0, piece.length, report)?;
         }
         Ok(portions)
     }
@@ -100,7 +95,7 @@ pub(crate) fn complete(
     pid: u32,
     pieces: &[Piece],
 ) -> Result<(), Errno> {
-    let written = ahead.and_then(|ahead| ahead.written(pieces, false).ok());
+    let written = ahead.and_then(|ahead| ahead.written(pieces).ok());
     copy(view, pid, &written.unwrap_or_else(|| whole(pieces)))
 }
 
@@ -145,6 +140,44 @@ fn copy(view: &FileView, pid: u32, portions: &[Run]) -> Result<(), Errno> {
 mod tests {
     use super::*;
     use vmshm_ram::VmmVirtual;
+
+    #[test]
+    fn whoever_transfers_without_a_thread_that_waits_is_not_copied_ahead() {
+        let pieces = [Piece {
+            at: VmmVirtual(0x10_0000),
+            length: WORTHWHILE,
+            offset: 0,
+        }];
+        let mapping = |start: u64, name: &str, shared: bool| MemoryMapping {
+            start: VmmVirtual(start),
+            length: WORTHWHILE,
+            readable: true,
+            writable: true,
+            executable: false,
+            shared,
+            file: None,
+            name: name.to_owned(),
+        };
+        let file = |target: &str| OpenFile {
+            number: 3,
+            target: target.to_owned(),
+        };
+        let ram = mapping(0x10_0000, "", false);
+        let ring = mapping(0x90_0000, "/[aio] (deleted)", true);
+        let uring = file("anon_inode:[io_uring]");
+        assert!(is_worthwhile(
+            &pieces,
+            &[ram.clone()],
+            &[file("socket:[1]")]
+        ));
+        assert!(!is_worthwhile(&pieces, &[ram.clone(), ring], &[]));
+        assert!(!is_worthwhile(&pieces, &[ram], &[uring]));
+        assert!(!is_worthwhile(
+            &pieces,
+            &[mapping(0x10_0000, "", true)],
+            &[]
+        ));
+    }
 
     #[test]
     fn portions_cover_pieces_without_gaps() {

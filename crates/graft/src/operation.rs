@@ -447,7 +447,8 @@ fn copy_ahead(
     pauses: &mut Vec<Pause>,
 ) -> Option<Ahead> {
     let victim = Victim::find(pid).ok()?;
-    if !ahead::is_worthwhile(pieces, &victim.mappings) {
+    let files = process::open_files(pid).ok()?;
+    if !ahead::is_worthwhile(pieces, &victim.mappings, &files) {
         return None;
     }
     let result = attempt(&victim, watch, |tracer| {
@@ -471,7 +472,11 @@ fn copy_ahead(
             error,
         };
         let tracking = Tracking::new(pid, file).map_err(failed)?;
-        Ahead::copy(tracking, view, pid, pieces, || watch(Step::Watched)).map_err(failed)
+        let ahead = Ahead::watch(tracking, pieces).map_err(failed)?;
+        watch(Step::Watched);
+        pauses.push(settle(pid, watch)?);
+        ahead.copy(view, pid, pieces).map_err(failed)?;
+        Ok(ahead)
     });
     match ahead {
         Ok(ahead) => {

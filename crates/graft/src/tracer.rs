@@ -507,7 +507,7 @@ impl<'a> Tracer<'a> {
     }
 
     /// Lets a stopped thread make a descriptor, which `take` brings here, and close its own at
-    /// once: nothing of it is left in the process, should we die a moment later.
+    /// once. Should we die between the two calls, a descriptor is left that does nothing.
     pub(crate) fn call_for_file<T>(
         &mut self,
         held: &Held,

@@ -127,14 +127,27 @@ impl Tracking {
         unsafe { request(&self.watch, UFFDIO_REGISTER, &mut registration) }.map(|_| ())
     }
 
-    /// Reports the runs of a watched range that were written since they were last taken, as
-    /// address and length, and those without a page; with `take` they count as not written from
-    /// now on.
+    /// Lets all of a watched range count as not written from now on.
+    pub(crate) fn start(&self, start: u64, length: u64) -> Result<(), Errno> {
+        self.scan(start, length, PROTECT_MATCHING, |_, _| ())
+    }
+
+    /// Reports the runs of a watched range that were written since it was started, as
+    /// address and length, and those without a page.
     pub(crate) fn written(
         &self,
         start: u64,
         length: u64,
-        take: bool,
+        report: impl FnMut(u64, u64),
+    ) -> Result<(), Errno> {
+        self.scan(start, length, 0, report)
+    }
+
+    fn scan(
+        &self,
+        start: u64,
+        length: u64,
+        how: u64,
         mut report: impl FnMut(u64, u64),
     ) -> Result<(), Errno> {
         let end = start.checked_add(length).ok_or(Errno::INVAL)?;
@@ -143,7 +156,7 @@ impl Tracking {
         while at < end {
             let mut scan = Scan {
                 size: size_of::<Scan>() as u64,
-                flags: CHECK_WATCHED | if take { PROTECT_MATCHING } else { 0 },
+                flags: CHECK_WATCHED | how,
                 start: at,
                 end,
                 runs: runs.as_mut_ptr().expose_provenance() as u64,

@@ -6,13 +6,16 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use vmshm_host::attach::see;
 use vmshm_host::graft::{self, GraftFailure, GraftedRegion, Pause};
-use vmshm_host::{attach, machines};
+use vmshm_host::{AttachOptions, attach, machines, reaching};
 use vmshm_ram::{Method, Vmm};
 
 use crate::arguments::{Global, RegionGraft};
 use crate::failure::Failure;
 use crate::output;
 use crate::reaper::Reaper;
+
+/// How long is looked for a guest whose programs may use a graft that is undone.
+const ASKING: Duration = Duration::from_secs(1);
 
 /// Runs it.
 pub(crate) fn graft_region(graft: &RegionGraft, global: &Global) -> Result<(), Failure> {
@@ -32,7 +35,8 @@ fn make(graft: &RegionGraft, vmm: &Vmm, global: &Global) -> Result<(), Failure> 
     }
     let name = &graft.target.region;
     let _reaper = Reaper::start(vmm, global);
-    let mut session = attach(vmm, &options)?;
+    let mut session =
+        attach(vmm, &options).map_err(|error| reaching::without_broker(vmm, error))?;
     let region = graft::hold(&mut session, name, global.patience())?;
     let grafted = graft::graft(&mut session, &region)?;
     if graft.json {
@@ -60,7 +64,11 @@ fn make(graft: &RegionGraft, vmm: &Vmm, global: &Global) -> Result<(), Failure> 
 fn undo(graft: &RegionGraft, vmm: &Vmm, global: &Global) -> Result<(), Failure> {
     let name = &graft.target.region;
     let id = id(graft, vmm, global)?;
-    let took = graft::undo(vmm.pid, &id)?;
+    let took = match attach(vmm, &brief(global)?) {
+        Ok(mut session) => graft::undo_in(&mut session, &id)?,
+        // The guest may be gone, and the graft is not.
+        Err(_) => graft::undo(vmm.pid, &id)?,
+    };
     if graft.json {
         let object = json!({
             "region": name,
@@ -78,6 +86,16 @@ fn undo(graft: &RegionGraft, vmm: &Vmm, global: &Global) -> Result<(), Failure> 
         vmm.pid,
         pause(took)
     ))
+}
+
+/// How the guest is attached to where it is only asked who uses the region.
+fn brief(global: &Global) -> Result<AttachOptions, Failure> {
+    let options = global.attach()?;
+    Ok(AttachOptions {
+        method: Method::Auto,
+        timeout: options.timeout.min(ASKING),
+        ..options
+    })
 }
 
 /// Which graft is meant: the one of a region, or one by its own name, which also serves

@@ -306,7 +306,11 @@ impl Lender {
         if !still_runs(pid, start_time) {
             return Ok(());
         }
-        judged(pid, start_time, self.ground.take_back(id, goes_on))
+        judged(
+            pid,
+            start_time,
+            self.ground.take_back(id, goes_on).map(drop),
+        )
     }
 }
 

@@ -10,8 +10,8 @@
 //! Two processes that graft in one VM take turns, by a lock on a file that only they can
 //! open; who maps a region waits for it, too. Other vmshm programs that have the region mapped
 //! by the VM's memory are asked to leave their sessions first: they make new ones, open it anew
-//! and find its file. Over copy they go on. A graft that is undone ends the sessions that use
-//! it.
+//! and find its file. Over copy they go on; what such a program writes in the very moment of the
+//! change may go to the old pages. A graft that is undone ends the sessions that use it.
 
 mod failure;
 mod laying;
@@ -170,6 +170,20 @@ pub fn graft_watched(
 /// [`GraftFailure`]; the VM runs on unharmed.
 pub fn undo(pid: u32, id: &str) -> Result<Pause, GraftFailure> {
     undo_watched(pid, id, &mut |_| ())
+}
+
+/// As [`undo`], of a guest that runs: other programs that have the file mapped by a session of
+/// theirs are asked to leave it first, so that nothing that they write is lost. They are waited
+/// for at most a second.
+///
+/// # Errors
+/// [`GraftFailure`]; the VM runs on unharmed.
+pub fn undo_in(session: &mut Session, id: &str) -> Result<Pause, GraftFailure> {
+    session.look_now()?;
+    match session.direct() {
+        Some(direct) => direct.ground().graft.take_back(id, &|| true),
+        None => Err(GraftFailure::NotGrafted),
+    }
 }
 
 /// The same; `watch` is told of each step that was made.

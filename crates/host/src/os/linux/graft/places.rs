@@ -9,7 +9,7 @@ use vmshm_ram::{BlockPiece, GuestRam, MemoryMapping, ProcRoot, RamBlock, VmmVirt
 use super::failure::GraftFailure;
 use super::lock::Lock;
 use super::proof::{self, Proof};
-use super::{GraftedRegion, PATIENCE, Watch, described, sharing, undo_locked};
+use super::{GraftedRegion, PATIENCE, Pause, Watch, described, sharing, undo_locked};
 use crate::sighting::Directory;
 
 /// What the name of a region's memory file starts with, as mappings show it.
@@ -196,10 +196,10 @@ impl Ground {
         &self,
         id: &str,
         goes_on: &dyn Fn() -> bool,
-    ) -> Result<(), GraftFailure> {
+    ) -> Result<Pause, GraftFailure> {
         let _lock = Lock::take(self.pid, PATIENCE)?;
         sharing::leave_graft(self, id, goes_on);
-        undo_locked(self.pid, id, &mut |_| ()).map(drop)
+        undo_locked(self.pid, id, &mut |_| ())
     }
 
     fn region(
@@ -244,6 +244,7 @@ impl Ground {
                     .any(|old| wanted.pieces.iter().any(|piece| overlaps(old, piece)));
             if in_the_way {
                 tracing::info!(id = old.id, "an earlier graft is in the way and is undone");
+                sharing::leave_graft(self, &old.id, &|| true);
                 undo_locked(self.pid, &old.id, watch)?;
             }
         }

@@ -116,6 +116,8 @@ struct Others {
     /// Those, and what they have started beside them.
     ours: BTreeSet<u32>,
     asked: BTreeSet<Seat>,
+    /// The sessions of the first look. Later ones map nothing as long as this process grafts.
+    first: Option<BTreeSet<Seat>>,
 }
 
 impl Others {
@@ -140,14 +142,25 @@ impl Others {
         }
         // A program may have started the VM, too.
         self.ours.retain(|pid| ![own, ground.pid].contains(pid));
+        let first = self
+            .first
+            .get_or_insert_with(|| seats.iter().copied().collect());
+        // Whose mappings may not be read is believed to have let go when it has left its slot.
+        let sits = |pid: u32| {
+            seats
+                .iter()
+                .any(|seat| seat.pid == pid && first.contains(seat))
+        };
         let ours = self.ours.iter().copied();
-        let users: Vec<u32> = ours.filter(|pid| maps(*pid, runs)).collect();
+        let users: Vec<u32> = ours
+            .filter(|pid| maps(*pid, runs).unwrap_or_else(|| sits(*pid)))
+            .collect();
         let parents: BTreeSet<u32> = programs
             .iter()
             .filter(|program| users.contains(&program.pid))
             .map(|program| program.parent)
             .collect();
-        for seat in seats {
+        for seat in seats.iter().copied() {
             let is_meant = users.contains(&seat.pid) || parents.contains(&seat.pid);
             if is_meant && !self.asked.contains(&seat) && ask(ground, &seat)? {
                 tracing::debug!(pid = seat.pid, "a vmshm program is asked to make way");
@@ -170,10 +183,11 @@ fn ask(ground: &Ground, seat: &Seat) -> Result<bool, GraftFailure> {
     Ok(true)
 }
 
-fn maps(pid: u32, runs: &[Run]) -> bool {
-    let theirs = ProcRoot::system().mappings(pid).unwrap_or_default();
+/// Whether a process has a run mapped; nothing where that may not be seen.
+fn maps(pid: u32, runs: &[Run]) -> Option<bool> {
+    let theirs = ProcRoot::system().mappings(pid).ok()?;
     let mut theirs = theirs.iter().filter_map(Run::of);
-    theirs.any(|their| runs.iter().any(|run| run.overlaps(&their)))
+    Some(theirs.any(|their| runs.iter().any(|run| run.overlaps(&their))))
 }
 
 /// The runs of shared files that lie at a region's places and are not its own file.
