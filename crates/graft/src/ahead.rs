@@ -165,13 +165,11 @@ mod tests {
         let ram = mapping(0x10_0000, "", false);
         let ring = mapping(0x90_0000, "/[aio] (deleted)", true);
         let uring = file("anon_inode:[io_uring]");
-        assert!(is_worthwhile(
-            &pieces,
-            &[ram.clone()],
-            &[file("socket:[1]")]
-        ));
-        assert!(!is_worthwhile(&pieces, &[ram.clone(), ring], &[]));
-        assert!(!is_worthwhile(&pieces, &[ram], &[uring]));
+        let both = [ram, ring];
+        let ram = both.get(..1).unwrap();
+        assert!(is_worthwhile(&pieces, ram, &[file("socket:[1]")]));
+        assert!(!is_worthwhile(&pieces, &both, &[]));
+        assert!(!is_worthwhile(&pieces, ram, &[uring]));
         assert!(!is_worthwhile(
             &pieces,
             &[mapping(0x10_0000, "", true)],
