@@ -166,7 +166,7 @@ mod tests {
         let ring = mapping(0x90_0000, "/[aio] (deleted)", true);
         let uring = file("anon_inode:[io_uring]");
         let both = [ram, ring];
-        let ram = both.get(..1).unwrap();
+        let (ram, _) = both.split_at(1);
         assert!(is_worthwhile(&pieces, ram, &[file("socket:[1]")]));
         assert!(!is_worthwhile(&pieces, &both, &[]));
         assert!(!is_worthwhile(&pieces, ram, &[uring]));
