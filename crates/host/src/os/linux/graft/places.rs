@@ -2,8 +2,9 @@
 //! VMM's own mappings afterwards; and putting the file there.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use vmshm_graft::{Contents, Origin, Piece};
+use vmshm_graft::{Contents, GraftError, Origin, Piece, Refusal};
 use vmshm_ram::{BlockPiece, GuestRam, MemoryMapping, ProcRoot, RamBlock, VmmVirtual};
 
 use super::failure::GraftFailure;
@@ -135,6 +136,12 @@ pub(super) fn id(epoch: u64, region: u64) -> String {
     format!("{region}.{epoch:016x}")
 }
 
+/// How long is waited for who maps the VM's memory to be known by a slot: a vmshm program that
+/// is just attaching has none yet.
+const ATTACHING: Duration = Duration::from_secs(1);
+/// How often it is tried again.
+const AGAIN: Duration = Duration::from_millis(50);
+
 /// The VMM in whose memory regions are grafted.
 #[derive(Debug, Clone)]
 pub(crate) struct Ground {
@@ -172,8 +179,16 @@ impl Ground {
         let wanted = self.region(region, pieces)?;
         let _lock = Lock::take(self.pid, PATIENCE)?;
         self.clear(&wanted, watch)?;
-        let partners = sharing::partners(self, &wanted)?;
-        let grafted = vmshm_graft::graft(self.pid, &wanted, contents, &partners, watch)?;
+        let since = Instant::now();
+        let grafted = loop {
+            let partners = sharing::partners(self, &wanted)?;
+            match vmshm_graft::graft(self.pid, &wanted, contents, &partners, watch) {
+                Err(GraftError::Refused(Refusal::Shared { .. })) if since.elapsed() < ATTACHING => {
+                    std::thread::sleep(AGAIN);
+                }
+                other => break other?,
+            }
+        };
         match proof::compare(self.pid, &wanted, &grafted.file) {
             Ok(()) => {}
             Err(what) => {
