@@ -491,16 +491,7 @@ impl<'a> Tracer<'a> {
             .ok_or(Refusal::NoRoom)?;
         let calls = [call(place.data)];
         let chain = self.chain(held, &place, &calls, data)?;
-        let entry = *chain.entry(0).ok_or(Refusal::NoRoom)?;
-        self.write(&chain)?;
-        self.redirect(held, &chain, &entry)?;
-        self.run_to_call(held.thread)?;
-        self.step(Step::CallEntered);
-        self.run_to_call(held.thread)?;
-        let answer = os::registers(held.thread)
-            .map_err(system("read a call's answer"))?
-            .rax;
-        self.step(Step::CallLeft);
+        let answer = self.first_call(held, &chain)?;
         // From here it goes back by itself.
         self.detach(held.thread)?;
         Ok(answer)
@@ -517,16 +508,7 @@ impl<'a> Tracer<'a> {
         const NONE: u32 = u32::MAX;
         let place = self.place(held, 0, 2, SPARE_STACK).ok_or(Refusal::NoRoom)?;
         let chain = self.chain(held, &place, &[call, injected::close(NONE)], &[])?;
-        let entry = *chain.entry(0).ok_or(Refusal::NoRoom)?;
-        self.write(&chain)?;
-        self.redirect(held, &chain, &entry)?;
-        self.run_to_call(held.thread)?;
-        self.step(Step::CallEntered);
-        self.run_to_call(held.thread)?;
-        let answer = os::registers(held.thread)
-            .map_err(system("read a call's answer"))?
-            .rax;
-        self.step(Step::CallLeft);
+        let answer = self.first_call(held, &chain)?;
         let taken = take(answer);
         if let Ok(number) = u32::try_from(answer) {
             // The same frames, of which the next one now names the descriptor.
@@ -536,6 +518,22 @@ impl<'a> Tracer<'a> {
         }
         self.detach(held.thread)?;
         taken
+    }
+
+    /// Sends a stopped thread into a chain, and stops it again after the chain's first call;
+    /// answers what that gave.
+    fn first_call(&mut self, held: &Held, chain: &Chain) -> Result<u64, GraftError> {
+        let entry = *chain.entry(0).ok_or(Refusal::NoRoom)?;
+        self.write(chain)?;
+        self.redirect(held, chain, &entry)?;
+        self.run_to_call(held.thread)?;
+        self.step(Step::CallEntered);
+        self.run_to_call(held.thread)?;
+        let answer = os::registers(held.thread)
+            .map_err(system("read a call's answer"))?
+            .rax;
+        self.step(Step::CallLeft);
+        Ok(answer)
     }
 
     fn run_to_call(&mut self, thread: u32) -> Result<(), GraftError> {
