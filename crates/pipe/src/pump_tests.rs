@@ -149,25 +149,29 @@ impl<F: FnMut(&mut [u8]) -> usize> Read for ReadFrom<F> {
     }
 }
 
-#[test]
-fn an_end_that_gives_up_is_reported_although_both_directions_have_ended() {
+/// A host's end that sends without end.
+fn endless(memory: &Arc<LocalMemory>) -> Pump<Arc<LocalMemory>> {
+    let (memory, input) = (Arc::clone(memory), io::repeat(1));
+    Pump::start(memory, Side::Host, always, input, Sink::default()).expect("starts")
+}
+
+/// The two ends of a pipe whose guest sends nothing.
+fn silent_guest_and_endless_host() -> (Pump<Arc<LocalMemory>>, Pump<Arc<LocalMemory>>) {
     let memory = memory();
+    let input = io::empty();
     let guest = Pump::start(
         Arc::clone(&memory),
         Side::Guest,
         always,
-        io::empty(),
+        input,
         Sink::default(),
-    )
-    .expect("starts");
-    let mut host = Pump::start(
-        Arc::clone(&memory),
-        Side::Host,
-        always,
-        io::repeat(1),
-        Sink::default(),
-    )
-    .expect("starts");
+    );
+    (guest.expect("starts"), endless(&memory))
+}
+
+#[test]
+fn an_end_that_gives_up_is_reported_although_both_directions_have_ended() {
+    let (guest, mut host) = silent_guest_and_endless_host();
     let has_ended = |direction: &Option<Direction>| {
         direction
             .as_ref()
@@ -185,35 +189,12 @@ fn an_end_that_gives_up_is_reported_although_both_directions_have_ended() {
 
 #[test]
 fn an_end_that_gives_up_or_is_lost_is_reported() {
-    let memory = memory();
-    let guest = Pump::start(
-        Arc::clone(&memory),
-        Side::Guest,
-        always,
-        io::empty(),
-        Sink::default(),
-    )
-    .expect("starts");
-    let mut host = Pump::start(
-        Arc::clone(&memory),
-        Side::Host,
-        always,
-        io::repeat(1),
-        Sink::default(),
-    )
-    .expect("starts");
+    let (guest, mut host) = silent_guest_and_endless_host();
     guest.abort();
     assert!(matches!(host.poll(), Err(PumpError::PeerAborted)));
 
     let memory = self::memory();
-    let mut host = Pump::start(
-        Arc::clone(&memory),
-        Side::Host,
-        always,
-        io::repeat(1),
-        Sink::default(),
-    )
-    .expect("starts");
+    let mut host = endless(&memory);
     duplex::mark_lost(&memory, Side::Guest).expect("written");
     assert!(matches!(host.poll(), Err(PumpError::PeerDied)));
 }
