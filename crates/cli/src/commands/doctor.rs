@@ -137,7 +137,6 @@ fn as_json(diagnosis: &Diagnosis, broker: Option<&Option<Cause>>) -> Value {
         "copy": method_json(diagnosis.copy.as_ref()),
         "graft": {
             "works": diagnosis.graft.is_empty(),
-            "would_work": diagnosis.graft.is_empty(),
             "causes": diagnosis.graft.iter().map(cause_json).collect::<Vec<_>>(),
         },
         "broker": broker.map(|cause| method_json(cause.as_ref())),

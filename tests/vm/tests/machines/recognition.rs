@@ -174,7 +174,7 @@ fn doctor_names_the_owner_and_what_is_not_dumpable() {
             .expect("a hint")
             .contains("copy")
     );
-    assert_eq!(entry["graft"]["would_work"], true);
+    assert_eq!(entry["graft"]["works"], true);
     assert_eq!(entry["agent"]["what"], "running");
 }
 

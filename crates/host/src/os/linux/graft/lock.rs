@@ -1,4 +1,5 @@
-//! One process at a time grafts in a VM, and none while another maps a region there. The lock is one on the kernel's list of the VMM's
+//! One process at a time grafts in a VM, and none while another maps a region there. The lock is
+//! one on the kernel's list of the VMM's
 //! mappings: whoever may graft can open it, nobody else can, and it goes with who held it.
 
 use std::fs::File;
