@@ -276,15 +276,13 @@ pub fn list_with_broker(
 }
 
 /// Whether a broker sees an agent in a VM that this process may not look into: the one that is
-/// named, else that of the environment, else the usual one.
+/// named, else the usual one.
 ///
 /// # Errors
 /// [`BrokerError`].
 pub fn seen_by_broker(vmm: &Vmm, broker: Option<&Path>) -> Result<bool, BrokerError> {
-    let named = broker.map(Path::to_owned);
-    let named = named.or_else(brokered::named_by_environment);
-    let path = named.unwrap_or_else(|| brokered::SOCKET.into());
-    let told = brokered::list(&path, BROKER)?;
+    let path = broker.unwrap_or(Path::new(brokered::SOCKET));
+    let told = brokered::list(path, BROKER)?;
     Ok(told.iter().any(|(machine, _)| {
         machine.pid == vmm.pid && machine.start_time == vmm.start_time && machine.agent.is_some()
     }))

@@ -35,4 +35,5 @@ pub mod program;
 pub mod qmp;
 pub mod residency;
 pub mod status;
+pub mod stopping;
 pub mod x_server;

@@ -10,17 +10,9 @@ use vmshm_vm_tests::environment::report;
 use vmshm_vm_tests::machine::Kind;
 use vmshm_vm_tests::patience::{LATER, SOON, wait_for, wait_until};
 use vmshm_vm_tests::program::vmshm;
+use vmshm_vm_tests::stopping::StopOnDrop;
 
 use super::brokers::{self, Broker, FRIEND};
-
-/// Stops a thread of the test, also when the test fails: its scope waits for it.
-struct Stop<'a>(&'a AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
 
 /// Stores rising numbers as long as it may, and finds the last one again in every new session.
 struct Counting {
@@ -85,7 +77,7 @@ fn share(kind: Kind, label: &str) {
     };
     let (stop, seen) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
-        let _stop = Stop(&stop);
+        let _stop = StopOnDrop(&stop);
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 counting.step(&seen);

@@ -10,19 +10,11 @@ use vmshm_vm_tests::grafted::{Bytes, graft_files};
 use vmshm_vm_tests::machine::{Kind, Machine};
 use vmshm_vm_tests::patience::{LATER, SOON, wait_for, wait_until};
 use vmshm_vm_tests::program::vmshm;
+use vmshm_vm_tests::stopping::StopOnDrop;
 
 const NAME: &str = "partners";
 /// Numbers under way at the same time.
 const AHEAD: u64 = 100;
-
-/// Stops a thread of the test, also when the test fails: its scope waits for it.
-struct Stop<'a>(&'a AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
 
 /// Numbers that a program in the guest sends back.
 struct Talk {
@@ -98,7 +90,7 @@ fn a_program_with_a_ring_makes_way_and_goes_on() {
         })
     };
     std::thread::scope(|scope| {
-        let _stop = Stop(&stop);
+        let _stop = StopOnDrop(&stop);
         scope.spawn(|| talk.run(&stop, &seen));
         let goes_on = || {
             let before = seen.load(Ordering::Relaxed);

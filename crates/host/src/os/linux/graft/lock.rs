@@ -1,6 +1,6 @@
 //! One process at a time grafts in a VM, and none while another maps a region there. The lock is
-//! one on the kernel's list of the VMM's
-//! mappings: whoever may graft can open it, nobody else can, and it goes with who held it.
+//! one on the kernel's list of the VMM's mappings: whoever may graft can open it, nobody else can,
+//! and it goes with who held it.
 
 use std::fs::File;
 use std::time::{Duration, Instant};
