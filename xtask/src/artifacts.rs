@@ -16,18 +16,29 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Builds everything into `target/dist`.
 pub fn build() -> Result<()> {
-    build_command()?;
+    let step = Step::start("building vmshm and vmshm-monitor");
+    build_host(&[])?;
+    drop(step);
     build_agent()
 }
 
-/// Builds the host's command `vmshm`, and `vmshm-monitor`, which it starts.
-fn build_command() -> Result<()> {
-    let _step = Step::start("building vmshm and vmshm-monitor");
+/// The same, and the examples, which the tests run on both sides. Together with the programs they
+/// share what both are made of.
+pub fn build_with_examples() -> Result<()> {
+    let step = Step::start("building vmshm, vmshm-monitor and the examples");
+    build_host(&["--package", "vmshm-examples", "--bins", "--examples"])?;
+    drop(step);
+    build_agent()
+}
+
+/// Builds the host's command `vmshm`, and `vmshm-monitor`, which it starts, and what else is named.
+fn build_host(more: &[&str]) -> Result<()> {
     let packages = ["--package", "vmshm", "--package", "vmshm-monitor"];
     command::visible(
         cargo()
             .args(["build", "--quiet", "--release"])
-            .args(packages),
+            .args(packages)
+            .args(more),
     )?;
     place(&cargo_output().join("release/vmshm"))?;
     place(&cargo_output().join("release/vmshm-monitor"))
@@ -59,17 +70,6 @@ pub fn build_agent() -> Result<()> {
         .arg(&output);
     command::visible(&mut build)?;
     place(&output.join(TARGET).join("release/vmshm-agent"))
-}
-
-/// Builds the examples, which the tests run on both sides.
-pub fn build_examples() -> Result<()> {
-    let _step = Step::start("building the examples");
-    let package = ["--package", "vmshm-examples", "--examples"];
-    command::visible(
-        cargo()
-            .args(["build", "--quiet", "--release"])
-            .args(package),
-    )
 }
 
 /// Cargo itself, run in the checkout.

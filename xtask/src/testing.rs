@@ -142,7 +142,7 @@ fn steps(all: bool) -> Vec<Step> {
         ),
         (
             "building the programs",
-            Box::new(|_| artifacts::build().and_then(|()| artifacts::build_examples())),
+            Box::new(|_| artifacts::build_with_examples()),
         ),
         ("fetching what the VMs need", Box::new(move |_| fetch(all))),
         (
@@ -277,7 +277,13 @@ fn vm_tests(all: bool, counts: &mut Counts) -> Result<()> {
     if let Some(python) = volatility::present() {
         command.env("VMSHM_VOLATILITY", python);
     }
-    tests(&mut command, counts)
+    let compiled = windows::compile_ahead();
+    let outcome = tests(&mut command, counts);
+    if let Some(compiled) = compiled {
+        // Its outcome is looked at by the step that needs it.
+        let _ = compiled.join();
+    }
+    outcome
 }
 
 /// Runs a test command with its output in the open, and adds up what it reports. All test programs run, also after one

@@ -8,6 +8,7 @@ mod toolchain;
 mod wine;
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -64,6 +65,23 @@ pub fn test(counts: &mut Counts) -> Result<()> {
     }
 }
 
+/// Compiles in the background what [`test`] will need, so that its time goes by while other tests wait for their VMs. What
+/// fails here fails again there, and is told there.
+pub fn compile_ahead() -> Option<std::thread::JoinHandle<()>> {
+    let toolchain = Toolchain::fetch().ok()?;
+    let compile = move || {
+        let mut tests = unit_test_command(&toolchain);
+        tests.arg("--no-run");
+        for command in [build_command(&toolchain), tests] {
+            let _ = command::output(&mut command::at_leisure(&command));
+        }
+    };
+    std::thread::Builder::new()
+        .name("for Windows".to_owned())
+        .spawn(compile)
+        .ok()
+}
+
 /// Builds and tests, and adds up what the tests report.
 fn build_and_test(toolchain: &Toolchain, counts: &mut Counts) -> Result<()> {
     let wine = Wine::fetch();
@@ -90,10 +108,7 @@ fn build_and_test(toolchain: &Toolchain, counts: &mut Counts) -> Result<()> {
 fn build(toolchain: &Toolchain) -> Result<PathBuf> {
     {
         let _step = Step::start("building vmshm.exe and vmshm-monitor.exe");
-        let packages = ["--package", "vmshm", "--package", "vmshm-monitor"];
-        let stand_in = ["--package", "vmshm-stand-in"];
-        let mut build = toolchain.cargo("build");
-        command::visible(build.arg("--quiet").args(packages).args(stand_in))?;
+        command::visible(build_command(toolchain).arg("--quiet"))?;
     }
     let output = toolchain.output();
     let dist = checkout::root().join("target/dist/windows");
@@ -108,6 +123,24 @@ fn build(toolchain: &Toolchain) -> Result<PathBuf> {
     }
     build_shim(toolchain, &copies)?;
     Ok(copies)
+}
+
+fn build_command(toolchain: &Toolchain) -> Command {
+    let mut build = toolchain.cargo("build");
+    for package in ["vmshm", "vmshm-monitor", "vmshm-stand-in"] {
+        build.args(["--package", package]);
+    }
+    build
+}
+
+/// What builds and runs the packages' own tests.
+fn unit_test_command(toolchain: &Toolchain) -> Command {
+    let mut command = toolchain.cargo("test");
+    command.args(["--no-fail-fast", "--lib", "--bins"]);
+    for package in UNIT_TESTED {
+        command.args(["--package", package]);
+    }
+    command
 }
 
 /// Builds the library that Wine lacks.
@@ -134,11 +167,7 @@ fn unit_tests(
     std::fs::create_dir_all(&beside)
         .with_context(|| format!("cannot make {}", beside.display()))?;
     std::fs::copy(copies.join(SHIM), beside.join(SHIM)).context("cannot copy the shim")?;
-    let mut command = toolchain.cargo("test");
-    command.args(["--no-fail-fast", "--lib", "--bins"]);
-    for package in UNIT_TESTED {
-        command.args(["--package", package]);
-    }
+    let mut command = unit_test_command(toolchain);
     wine.runs_tests_of(&mut command);
     testing::tests(&mut command, counts)
 }

@@ -1,5 +1,6 @@
 //! A raw region whose bytes both sides know, in a guest that works: what the tests of grafts look at.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -30,7 +31,8 @@ impl<'a> Work<'a> {
         let program = guest_program("work-in-memory");
         let job = machine
             .guest
-            .start(&format!("{program} rounds {WORK} {threads}"));
+            // Whoever looks at the region meanwhile need not wait for it; no processor is ever idle.
+            .start(&format!("nice -n 19 {program} rounds {WORK} {threads}"));
         let mut work = Self {
             machine,
             _job: job,
@@ -173,15 +175,25 @@ pub fn milliseconds(answer: &Value, name: &str) -> Duration {
 /// When the process is gone.
 #[must_use]
 pub fn grafted_bytes(pid: u32) -> u64 {
-    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("the process is there");
-    maps.lines()
-        .filter(|line| line.contains("/memfd:vmshm-"))
-        .filter_map(|line| {
-            let (start, end) = line.split_once(' ')?.0.split_once('-')?;
-            let number = |text| u64::from_str_radix(text, 16).ok();
-            Some(number(end)? - number(start)?)
-        })
+    grafted_places(pid)
+        .map(|place| place.end - place.start)
         .sum()
+}
+
+/// Where files of grafts lie in the process's memory.
+///
+/// # Panics
+/// When the process is gone.
+pub fn grafted_places(pid: u32) -> impl Iterator<Item = Range<u64>> {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("the process is there");
+    let place = |line: &str| {
+        let (start, end) = line.split_once(' ')?.0.split_once('-')?;
+        let number = |text| u64::from_str_radix(text, 16).ok();
+        Some(number(start)?..number(end)?)
+    };
+    let lines = maps.lines().filter(|line| line.contains("/memfd:vmshm-"));
+    let places: Vec<Range<u64>> = lines.filter_map(place).collect();
+    places.into_iter()
 }
 
 /// How many files of grafts the process has open.

@@ -222,7 +222,7 @@ impl Machine {
     /// # Panics
     /// When it does not boot.
     #[must_use]
-    pub fn boot_of_user(kind: Kind, label: &str, user: u32) -> Self {
+    pub fn boot_of_user(kind: Kind, label: &str, options: &[&str], user: u32) -> Self {
         use std::os::unix::fs::PermissionsExt;
         let directory = tempfile::tempdir().expect("there is room");
         let wrapper = directory.path().join("qemu-system-x86_64");
@@ -246,7 +246,7 @@ impl Machine {
         if !kind.has_monitor() {
             arguments.extend(["-qmp".to_owned(), socket]);
         }
-        Self::boot_in(kind, label, (&[], &arguments), None, &[("PATH", path)])
+        Self::boot_in(kind, label, (options, &arguments), None, &[("PATH", path)])
     }
 
     /// The same with more arguments for the VMM, which inherits `file` as number [`FILE`].

@@ -2,10 +2,11 @@
 
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::command_line::find;
 use crate::environment::skip;
-use crate::patience::{LATER, wait_for};
+use crate::patience::{LATER, SOON, wait_for};
 use crate::png_file::Picture;
 
 /// A server that runs; it is ended when this is dropped.
@@ -103,12 +104,20 @@ impl XServer {
     /// When the server does not tell.
     #[must_use]
     pub fn picture(&self) -> Picture {
-        let output = Command::new("xwd")
-            .args(["-root", "-silent", "-display", &self.display])
-            .output()
-            .expect("it was found");
-        assert!(output.status.success(), "xwd fails");
-        from_xwd(&output.stdout)
+        let start = Instant::now();
+        loop {
+            let output = Command::new("xwd")
+                .args(["-root", "-silent", "-display", &self.display])
+                .output()
+                .expect("it was found");
+            if output.status.success() {
+                return from_xwd(&output.stdout);
+            }
+            // It asks each window on the screen, and fails where one closes in that moment.
+            let errors = String::from_utf8_lossy(&output.stderr);
+            assert!(start.elapsed() < SOON, "xwd: {errors}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 

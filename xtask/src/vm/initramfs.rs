@@ -19,8 +19,9 @@ pub struct Guest<'a> {
     pub vmm: Vmm,
     /// The guest's host name.
     pub name: &'a str,
-    /// The host's directory that becomes the guest's root: `/`, or an unpacked tree.
-    pub tree: &'a Path,
+    /// The host's directory that becomes the guest's root: `/`, or an unpacked tree. Nothing for a guest that
+    /// reaches none of the host's files.
+    pub tree: Option<&'a Path>,
     /// Whether the tree's systemd becomes process 1.
     pub has_systemd: bool,
     /// The agent's program, if there is one.
@@ -37,7 +38,7 @@ pub struct Guest<'a> {
 pub struct Script {
     /// Its absolute path as the user wrote it, and without symbolic links.
     pub paths: (PathBuf, PathBuf),
-    /// Its contents, if it is not a regular file (a pipe or a descriptor).
+    /// Its contents, if the guest cannot read it there: a pipe, a descriptor, or all files for some guests.
     pub contents: Option<Vec<u8>>,
 }
 
@@ -84,6 +85,11 @@ pub fn make(guest: &Guest<'_>, kernel: &Kernel, busybox: &Path) -> Result<Vec<u8
         )?;
         modules.push(name);
     }
+    if let Some(agent) = guest.agent.filter(|_| guest.tree.is_none()) {
+        let contents =
+            std::fs::read(agent).with_context(|| format!("cannot read {}", agent.display()))?;
+        archive.file("vm/vmshm-agent", &contents, true)?;
+    }
     if let Some(contents) = guest.script.and_then(|script| script.contents.as_ref()) {
         archive.file("vm/script", contents, false)?;
     }
@@ -108,7 +114,7 @@ fn settings(guest: &Guest<'_>, kernel: &Kernel, modules: &str) -> String {
     let assignments = [
         ("vmm", vmm.to_owned()),
         ("hostname", guest.name.to_owned()),
-        ("tree", text(guest.tree)),
+        ("tree", guest.tree.map(text).unwrap_or_default()),
         (
             "init",
             if guest.has_systemd { "systemd" } else { "" }.to_owned(),

@@ -22,13 +22,16 @@ use tempfile::TempDir;
 use channels::Console;
 use initramfs::{Guest, Script};
 use options::{Backing, System, VmOptions, Vmm};
-use running::{Leavings, RunningVm, Start};
+use running::{Leavings, Misemulated, RunningVm, Start};
 
 use crate::kernels::{Kernel, Origin};
 use crate::{artifacts, checkout, install, kernels, packages};
 
 /// The initramfs's file name in the VM's own directory.
 const INITRAMFS: &str = "initramfs";
+
+/// How often a guest is booted whose kernel the emulator trips.
+const BOOTS: u32 = 3;
 
 /// What a kind of VM needs from the distribution.
 struct Parts {
@@ -46,10 +49,26 @@ pub fn fetch(vmm: Vmm) -> Result<()> {
     parts(vmm, Origin::Host).map(drop)
 }
 
-/// Boots a VM and waits until its guest is up and, unless it is not wanted, its agent ready.
+/// Boots a VM and waits until its guest is up and, unless it is not wanted, its agent ready. Boots it again where the
+/// emulator, and not the guest or we, spoiled it.
 pub fn boot(options: &VmOptions, console: &Console) -> Result<RunningVm> {
+    for _ in 1..BOOTS {
+        match boot_once(options, console) {
+            Err(error) if error.is::<Misemulated>() => {
+                eprintln!("warning: {error:#}; booting the guest again");
+            }
+            other => return other,
+        }
+    }
+    boot_once(options, console)
+}
+
+/// One try of [`boot`].
+fn boot_once(options: &VmOptions, console: &Console) -> Result<RunningVm> {
     options.check()?;
-    let script = options.run.as_deref().map(read_script).transpose()?;
+    let reaches_host = options.system != System::Busybox;
+    let read = |script| read_script(script, reaches_host);
+    let script = options.run.as_deref().map(read).transpose()?;
     let agent = agent(options)?;
     let Parts {
         kernel,
@@ -60,9 +79,10 @@ pub fn boot(options: &VmOptions, console: &Console) -> Result<RunningVm> {
         .then(slirp)
         .transpose()?;
     let tree = match options.system {
-        System::Host => PathBuf::from("/"),
-        System::Debian13 => crate::debian13::tree()?,
-        System::Debian13Systemd => crate::debian13::systemd_tree()?,
+        System::Host => Some(PathBuf::from("/")),
+        System::Debian13 => Some(crate::debian13::tree()?),
+        System::Debian13Systemd => Some(crate::debian13::systemd_tree()?),
+        System::Busybox => None,
     };
 
     let given = if options.vmm == Vmm::Uml {
@@ -74,7 +94,7 @@ pub fn boot(options: &VmOptions, console: &Console) -> Result<RunningVm> {
     let guest = Guest {
         vmm: options.vmm,
         name: &name,
-        tree: &tree,
+        tree: tree.as_deref(),
         has_systemd: options.system == System::Debian13Systemd,
         agent: agent.as_deref(),
         start_agent: !options.no_agent,
@@ -181,10 +201,10 @@ fn agent(options: &VmOptions) -> Result<Option<PathBuf>> {
     Ok(agent.is_file().then_some(agent))
 }
 
-/// The script's paths, and its contents where it is no regular file.
-fn read_script(script: &Path) -> Result<Script> {
+/// The script's paths, and its contents where the guest cannot read it there.
+fn read_script(script: &Path, reaches_host: bool) -> Result<Script> {
     let paths = options::script_paths(script)?;
-    let contents = if paths.1.is_file() {
+    let contents = if reaches_host && paths.1.is_file() {
         None
     } else {
         Some(

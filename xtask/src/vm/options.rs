@@ -54,6 +54,8 @@ pub enum System {
     Debian13,
     /// A small one whose process 1 is systemd.
     Debian13Systemd,
+    /// Busybox and nothing of the host: QEMU can save such a VM, and go back to what it saved.
+    Busybox,
 }
 
 /// Everything that one VM is started with.

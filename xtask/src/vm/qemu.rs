@@ -1,13 +1,13 @@
 //! The command line of a QEMU VM: an ordinary one, with nothing in it for vmshm.
 //!
 //! Control and script output are ports of a virtio serial device, the console is the first serial port; they lie on the
-//! descriptors 0, 1 and 2. The host's files come over 9p. What VMM-ARGS say wins: they come last, and an option that
+//! descriptors 0, 1 and 2. The host's files, if the guest gets them, come over 9p. What VMM-ARGS say wins: they come last, and an option that
 //! QEMU would not let them override (`-accel`, a RAM size that no longer fits its backend) is left out or adapted here.
 
 use std::ffi::OsString;
 use std::path::Path;
 
-use super::options::{Backing, Machine, VmOptions, parse_size, size_argument};
+use super::options::{Backing, Machine, System, VmOptions, parse_size, size_argument};
 use crate::kernels::Kernel;
 
 /// The name of QEMU's program.
@@ -75,14 +75,16 @@ pub fn command_line(
         "virtserialport,chardev=control,name=vmshm-control",
     );
     words.option("-device", format!("virtio-rng-{bus}"));
-    words.option(
-        "-fsdev",
-        "local,id=hostroot,path=/,security_model=none,readonly=on,multidevs=remap",
-    );
-    words.option(
-        "-device",
-        format!("virtio-9p-{bus},fsdev=hostroot,mount_tag=hostroot"),
-    );
+    if options.system != System::Busybox {
+        words.option(
+            "-fsdev",
+            "local,id=hostroot,path=/,security_model=none,readonly=on,multidevs=remap",
+        );
+        words.option(
+            "-device",
+            format!("virtio-9p-{bus},fsdev=hostroot,mount_tag=hostroot"),
+        );
+    }
     if options.network {
         words.option("-netdev", "user,id=network");
         // A guest that boots from a kernel file needs no boot program in its card.

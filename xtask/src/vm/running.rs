@@ -33,6 +33,18 @@ impl std::fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
+/// The emulator ran the guest's kernel wrongly before the guest was up; see [`Event::Breakpoint`].
+#[derive(Debug)]
+pub struct Misemulated;
+
+impl std::fmt::Display for Misemulated {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("the emulator ran a breakpoint of the guest's kernel that was gone")
+    }
+}
+
+impl std::error::Error for Misemulated {}
+
 /// What one VM leaves behind unless somebody removes it.
 #[derive(Default)]
 pub struct Leavings {
@@ -116,7 +128,7 @@ impl RunningVm {
                 Some(Event::Exit(status)) => return Ok(status),
                 Some(Event::Failed(reason)) => bail!("the guest failed: {reason}"),
                 Some(Event::Signal(signal)) => return Err(Interrupted(signal).into()),
-                Some(Event::Ready) => {}
+                Some(Event::Ready | Event::Breakpoint) => {}
                 Some(Event::VmmEnded) | None => {
                     // The guest's last words may still be on their way.
                     match self.next_event(Some(Duration::from_millis(200))) {
@@ -148,8 +160,13 @@ impl RunningVm {
             Some(Event::Ready) => Ok(()),
             Some(Event::Failed(reason)) => bail!("the guest failed: {reason}"),
             Some(Event::Signal(signal)) => Err(Interrupted(signal).into()),
+            Some(Event::Breakpoint) => Err(Misemulated.into()),
             Some(Event::VmmEnded) => {
-                bail!("the VMM ended before its guest was up; its messages are above")
+                // The kernel's last words may still be on their way.
+                match self.next_event(Some(Duration::from_millis(200))) {
+                    Some(Event::Breakpoint) => Err(Misemulated.into()),
+                    _ => bail!("the VMM ended before its guest was up; its messages are above"),
+                }
             }
             Some(Event::Exit(status)) => {
                 bail!("the guest ended with status {status} before it was up")

@@ -262,6 +262,7 @@ fn an_end_stays_taken_whatever_watchers_come_and_go() {
         OpenError::Refused {
             code: RefusalCode::Busy,
             explanation,
+            ..
         } => explanation,
         other => panic!("{other}"),
     };

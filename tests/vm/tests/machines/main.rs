@@ -10,6 +10,7 @@
 mod agent_faults;
 mod bad_input;
 mod bochs;
+mod booting;
 mod compaction;
 mod decoys;
 mod doorbell;

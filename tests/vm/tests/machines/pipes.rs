@@ -48,9 +48,25 @@ fn qemu_with_a_memfd_and_two_processors_sends_back_100_mib() {
 #[test]
 #[ignore = "long: boots another machine"]
 fn qemu_with_huge_pages_sends_back_100_mib() {
-    if is_root() {
-        send_there_and_back(Kind::QemuHugetlb, 100 * MIB);
+    if !is_root() {
+        return;
     }
+    send_there_and_back(Kind::QemuHugetlb, 100 * MIB);
+    let Some(machine) = fleet::borrow(Kind::QemuHugetlb) else {
+        return;
+    };
+    let path = machine.path("huge");
+    vmshm(["region", "create", &path, "--size", "64K"])
+        .run()
+        .success();
+    // At once, and nobody is asked to leave for it.
+    vmshm(["region", "graft", &path])
+        .run()
+        .refused(&["huge pages"])
+        .hints(&["--method map"]);
+    let text = vmshm(["doctor", &machine.name]).run().text();
+    assert!(text.contains("  graft: no: the memory at"), "{text}");
+    vmshm(["region", "remove", &path]).run().success();
 }
 
 /// Random bytes go to the guest and come back, while two other host processes list and read all the time.

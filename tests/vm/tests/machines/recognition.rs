@@ -179,6 +179,22 @@ fn doctor_names_the_owner_and_what_is_not_dumpable() {
 }
 
 #[test]
+fn doctor_says_why_regions_of_shared_memory_are_not_grafted() {
+    let Some(machine) = fleet::borrow(Kind::Uml) else {
+        return;
+    };
+    // Its guest's processes are the host's, and have its memory mapped.
+    let text = vmshm(["doctor", &machine.name]).run().text();
+    for words in [
+        "  map: yes",
+        "  graft: no: other processes map the same memory",
+        "use --method map",
+    ] {
+        assert!(text.contains(words), "no {words:?} in\n{text}");
+    }
+}
+
+#[test]
 fn under_yama_shared_memory_is_mapped_and_doctor_names_yama_for_the_rest() {
     let Some(machine) = fleet::borrow(Kind::QemuPrivate(2)) else {
         return;

@@ -67,30 +67,36 @@ show() {
     fi
 }
 
-# On the host's own system only what the guest's own /run, /dev, … hide is missing; on another tree everything is.
-if [ "$tree" != / ] || [ ! -e "$checkout" ]; then
-    show "$checkout" || tell "failed the checkout $checkout cannot be shown in the guest"
-fi
-for path in "$script" "$script_as_given"; do
-    [ -n "$path" ] || continue
-    [ -f "$path" ] && $bb cmp -s "$path" "/run/vm/lower$path" || show "$path" ||
-        tell "failed the script $path cannot be shown in the guest"
-done
+# Makes visible what of the host the guest is to see.
+show_host() {
+    # On the host's own system only what the guest's own /run, /dev, … hide is missing; on another tree everything is.
+    if [ "$tree" != / ] || [ ! -e "$checkout" ]; then
+        show "$checkout" || tell "failed the checkout $checkout cannot be shown in the guest"
+    fi
+    for path in "$script" "$script_as_given"; do
+        [ -n "$path" ] || continue
+        [ -f "$path" ] && $bb cmp -s "$path" "/run/vm/lower$path" || show "$path" ||
+            tell "failed the script $path cannot be shown in the guest"
+    done
 
-# The running kernel's modules, and programs to load them where the system has none.
-release=$($bb uname -r)
-$bb mkdir -p "/lib/modules/$release"
-$bb mount --bind "/run/vm/lower$module_directory" "/lib/modules/$release"
-for program in modprobe insmod rmmod lsmod; do
-    command -v $program >/dev/null || $bb ln -sf $bb /usr/local/sbin/$program
-done
-[ -x /sbin/modprobe ] || echo /usr/local/sbin/modprobe >/proc/sys/kernel/modprobe
+    # The running kernel's modules, and programs to load them where the system has none.
+    release=$($bb uname -r)
+    $bb mkdir -p "/lib/modules/$release"
+    $bb mount --bind "/run/vm/lower$module_directory" "/lib/modules/$release"
+    for program in modprobe insmod rmmod lsmod; do
+        command -v $program >/dev/null || $bb ln -sf $bb /usr/local/sbin/$program
+    done
+    [ -x /sbin/modprobe ] || echo /usr/local/sbin/modprobe >/proc/sys/kernel/modprobe
+}
 
+[ -z "$tree" ] || show_host
 if [ -n "$agent" ]; then
+    from=/run/vm/lower$agent
+    [ -n "$tree" ] || from=/run/vm/vmshm-agent
     $bb rm -f /usr/local/bin/vmshm-agent
-    $bb cp "/run/vm/lower$agent" /usr/local/bin/vmshm-agent && $bb chmod 755 /usr/local/bin/vmshm-agent
+    $bb cp "$from" /usr/local/bin/vmshm-agent && $bb chmod 755 /usr/local/bin/vmshm-agent
 fi
-$bb umount -l /run/vm/lower
+[ -z "$tree" ] || $bb umount -l /run/vm/lower
 
 clean="$bb env -i PATH=$PATH HOME=$HOME TERM=$TERM LANG=$LANG"
 
