@@ -12,11 +12,11 @@ pub enum LinkError {
     /// The memory could not be accessed.
     #[error(transparent)]
     Fault(#[from] Fault),
-    /// A word that this side wrote last holds another value: the VM was set back to
-    /// an earlier state, or somebody else wrote there. The session ends; the memory's
-    /// content is never taken as data after this.
+    /// A word that this side wrote last, or a pulse that only grows, holds another value:
+    /// the VM was set back to an earlier state, or somebody else wrote there. The session
+    /// ends; the memory's content is never taken as data after this.
     #[error(
-        "the {what} that this side wrote went back from {written:#x} to {found:#x}: the machine was set back to an earlier state"
+        "the {what} went back from {written:#x} to {found:#x}: the machine was set back to an earlier state"
     )]
     RolledBack {
         /// Which word.

@@ -4,8 +4,8 @@
 use vmshm_shm::SharedMemory;
 
 use super::{
-    CLAIM, ECHO, HOST_PULSE, HostIdentity, IDENTITY, LEAVE, NONCE, NONCE_ECHO, SESSION, STATE,
-    SlotState, release_for_dead_owner, reply_ring, request_ring,
+    CLAIM, COPIED, COPIED_NAMED, ECHO, HOST_PULSE, HostIdentity, IDENTITY, LEAVE, NONCE,
+    NONCE_ECHO, SESSION, STATE, SlotState, release_for_dead_owner, reply_ring, request_ring,
 };
 use crate::error::LinkError;
 use crate::own_word::OwnWord;
@@ -101,6 +101,8 @@ impl<M: SharedMemory + Clone> PendingClaim<M> {
         } = self;
         let requests = Producer::start(directory.clone(), request_ring(base))?;
         let replies = Consumer::start(directory.clone(), reply_ring(base))?;
+        // Before who this is: whatever stands here was an earlier owner's.
+        directory.write(base + COPIED, &[0; 8 * (COPIED_NAMED + 1)])?;
         directory.write(base + IDENTITY, &identity.to_bytes(token))?;
         let pulse = OwnWord::start(&directory, base + HOST_PULSE, 1, "host's pulse")?;
         // A nonce that stood there before would not be noticed as new.

@@ -8,6 +8,7 @@
 //! 0x040 reply tail│            0x0a0 who the host is (see below)  │
 //! 0x048 req. head ┘            0x100 request tail, 0x108 reply head┘
 //! 0x0d0 leave: the echo, written by another host process
+//! 0x110 copied: the regions that its owner writes by copying, 30 words
 //! 0x200 requests, 1 KiB (host → agent)     0x600 replies, 2 KiB (agent → host)
 //! 0xff0 own address, 0xff8 agent's pulse (see `directory`)
 //! ```
@@ -33,6 +34,12 @@
 //! has mapped writes the owner's echo into `leave`. It may come from several processes, always
 //! says the same, and frees nothing: an owner that sees it ends its session by itself, and may
 //! attach anew at once. One that does not look goes on.
+//!
+//! *Copying.* Which files a process maps, the kernel tells; which memory it copies, only itself. An
+//! owner that writes a region by copying puts one more than the region's number into a free word
+//! of `copied`, while no region's pages can be replaced, and clears the word when it has let go of
+//! the region. A word keeps its place, so that a reader misses none. The last word counts those
+//! for which there was no other: each region may be one of them.
 //!
 //! *A new agent* finds the slots of the one before it. Proved ones become orphaned,
 //! and stay so until they are released. Granted ones, and ones that lost their echo
@@ -71,12 +78,16 @@ const IDENTITY_BYTES: usize = 48;
 const LEAVE: u64 = 0x0d0;
 const REQUEST_TAIL: u64 = 0x100;
 const REPLY_HEAD: u64 = 0x108;
+const COPIED: u64 = 0x110;
+/// How many regions an owner can name that it copies; the word behind them counts the others.
+pub const COPIED_NAMED: usize = 29;
 const REQUESTS: u64 = 0x200;
 const REQUESTS_SIZE: u64 = 0x400;
 const REPLIES: u64 = 0x600;
 const REPLIES_SIZE: u64 = 0x800;
 
 const _: () = assert!(IDENTITY + IDENTITY_BYTES as u64 <= LEAVE && LEAVE + 8 <= REQUEST_TAIL);
+const _: () = assert!(COPIED + 8 * (COPIED_NAMED as u64 + 1) <= REQUESTS);
 const _: () = assert!(REQUESTS + REQUESTS_SIZE <= REPLIES);
 const _: () = assert!(REPLIES + REPLIES_SIZE <= crate::directory::PAGE_ADDRESS);
 
@@ -173,6 +184,34 @@ pub struct SlotView {
     pub owner: Option<HostIdentity>,
     /// Count of the owner's heartbeats.
     pub host_pulse: u64,
+    /// The regions that the owner writes by copying.
+    pub copied: CopiedRegions,
+}
+
+/// Which regions the owner of a slot writes by copying.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CopiedRegions {
+    words: [u64; COPIED_NAMED],
+    others: u64,
+}
+
+impl CopiedRegions {
+    fn read<M: SharedMemory>(directory: &M, base: u64) -> Result<Self, LinkError> {
+        let mut bytes = [0; 8 * (COPIED_NAMED + 1)];
+        directory.read(base + COPIED, &mut bytes)?;
+        let mut copied = Self::default();
+        for (index, word) in copied.words.iter_mut().enumerate() {
+            *word = word_at(&bytes, 8 * index);
+        }
+        copied.others = word_at(&bytes, 8 * COPIED_NAMED);
+        Ok(copied)
+    }
+
+    /// Whether a region may be among them.
+    #[must_use]
+    pub fn may_have(&self, region: u64) -> bool {
+        self.others != 0 || self.words.contains(&region.wrapping_add(1))
+    }
 }
 
 impl SlotView {
@@ -199,6 +238,7 @@ impl SlotView {
             released,
             owner,
             host_pulse: directory.load_relaxed(base + HOST_PULSE)?,
+            copied: CopiedRegions::read(directory, base)?,
         })
     }
 
@@ -239,6 +279,37 @@ pub fn ask_to_leave<M: SharedMemory>(
     token: u64,
 ) -> Result<(), LinkError> {
     Ok(directory.store_relaxed(base + LEAVE, token)?)
+}
+
+/// Says at a place in `copied` that the owner of a slot writes a region by copying, or that nothing
+/// is there any more. Only the owner may; while it adds one it holds back whoever would replace
+/// the region's pages. Places from [`COPIED_NAMED`] on name nothing.
+///
+/// # Errors
+/// [`LinkError::Fault`] when the memory cannot be reached.
+pub fn say_copied<M: SharedMemory>(
+    directory: &M,
+    base: u64,
+    place: usize,
+    region: Option<u64>,
+) -> Result<(), LinkError> {
+    if place < COPIED_NAMED {
+        let word = region.map_or(0, |region| region.wrapping_add(1));
+        directory.store_relaxed(base + COPIED + 8 * place as u64, word)?;
+    }
+    Ok(())
+}
+
+/// Says how many more regions the owner of a slot writes by copying than it can name.
+///
+/// # Errors
+/// [`LinkError::Fault`] when the memory cannot be reached.
+pub fn say_more_copied<M: SharedMemory>(
+    directory: &M,
+    base: u64,
+    count: u64,
+) -> Result<(), LinkError> {
+    Ok(directory.store_relaxed(base + COPIED + 8 * COPIED_NAMED as u64, count)?)
 }
 
 fn request_ring(base: u64) -> RingLayout {

@@ -4,16 +4,18 @@ use loom::thread;
 use vmshm_link::slot::{
     AgentSlot, Claim, HostIdentity, HostSlot, PendingClaim, Proof, SlotEvent, SlotView,
 };
+use vmshm_shm::LocalMemory;
 
 use crate::check;
-use crate::memory::LoomMemory;
+use crate::memory::{LoomMemory, Partly};
 
 const EPOCH: u64 = 3;
 const KIND: u16 = 9;
 
-/// The slot's words, and the first records of both of its rings.
-fn memory() -> LoomMemory {
-    LoomMemory::new(
+/// The slot's words, and the first records of both of its rings. What the owner says of regions is
+/// no part of what is checked here: a lock outside of this memory orders it.
+fn memory() -> Partly {
+    let modelled = LoomMemory::new(
         4096,
         &[
             (0x00, 0x20),
@@ -23,7 +25,9 @@ fn memory() -> LoomMemory {
             (0x200, 0x210),
             (0x600, 0x610),
         ],
-    )
+    );
+    let rest = std::sync::Arc::new(LocalMemory::new(4096));
+    Partly { modelled, rest }
 }
 
 fn identity(token: u64) -> HostIdentity {
@@ -34,7 +38,7 @@ fn identity(token: u64) -> HostIdentity {
 }
 
 /// Claims the slot; nothing when another host got it.
-fn claim(memory: &LoomMemory, token: u64) -> Option<HostSlot<LoomMemory>> {
+fn claim(memory: &Partly, token: u64) -> Option<HostSlot<Partly>> {
     let mut claim = PendingClaim::place(memory.clone(), 0, token).expect("right")?;
     let mut unproved = loop {
         match claim
@@ -58,7 +62,7 @@ fn claim(memory: &LoomMemory, token: u64) -> Option<HostSlot<LoomMemory>> {
 
 /// Serves sessions until `count` have been released; each sends one record, which the
 /// agent sends back.
-fn serve(agent: &mut AgentSlot<LoomMemory>, count: u64) {
+fn serve(agent: &mut AgentSlot<Partly>, count: u64) {
     let mut done = 0;
     let mut session = 0;
     while done < count {
@@ -82,7 +86,7 @@ fn serve(agent: &mut AgentSlot<LoomMemory>, count: u64) {
 }
 
 /// Sends one record and takes it back.
-fn talk(slot: &mut HostSlot<LoomMemory>, token: u64) {
+fn talk(slot: &mut HostSlot<Partly>, token: u64) {
     let sent = token.to_le_bytes();
     assert_eq!(slot.requests.try_push(KIND, &sent), Ok(true));
     let mut found = [0; 8];
@@ -109,7 +113,7 @@ fn a_host_proves_itself_and_talks() {
 }
 
 /// Claims the slot, but looks only a few times.
-fn claim_in_haste(memory: &LoomMemory, token: u64) -> bool {
+fn claim_in_haste(memory: &Partly, token: u64) -> bool {
     let Some(mut claim) = PendingClaim::place(memory.clone(), 0, token).expect("right") else {
         return false;
     };
@@ -172,7 +176,7 @@ fn a_slot_that_was_released_is_used_again() {
 }
 
 /// One host's session, with the agent's looks in between.
-fn whole_session(memory: &LoomMemory, agent: &mut AgentSlot<LoomMemory>, token: u64) {
+fn whole_session(memory: &Partly, agent: &mut AgentSlot<Partly>, token: u64) {
     let pending = PendingClaim::place(memory.clone(), 0, token)
         .expect("right")
         .expect("free");

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use vmshm_link::LinkError;
 use vmshm_link::control::{Reply, Request};
 use vmshm_link::slot::{
-    AgentSlot, Claim, HostIdentity, HostSlot, PendingClaim, Proof, SlotEvent, SlotState, SlotView,
-    UnprovedSlot, ask_to_leave, release_for_dead_owner,
+    AgentSlot, COPIED_NAMED, Claim, HostIdentity, HostSlot, PendingClaim, Proof, SlotEvent,
+    SlotState, SlotView, UnprovedSlot, ask_to_leave, release_for_dead_owner, say_copied,
+    say_more_copied,
 };
 use vmshm_shm::LocalMemory;
 
@@ -428,4 +429,30 @@ fn an_owner_is_asked_to_leave_and_the_next_one_is_not() {
     // Who has looked long ago asks nobody.
     ask_to_leave(&memory, BASE, seen.token).expect("reachable");
     assert_eq!(next.is_asked_to_leave(), Ok(false));
+}
+
+#[test]
+fn what_an_owner_copies_is_not_said_of_the_next_one() {
+    let memory = Arc::new(LocalMemory::new(4096));
+    let mut agent = AgentSlot::adopt(Arc::clone(&memory), BASE, EPOCH).expect("reachable");
+    let first = prove(&memory, &mut agent, 7);
+    let copied = || SlotView::read(&memory, BASE).expect("right words").copied;
+    let has = |region: u64| copied().may_have(region);
+    assert!((0..200).all(|region| !has(region)));
+    say_copied(&memory, BASE, 0, Some(3)).expect("reachable");
+    say_copied(&memory, BASE, COPIED_NAMED - 1, Some(0)).expect("reachable");
+    assert!(has(3) && has(0) && !has(4) && !has(3 + 64));
+    say_copied(&memory, BASE, 0, None).expect("reachable");
+    assert!(!has(3) && has(0));
+    // One that cannot be named may be each.
+    say_copied(&memory, BASE, COPIED_NAMED, Some(9)).expect("reachable");
+    assert!(!has(9));
+    say_more_copied(&memory, BASE, 1).expect("reachable");
+    assert!(has(9) && has(4));
+    assert_eq!(first.verify(), Ok(()));
+    first.release().expect("reachable");
+    assert_eq!(agent.poll(8), Ok(Some(SlotEvent::Released)));
+    agent.free().expect("reachable");
+    prove(&memory, &mut agent, 8);
+    assert!((0..200).all(|region| !has(region)));
 }
