@@ -34,7 +34,7 @@ fn measure(what: &str, contents: Contents, step: u32) {
     victim.ask(&format!("use {step}"));
     let region = victim.unused_region("pause");
     let mut pauses = Vec::new();
-    let mut whole = Vec::new();
+    let (mut whole, mut longest) = (Vec::new(), Vec::new());
     let (mut copying, mut calling) = (Vec::new(), Vec::new());
     for _ in 0..TIMES {
         victim.ask("fill");
@@ -50,13 +50,15 @@ fn measure(what: &str, contents: Contents, step: u32) {
         };
         let grafted = surely(|| graft(victim.pid(), &region, contents, &[], &mut watch));
         whole.push(began.elapsed());
+        longest.extend(grafted.pauses.iter().map(|pause| pause.standing).max());
         pauses.push(in_all(&grafted.pauses));
         surely(|| undo(victim.pid(), &region, contents, &[], &mut |_| ()));
     }
     victim.check();
     println!(
-        "{what}: pause {:.2?} (of it {:.2?} for copying, {:.2?} for calls), and {:.2?} for stopping its threads; the whole graft {:.2?}",
+        "{what}: pause {:.2?} (the longest stretch {:.2?}; {:.2?} for copying, {:.2?} for calls), and {:.2?} for stopping its threads; the whole graft {:.2?}",
         median(pauses.iter().map(|pause| pause.standing).collect()),
+        median(longest),
         median(copying),
         median(calling),
         median(pauses.iter().map(|pause| pause.stopping).collect()),

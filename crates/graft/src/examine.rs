@@ -161,7 +161,9 @@ fn memory(pieces: &[Piece], mappings: &[MemoryMapping], areas: &[Area]) -> Optio
             let Some(mapping) = here.filter(|here| here.readable && here.writable) else {
                 return Some(Refusal::NotMemory { at });
             };
-            let area = areas.iter().find(|area| area.start == mapping.start.0);
+            let area = areas
+                .iter()
+                .find(|area| area.place.start == mapping.start.0);
             if let Some(what) = area.and_then(special).or_else(|| special_name(mapping)) {
                 return Some(Refusal::SpecialMemory { at, what });
             }

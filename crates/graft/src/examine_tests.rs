@@ -97,7 +97,7 @@ fn piece(at: u64, pages: u64) -> Piece {
 fn only_plain_memory_is_replaced() {
     let mappings = [mapping(0x10_0000, 16, ""), mapping(0x20_0000, 16, "[heap]")];
     let plain = |start, flags: &[&[u8; 2]]| Area {
-        start,
+        place: start..start + 16 * PAGE,
         flags: flags.iter().map(|flag| **flag).collect(),
     };
     let areas = [plain(0x10_0000, &[b"rd", b"wr"])];

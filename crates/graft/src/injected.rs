@@ -1,9 +1,12 @@
 //! The system calls that a borrowed thread makes for us, and the two on which the others
-//! wait and are released. Numbers and constants are those of x86-64 Linux.
+//! wait and are released; and what their answers mean. Numbers and constants are those of x86-64 Linux.
+
+use rustix::io::Errno;
 
 use crate::chain::Call;
 use crate::os::TRACKING_FLAGS;
 use crate::pieces::Piece;
+use crate::refusal::GraftError;
 
 /// How many bytes the word takes on which others wait.
 pub(crate) const WORD: usize = 8;
@@ -125,4 +128,36 @@ pub(crate) fn release(word: u64) -> Call {
         FUTEX,
         [word, WAKE_OP_PRIVATE, EVERYBODY, 0, word, operation],
     )
+}
+
+/// What a system call answered, or its error.
+pub(crate) fn answered(what: &'static str, answer: u64) -> Result<u64, GraftError> {
+    const LARGEST_ERROR: i64 = 4095;
+    let signed = answer.cast_signed();
+    if (-LARGEST_ERROR..0).contains(&signed) {
+        let code = i32::try_from(-signed).unwrap_or(0);
+        return Err(GraftError::Call {
+            what,
+            error: Errno::from_raw_os_error(code),
+        });
+    }
+    Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_calls_are_told_from_answers() {
+        assert_eq!(answered("x", 7), Ok(7));
+        assert_eq!(
+            answered("x", (-24_i64).cast_unsigned()),
+            Err(GraftError::Call {
+                what: "x",
+                error: Errno::MFILE
+            })
+        );
+        assert_eq!(answered("x", 0x7fff_0000_0000), Ok(0x7fff_0000_0000));
+    }
 }

@@ -24,6 +24,7 @@
 
 mod ahead;
 mod chain;
+mod change;
 mod examine;
 mod filter;
 mod frame;
@@ -37,12 +38,15 @@ mod process;
 mod refusal;
 mod region_file;
 mod restart;
+mod rounds;
 mod step;
 mod tracer;
 
+pub use change::Contents;
 pub use examine::examine;
-pub use operation::{Contents, Grafted, Pause, Region, graft, undo};
+pub use operation::{Grafted, Region, graft, undo, withdraw};
 pub use origin::Origin;
 pub use pieces::Piece;
 pub use refusal::{GraftError, Refusal};
+pub use rounds::Pause;
 pub use step::Step;

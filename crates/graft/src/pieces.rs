@@ -95,6 +95,26 @@ fn join(sorted: &[Piece]) -> Vec<Piece> {
     joined
 }
 
+/// Cuts pieces at the process's addresses that are multiples of `step`, a power of two.
+pub(crate) fn cut(pieces: Vec<Piece>, step: u64) -> Vec<Piece> {
+    let mut parts = Vec::new();
+    for mut rest in pieces {
+        loop {
+            let first = step - (rest.at.0 & (step - 1));
+            if rest.length <= first {
+                break;
+            }
+            parts.push(Piece {
+                length: first,
+                ..rest
+            });
+            rest = after(rest, first);
+        }
+        parts.push(rest);
+    }
+    parts
+}
+
 fn after(piece: Piece, bytes: u64) -> Piece {
     Piece {
         at: VmmVirtual(piece.at.0 + bytes),

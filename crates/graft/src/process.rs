@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 
@@ -127,10 +128,10 @@ pub(crate) fn mappings(pid: u32) -> io::Result<Vec<MemoryMapping>> {
     ProcRoot::system().mappings(pid)
 }
 
-/// A mapping's start and the kernel's two-letter flags of it.
+/// Where a mapping lies, and the kernel's two-letter flags of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Area {
-    pub(crate) start: u64,
+    pub(crate) place: Range<u64>,
     pub(crate) flags: Vec<[u8; 2]>,
 }
 
@@ -148,21 +149,22 @@ pub(crate) fn areas(pid: u32) -> io::Result<Vec<Area>> {
 
 fn parse_areas(text: &str) -> Vec<Area> {
     let mut areas = Vec::new();
-    let mut start = None;
+    let mut place = None;
     for line in text.lines() {
         if let Some(flags) = line.strip_prefix("VmFlags:") {
             let flags = flags
                 .split_whitespace()
                 .filter_map(|flag| flag.as_bytes().try_into().ok())
                 .collect();
-            if let Some(start) = start.take() {
-                areas.push(Area { start, flags });
+            if let Some(place) = place.take() {
+                areas.push(Area { place, flags });
             }
         } else if let Some((range, _)) = line.split_once(' ')
-            && let Some((first, _)) = range.split_once('-')
+            && let Some((first, end)) = range.split_once('-')
             && let Ok(first) = u64::from_str_radix(first, 16)
+            && let Ok(end) = u64::from_str_radix(end, 16)
         {
-            start = Some(first);
+            place = Some(first..end);
         }
     }
     areas
@@ -198,7 +200,7 @@ mod tests {
              8000-9000 rw-s 00000000 00:01 5 /a b\nVmFlags: rd wr ht dd\n",
         );
         assert_eq!(areas.len(), 2);
-        assert_eq!(areas[0].start, 0x7f00);
+        assert_eq!(areas[0].place, 0x7f00..0x7f80);
         assert!(areas[0].has(b"dc") && !areas[0].has(b"ht"));
         assert!(areas[1].has(b"ht") && areas[1].has(b"dd"));
     }

@@ -4,6 +4,9 @@
 use rustix::io::Errno;
 use vmshm_ram::VmmVirtual;
 
+/// For a process that cannot be made to do what grafting needs.
+const SHARE_IT: &str = "use --method copy, or start the VM with shared memory (memory-backend-memfd) and use --method map";
+
 /// Why a process may not be grafted. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -156,6 +159,15 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// What the user can do about it where the VM's memory is shared as it is.
+    #[must_use]
+    pub fn hint_where_shared(&self) -> Option<&'static str> {
+        match self.hint() {
+            Some(SHARE_IT) => Some("use --method map or copy"),
+            other => other,
+        }
+    }
+
     /// What the user can do about it.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
@@ -180,10 +192,8 @@ impl Refusal {
             | Self::OtherArchitecture { .. }
             | Self::NoGadget
             | Self::NoRoom
-            | Self::SpecialMemory { .. }
-            | Self::SameMemory { .. } => Some(
-                "use --method copy, or start the VM with shared memory (memory-backend-memfd) and use --method map",
-            ),
+            | Self::SameMemory { .. } => Some(SHARE_IT),
+            Self::SpecialMemory { .. } => Some("use --method map where that works, else copy"),
             Self::Shared { .. } | Self::OriginClosed { .. } => {
                 Some("memory that others map can be mapped here, too: use --method map")
             }
@@ -249,7 +259,9 @@ impl GraftError {
             Self::TooSlow { .. } | Self::Busy => {
                 Some("try again when the host has less to do; nothing was changed")
             }
-            Self::Incomplete { .. } => Some("try again; what is done stays valid"),
+            Self::Incomplete { .. } => Some(
+                "try again, and see whether the VMM is at a limit of memory or of mappings (`prlimit --as`, vm.max_map_count, its cgroup); what is done stays valid",
+            ),
             Self::Call { .. } | Self::System { .. } => None,
         }
     }

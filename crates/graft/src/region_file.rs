@@ -121,8 +121,13 @@ pub(crate) fn settle(file: &mut RegionFile, size: u64) -> Result<(), GraftError>
         rustix::fs::fcntl_add_seals(file.file.as_fd(), wanted)
             .map_err(failed("seal the memory file"))?;
     }
-    // Undoing it may have begun and come to no end; nobody else opens it by its path.
-    rustix::fs::fchmod(&file.file, SERVES).map_err(failed("mark the memory file"))?;
+    // Undoing it may have begun and come to no end. Whoever grafts may have marked it by a
+    // bit that gives no right; nobody else opens it by its path.
+    let status = rustix::fs::fstat(&file.file).map_err(failed("look at the memory file"))?;
+    let mode = Mode::from_raw_mode(status.st_mode);
+    if !mode.contains(SERVES) || mode.intersects(Mode::RWXG | Mode::RWXO) {
+        rustix::fs::fchmod(&file.file, SERVES).map_err(failed("mark the memory file"))?;
+    }
     // Somebody may have shortened it before it was sealed.
     let status = rustix::fs::fstat(&file.file).map_err(failed("look at the memory file"))?;
     if u64::try_from(status.st_size) == Ok(size) {
