@@ -116,6 +116,8 @@ pub(crate) struct WantedBlock {
     pub(crate) file_backed: Option<bool>,
     /// How the file's path starts, where the VMM was told one.
     pub(crate) path: Option<String>,
+    /// Its turn when the VMM allocates. What comes first lies highest among equals.
+    pub(crate) turn: usize,
 }
 
 /// Finds the wanted blocks among a process's mappings, in the order in which they
@@ -123,8 +125,10 @@ pub(crate) struct WantedBlock {
 pub(crate) fn choose(mappings: &[MemoryMapping], wanted: &[WantedBlock]) -> Vec<RamBlock> {
     let mut files = file_blocks(mappings);
     let mut runs = anonymous_runs(mappings);
-    let mut chosen = Vec::with_capacity(wanted.len());
-    for want in wanted {
+    let mut chosen = vec![None; wanted.len()];
+    let mut by_turn: Vec<_> = wanted.iter().zip(&mut chosen).collect();
+    by_turn.sort_by_key(|(want, _)| want.turn);
+    for (want, place) in by_turn {
         let file = (want.file_backed != Some(false))
             .then(|| {
                 files.iter().rposition(|block| {
@@ -139,13 +143,12 @@ pub(crate) fn choose(mappings: &[MemoryMapping], wanted: &[WantedBlock]) -> Vec<
         let anonymous = (want.file_backed != Some(true))
             .then(|| take_anonymous(&mut runs, want.size))
             .flatten();
-        match (anonymous, file) {
-            (Some(block), _) => chosen.push(block),
-            (None, Some(index)) => chosen.push(files.remove(index)),
-            (None, None) => tracing::debug!(size = want.size, "no mapping for a RAM block"),
+        *place = anonymous.or_else(|| file.map(|index| files.remove(index)));
+        if place.is_none() {
+            tracing::debug!(size = want.size, "no mapping for a RAM block");
         }
     }
-    chosen
+    chosen.into_iter().flatten().collect()
 }
 
 /// What looks like memory that was plugged into a running VM, beside the blocks that are
@@ -153,32 +156,24 @@ pub(crate) fn choose(mappings: &[MemoryMapping], wanted: &[WantedBlock]) -> Vec<
 /// page with one inaccessible page behind it. What is smaller than a guest's kernel can
 /// take into use is more likely a graphics device's.
 pub(crate) fn plugged(mappings: &[MemoryMapping], known: &[RamBlock]) -> Vec<RamBlock> {
-    let is_known = |start: VmmVirtual| {
-        let mut known = known.iter();
-        known.any(|block| start.0 >= block.start.0 && start.0 - block.start.0 < block.length)
+    let files = file_blocks(mappings);
+    let is_apart = |block: &RamBlock, others: &[RamBlock]| {
+        let end = |block: &RamBlock| block.start.0.saturating_add(block.length);
+        let overlaps = |other: &RamBlock| other.start.0 < end(block) && block.start.0 < end(other);
+        !others.iter().any(overlaps)
     };
     let is_plausible = |length: u64| length >= SMALLEST_PLUGGED && length.is_multiple_of(HUGE_PAGE);
-    let guarded = mappings.windows(2).filter(|pair| {
-        let (ram, guard) = (&pair[0], &pair[1]);
-        ram.is_private_anonymous()
-            && ram.readable
-            && ram.writable
-            && !ram.executable
-            && ram.start.0.is_multiple_of(HUGE_PAGE)
-            && guard.start == ram.end()
-            && guard.length == 4096
-            && !guard.readable
-            && !guard.writable
-    });
-    let mut blocks: Vec<RamBlock> = guarded
-        .map(|pair| anonymous_block(pair[0].start.0, pair[0].length))
+    let mut blocks: Vec<RamBlock> = anonymous_runs(mappings)
+        .iter()
+        .filter_map(AnonymousRun::plugged)
+        .filter(|block| is_apart(block, &files))
         .collect();
     blocks.extend(
-        file_blocks(mappings)
+        files
             .into_iter()
             .filter(|block| block.name.contains("memory-backend-")),
     );
-    blocks.retain(|block| is_plausible(block.length) && !is_known(block.start));
+    blocks.retain(|block| is_plausible(block.length) && is_apart(block, known));
     // The system hands out addresses downwards, so what came first lies highest.
     blocks.sort_by_key(|block| std::cmp::Reverse(block.start));
     blocks
@@ -429,13 +424,48 @@ struct AnonymousRun {
     end: u64,
     /// Where the kernel lists a border inside the run.
     parts: Vec<(u64, u64)>,
-    /// Whether an inaccessible page, as allocators leave it, follows.
-    guarded: bool,
+    /// How long an inaccessible mapping is that follows, as allocators leave a page of it.
+    guard: Option<u64>,
 }
 
 impl AnonymousRun {
     fn block(&self) -> RamBlock {
         anonymous_block(self.start, self.end - self.start)
+    }
+
+    /// Whether what is left of it goes on to its end.
+    fn is_whole(&self) -> bool {
+        self.parts.last().is_some_and(|part| part.1 == self.end)
+            && self.parts.windows(2).all(|pair| pair[0].1 == pair[1].0)
+    }
+
+    /// Where a block of that size begins that is the whole run, whatever has split its mapping,
+    /// or that lies at the run's end as an allocator puts it, with no more below it than aligning
+    /// it left room for.
+    fn main_part(&self, size: u64) -> Option<u64> {
+        let (first, _) = *self.parts.first()?;
+        let begin = self.end.checked_sub(size)?;
+        let below = begin.checked_sub(first)?;
+        let at_end = self.guard.is_some() && begin.is_multiple_of(HUGE_PAGE) && below < HUGE_PAGE;
+        (self.is_whole() && (below == 0 || at_end)).then_some(begin)
+    }
+
+    /// The part at its end that looks as QEMU makes RAM. A graft in it has split its mapping for
+    /// good, and something else may lie below: so it has the length of whole pieces of what
+    /// guests take into use, if any has, and is as long as can be.
+    fn plugged(&self) -> Option<RamBlock> {
+        if self.guard != Some(4096) {
+            return None;
+        }
+        let starts = self.parts.iter().map(|(start, _)| *start);
+        let lengths = starts
+            .filter(|start| start.is_multiple_of(HUGE_PAGE))
+            .map(|start| self.end - start);
+        let length = lengths.max_by_key(|length| {
+            let whole = *length > 0 && length.is_multiple_of(SMALLEST_PLUGGED);
+            (whole, *length)
+        })?;
+        Some(anonymous_block(self.end - length, length))
     }
 }
 
@@ -469,7 +499,7 @@ fn anonymous_runs(mappings: &[MemoryMapping]) -> Vec<AnonymousRun> {
                     start,
                     end,
                     parts: vec![(start, end)],
-                    guarded: false,
+                    guard: None,
                 }),
             }
         } else if !mapping.readable
@@ -477,21 +507,26 @@ fn anonymous_runs(mappings: &[MemoryMapping]) -> Vec<AnonymousRun> {
             && let Some(run) = runs.last_mut()
             && run.end == start
         {
-            run.guarded = true;
+            run.guard = Some(mapping.length);
         }
     }
     runs
 }
 
 /// Takes the best place for a block of exactly `size` bytes out of the runs: a mapping
-/// of that size, else neighbours that together have it, else a part of a longer run
-/// where an allocator would have put it.
+/// of that size or a run that is little else, else neighbours that together have it, else a part
+/// of a longer run where an allocator would have put it.
 fn take_anonymous(runs: &mut [AnonymousRun], size: u64) -> Option<RamBlock> {
     // The system hands out addresses downwards and a VMM allocates RAM before smaller
-    // things, so of several equal ones the highest is it.
+    // things, so of several equal ones the highest is it: one whose mapping was split, as a graft
+    // leaves it, before one of that size that was plugged later.
     for run in runs.iter_mut().rev() {
         if let Some(index) = run.parts.iter().rposition(|part| part.1 - part.0 == size) {
             let (start, _) = run.parts.remove(index);
+            return Some(anonymous_block(start, size));
+        }
+        if let Some(start) = run.main_part(size) {
+            run.parts.clear();
             return Some(anonymous_block(start, size));
         }
     }
@@ -505,13 +540,12 @@ fn take_anonymous(runs: &mut [AnonymousRun], size: u64) -> Option<RamBlock> {
         let Some(&(first, _)) = run.parts.first() else {
             continue;
         };
-        let whole = run.parts.windows(2).all(|pair| pair[0].1 == pair[1].0);
-        if !whole || run.end - first < size {
+        if !run.is_whole() || run.end - first < size {
             continue;
         }
         let at_end = run.end - size;
         let at_start = first.next_multiple_of(HUGE_PAGE);
-        let begin = if run.guarded && at_end.is_multiple_of(HUGE_PAGE) {
+        let begin = if run.guard.is_some() && at_end.is_multiple_of(HUGE_PAGE) {
             at_end
         } else if at_start.checked_add(size).is_some_and(|end| end <= run.end) {
             at_start

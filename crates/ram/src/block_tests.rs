@@ -23,11 +23,30 @@ fn mapping(start: u64, length: u64, permissions: &str, name: &str) -> MemoryMapp
 }
 
 fn wanted(size: u64) -> Vec<WantedBlock> {
-    vec![WantedBlock {
+    vec![want(size, 0)]
+}
+
+fn want(size: u64, turn: usize) -> WantedBlock {
+    WantedBlock {
         size,
         file_backed: None,
         path: None,
-    }]
+        turn,
+    }
+}
+
+/// Where each of the wanted blocks is.
+fn places(mappings: &[MemoryMapping], wanted: &[WantedBlock]) -> Vec<u64> {
+    let chosen = choose(mappings, wanted);
+    chosen.iter().map(|block| block.start.0).collect()
+}
+
+/// Memory as QEMU makes it: with an inaccessible page behind it.
+fn guarded(start: u64, length: u64) -> [MemoryMapping; 2] {
+    [
+        mapping(start, length, "rwp", ""),
+        mapping(start + length, 4096, "p", ""),
+    ]
 }
 
 fn place(mappings: &[MemoryMapping], size: u64) -> Option<u64> {
@@ -75,6 +94,89 @@ fn ram_that_the_kernel_split_is_put_together() {
         mapping(start + 156 * MIB, 100 * MIB, "rwp", ""),
     ];
     assert_eq!(place(&maps, 256 * MIB), Some(start));
+}
+
+#[test]
+fn ram_that_a_graft_has_split_is_told_from_a_dimm_of_the_same_size() {
+    let (start, dimm) = (0x7f00_0000_0000, 0x7e00_0000_0000);
+    let graft = "/memfd:vmshm-2.1f (deleted)";
+    // Undone again, the pieces stay apart: their pages have another history.
+    for (permissions, name) in [("rws", graft), ("rwp", "")] {
+        // Something else may lie directly below.
+        for below in [0, 4096] {
+            let maps = [
+                mapping(dimm, 512 * MIB, "rwp", ""),
+                mapping(dimm + 512 * MIB, 4096, "p", ""),
+                mapping(start - below, 64 * MIB + below, "rwp", ""),
+                mapping(start + 64 * MIB, 2 * MIB, permissions, name),
+                mapping(start + 66 * MIB, 446 * MIB, "rwp", ""),
+                mapping(start + 512 * MIB, 4096, "p", ""),
+            ];
+            assert_eq!(place(&maps, 512 * MIB), Some(start));
+        }
+    }
+}
+
+#[test]
+fn what_was_made_first_lies_highest_whatever_its_place_in_the_guest() {
+    let (low, high) = (0x7e00_0000_0000, 0x7f00_0000_0000);
+    let maps = [guarded(low, 512 * MIB), guarded(high, 512 * MIB)].concat();
+    let wanted = |turns: [usize; 2]| turns.map(|turn| want(512 * MIB, turn));
+    assert_eq!(places(&maps, &wanted([0, 1])), [high, low]);
+    // The machine's own memory is made after a DIMM's object.
+    assert_eq!(places(&maps, &wanted([1, 0])), [low, high]);
+}
+
+#[test]
+fn no_place_is_given_twice() {
+    let (low, high) = (0x7e00_0000_0000, 0x7f00_0000_0000);
+    let mut maps = guarded(low, 512 * MIB).to_vec();
+    // Where aligning the other left a hole, something small lies.
+    maps.push(mapping(high - 8192, 8192, "rwp", ""));
+    maps.extend(guarded(high, 512 * MIB));
+    let wanted = [want(512 * MIB, 0), want(512 * MIB, 1)];
+    assert_eq!(places(&maps, &wanted), [high, low]);
+}
+
+#[test]
+fn a_larger_dimm_that_lies_higher_is_left_alone() {
+    let (low, high) = (0x7e00_0000_0000, 0x7f00_0000_0000);
+    let maps = [guarded(low, 512 * MIB), guarded(high, 768 * MIB)].concat();
+    let wanted = [want(512 * MIB, 1), want(768 * MIB, 0)];
+    assert_eq!(places(&maps, &wanted), [low, high]);
+    assert_eq!(places(&maps, &wanted[..1]), [low]);
+}
+
+#[test]
+fn what_is_known_is_not_plugged_too() {
+    let start = 0x7f00_0000_0000;
+    let whole = 1000 * MIB;
+    let mut maps = vec![mapping(start - 4 * MIB, 4 * MIB, "rwp", "")];
+    maps.extend(guarded(start, whole));
+    let known = choose(&maps, &wanted(whole));
+    assert_eq!(known.len(), 1);
+    assert_eq!(plugged(&maps, &known), []);
+}
+
+#[test]
+fn memory_that_was_plugged_stays_one_block_when_it_is_grafted() {
+    let dimm = 0x7e00_0000_0000;
+    let graft = "/memfd:vmshm-2.1f (deleted)";
+    for (permissions, name) in [("rws", graft), ("rwp", "")] {
+        // Something else may lie directly below, even as aligned as RAM is.
+        for below in [0, 4096, 4 * MIB] {
+            let maps = [
+                mapping(dimm - below, below, "rwp", ""),
+                mapping(dimm, 64 * MIB, "rwp", ""),
+                mapping(dimm + 64 * MIB, MIB, permissions, name),
+                mapping(dimm + 65 * MIB, 447 * MIB, "rwp", ""),
+                mapping(dimm + 512 * MIB, 4096, "p", ""),
+            ];
+            let found = plugged(&maps, &[]);
+            let places: Vec<_> = found.iter().map(|one| (one.start.0, one.length)).collect();
+            assert_eq!(places, [(dimm, 512 * MIB)]);
+        }
+    }
 }
 
 #[test]

@@ -55,7 +55,7 @@ pub use search::{
 };
 pub use view::View;
 pub use vmm::{
-    Confidential, Evidence, Examination, FindError, GraftObstacle, Machine, MonitorError,
-    Namespace, Vmm, VmmKind, find_all, find_all_in, find_among, find_by_pid, find_by_pid_in,
+    Confidential, Evidence, Examination, FindError, Machine, MonitorError, Namespace, Vmm, VmmKind,
+    find_all, find_all_in, find_among, find_by_pid, find_by_pid_in,
 };
 pub use vmshm_shm::{MapError, Protection};

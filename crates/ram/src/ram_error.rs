@@ -61,6 +61,12 @@ impl OpenError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::Method {
+                obstacle: obstacle @ Obstacle::Private { .. },
+                ..
+            } => obstacle
+                .hint()
+                .map(|hint| format!("{}{hint}", advice::GRAFT_FIRST)),
             Self::Method { obstacle, .. } | Self::Unreachable(obstacle) => obstacle.hint(),
             Self::ReadOnly => Some(format!(
                 "{}, or as the user who runs the VM",

@@ -2,10 +2,11 @@
 //! the system copy. Whoever talks through a view need not know which.
 
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use vmshm_shm::{Fault, MapError, Mapping, PAGE_SIZE, Piece, Protection, SharedMemory};
 
+use crate::access::Method;
 use crate::address::VmmVirtual;
 use crate::os::{BackingFile, Liveness, ProcessMemory};
 
@@ -44,6 +45,8 @@ struct Copied {
     parts: Vec<CopiedPart>,
     size: u64,
     writable: bool,
+    /// Nothing of it is written any more.
+    abandoned: AtomicBool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -140,6 +143,14 @@ impl View {
             .chain(parts.iter().map(|part| &part.mapping))
     }
 
+    /// Writes nothing any more where it copies.
+    #[allow(dead_code, reason = "only some systems can let go of it")]
+    pub(crate) fn stop_copying(&self) {
+        if let Reach::Copied(copied) = &self.reach {
+            copied.abandoned.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Whether some of it lies in a file of a grafted region.
     #[must_use]
     pub const fn lies_in_grafts(&self) -> bool {
@@ -178,6 +189,7 @@ impl View {
             parts,
             size,
             writable: protection == Protection::ReadWrite,
+            abandoned: AtomicBool::new(false),
         }))
     }
 
@@ -195,8 +207,20 @@ impl View {
 
     /// Whether accesses go straight to the guest's memory, and not through the system.
     #[must_use]
-    pub fn is_mapped(&self) -> bool {
+    pub const fn is_mapped(&self) -> bool {
         !matches!(self.reach, Reach::Copied(_))
+    }
+
+    /// How the memory is reached, however it was asked for.
+    #[must_use]
+    pub const fn method(&self) -> Method {
+        if !self.is_mapped() {
+            Method::Copy
+        } else if self.lies_in_grafts() {
+            Method::Graft
+        } else {
+            Method::Map
+        }
     }
 }
 
@@ -316,6 +340,9 @@ impl Copied {
     fn write(&self, offset: u64, from: &[u8]) -> Result<(), Fault> {
         if !self.writable {
             return Err(Fault::ReadOnly);
+        }
+        if self.abandoned.load(Ordering::Relaxed) {
+            return Ok(());
         }
         spans(
             &self.parts,

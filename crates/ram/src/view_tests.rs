@@ -139,6 +139,21 @@ fn words_do_not_tear_over_copies() {
     });
 }
 
+#[test]
+fn an_abandoned_view_that_copies_writes_nothing_more() {
+    let own = OwnRam::new(16 * PAGE);
+    let ram = own.open(Method::Copy);
+    let view = ram
+        .view(&[piece(&own, 0, 1)], Protection::ReadWrite)
+        .expect("a view");
+    view.store_relaxed(8, 1).expect("stored");
+    view.stop_copying();
+    view.store_relaxed(8, 2).expect("nobody's");
+    view.write(8, &[3; 8]).expect("nobody's");
+    assert_eq!(own.mapping.load_relaxed(8), Ok(1));
+    assert_eq!(view.load_relaxed(8), Ok(1));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
     #[test]

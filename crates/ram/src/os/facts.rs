@@ -38,8 +38,6 @@ pub(crate) struct ProcessStatus {
     pub(crate) swapped: Option<u64>,
     /// The kind of its system call filter: 0 for none, 2 for a program.
     pub(crate) seccomp: u32,
-    /// Whether it runs with a shadow stack.
-    pub(crate) shadow_stack: bool,
 }
 
 /// An open file of a process, where the system lists such.

@@ -23,7 +23,7 @@ pub(crate) use facts::{
 };
 
 pub(crate) use system::{
-    BackingFile, BorrowedFile, CAN_GRAFT, HAS_SECTIONS, LISTS_FILES, LocalSocket, NAMES_ARE_FILES,
+    BackingFile, BorrowedFile, HAS_SECTIONS, LISTS_FILES, LocalSocket, NAMES_ARE_FILES,
     PrivateFile, Process, ProcessMemory, Residency, advice, code, copy_denial, denial, file_number,
     program_name, unseen, user_label,
 };

@@ -82,10 +82,12 @@ fn configured(mappings: &[MemoryMapping], ram_bytes: u64) -> Option<Vec<RamBlock
     let wanted: Vec<WantedBlock> = sizes
         .into_iter()
         .filter(|size| *size > 0)
-        .map(|size| WantedBlock {
+        .enumerate()
+        .map(|(turn, size)| WantedBlock {
             size,
             file_backed: None,
             path: None,
+            turn,
         })
         .collect();
     let blocks = block::choose(mappings, &wanted);

@@ -1,13 +1,11 @@
 //! What beyond mapping and copying decides how a VM can be reached, for whoever asks why:
-//! namespaces, tracers, devices with pinned memory, encryption, swap. It only looks, at
+//! namespaces, filters of system calls, encryption, swap. It only looks, at
 //! what the system shows; what may not be seen is left out and never guessed.
 
 use std::fmt;
 
 use super::{Vmm, VmmKind};
-use crate::access::Obstacle;
-use crate::mapping::MemoryMapping;
-use crate::os::{CAN_GRAFT, Descriptor, Process, ProcessStatus};
+use crate::os::{Descriptor, Process};
 
 /// A kind of namespace in which a VM's process and this one differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -55,76 +53,6 @@ impl fmt::Display for Confidential {
     }
 }
 
-/// What stands in the way of putting a file in the place of a piece of guest RAM.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum GraftObstacle {
-    /// The process could not be stopped and changed.
-    #[error("the process may not be changed: the same right is needed as for copying")]
-    NoRight,
-    /// Nothing that could be grafted.
-    #[error("no RAM of the VM is in sight")]
-    NoRam,
-    /// A device has the guest's pages pinned and would go on using the old ones.
-    #[error(
-        "a device is passed through to the guest ({what}), and would go on using the old pages"
-    )]
-    DevicePinned {
-        /// What the process has open.
-        what: String,
-    },
-    /// A process can have one tracer.
-    #[error("process {tracer} traces it already (a debugger?)")]
-    Traced {
-        /// The tracer.
-        tracer: u32,
-    },
-    /// Others would go on using the old pages.
-    #[error("other processes map the same RAM: {}", numbers(.pids))]
-    Shared {
-        /// Some of them.
-        pids: Vec<u32>,
-    },
-    /// A filter that names what is allowed would kill the process.
-    #[error("the process filters its system calls, most likely by a list of what it allows")]
-    CallFilter,
-    /// Returning from an injected call could be a violation.
-    #[error("the process runs with a shadow stack")]
-    ShadowStack,
-    /// No system call for it.
-    #[error(
-        "this system has no way to replace memory of another process: grafting works on Linux hosts"
-    )]
-    System,
-    /// Encrypted pages cannot be replaced.
-    #[error("the guest's memory is confidential ({0})")]
-    Confidential(Confidential),
-}
-
-impl GraftObstacle {
-    /// What the user can do about it.
-    #[must_use]
-    pub fn hint(&self) -> Option<&'static str> {
-        match self {
-            Self::NoRight => Some("run as root"),
-            Self::DevicePinned { .. } => Some("start the VM without the passed-through device"),
-            Self::Traced { .. } => Some("end the debugger"),
-            Self::Shared { .. } => {
-                Some("RAM that others can map can be mapped here, too: use that method")
-            }
-            Self::CallFilter => {
-                Some("Firecracker's --no-seccomp and the like leave the filter out")
-            }
-            Self::NoRam | Self::ShadowStack | Self::System | Self::Confidential(_) => None,
-        }
-    }
-}
-
-fn numbers(pids: &[u32]) -> String {
-    let numbers: Vec<String> = pids.iter().map(u32::to_string).collect();
-    numbers.join(", ")
-}
-
 /// What was found about one VM.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Examination {
@@ -134,8 +62,8 @@ pub struct Examination {
     pub confidential: Option<Confidential>,
     /// Bytes of the VMM that are swapped out.
     pub swapped: u64,
-    /// What would keep a piece of RAM from being grafted.
-    pub graft: Vec<GraftObstacle>,
+    /// Whether the process filters its system calls.
+    pub filters_calls: bool,
 }
 
 impl Vmm {
@@ -150,7 +78,7 @@ impl Vmm {
             namespaces: self.other_namespaces(&process),
             confidential,
             swapped: status.swapped.unwrap_or(0),
-            graft: self.graft_obstacles(&status, &descriptors, confidential),
+            filters_calls: status.seccomp == 2,
         }
     }
 
@@ -170,93 +98,6 @@ impl Vmm {
             .map(|(kind, _)| kind)
             .collect()
     }
-
-    fn graft_obstacles(
-        &self,
-        status: &ProcessStatus,
-        descriptors: &[Descriptor],
-        confidential: Option<Confidential>,
-    ) -> Vec<GraftObstacle> {
-        if !CAN_GRAFT {
-            return vec![GraftObstacle::System];
-        }
-        let mut obstacles = Vec::new();
-        match &self.reach.copy {
-            Ok(()) => {}
-            Err(Obstacle::NoBlock | Obstacle::KernelDriver { .. }) => {
-                obstacles.push(GraftObstacle::NoRam);
-            }
-            Err(_) => obstacles.push(GraftObstacle::NoRight),
-        }
-        if let Some(device) = descriptors.iter().find(|open| pins_pages(&open.target)) {
-            obstacles.push(GraftObstacle::DevicePinned {
-                what: device.target.clone(),
-            });
-        }
-        if status.tracer != 0 {
-            obstacles.push(GraftObstacle::Traced {
-                tracer: status.tracer,
-            });
-        }
-        let pids = self.sharers();
-        if !pids.is_empty() {
-            obstacles.push(GraftObstacle::Shared { pids });
-        }
-        // QEMU's list is of what it forbids.
-        if status.seccomp == 2 && self.kind != VmmKind::Qemu {
-            obstacles.push(GraftObstacle::CallFilter);
-        }
-        if status.shadow_stack {
-            obstacles.push(GraftObstacle::ShadowStack);
-        }
-        obstacles.extend(confidential.map(GraftObstacle::Confidential));
-        obstacles
-    }
-
-    /// Other processes that map a file of the VM's RAM, a few of them.
-    fn sharers(&self) -> Vec<u32> {
-        const ENOUGH: usize = 8;
-        let files: Vec<_> = self
-            .blocks
-            .iter()
-            .filter(|block| block.backing.is_shared())
-            .filter_map(|block| block.file)
-            .collect();
-        if files.is_empty() {
-            return Vec::new();
-        }
-        // Other processes of this very program know what to do when a region changes.
-        let program = self.root.process(std::process::id()).executable().ok();
-        let pids = self.root.pids().unwrap_or_default().into_iter();
-        pids.filter(|pid| *pid != self.pid)
-            .filter(|pid| {
-                let process = self.root.process(*pid);
-                program.is_none() || process.executable().ok() != program
-            })
-            .filter(|pid| {
-                let mappings = self.root.process(*pid).mappings().unwrap_or_default();
-                let maps = |mapping: &MemoryMapping| {
-                    let file = mapping.file;
-                    file.is_some_and(|file| files.iter().any(|ours| ours.same_file(&file)))
-                };
-                mappings.iter().any(maps)
-            })
-            .take(ENOUGH)
-            .collect()
-    }
-}
-
-/// Whether an open file means that a device may have guest RAM pinned.
-fn pins_pages(target: &str) -> bool {
-    // /dev/vfio/vfio alone is the empty container.
-    let group = target
-        .strip_prefix("/dev/vfio/")
-        .is_some_and(|name| name != "vfio");
-    group
-        || target == "/dev/iommu"
-        || target.starts_with("anon_inode:[vfio-device]")
-        || target.starts_with("anon_inode:kvm-vfio")
-        || target.starts_with("/dev/vhost-vdpa")
 }
 
 /// Whether the guest's memory is kept from the host, by the VMM's options and open files.

@@ -19,7 +19,7 @@ mod virtualbox;
 mod vmware;
 mod vmware_sections;
 
-pub use examination::{Confidential, Examination, GraftObstacle, Namespace};
+pub use examination::{Confidential, Examination, Namespace};
 pub use find::{find_all, find_all_in, find_among, find_by_pid, find_by_pid_in};
 pub use qmp::MonitorError;
 

@@ -72,8 +72,8 @@ fn wanted(arguments: &QemuArguments) -> Vec<WantedBlock> {
         .iter()
         .copied()
         .chain(devices)
-        .filter_map(|id| arguments.backend(id))
-        .map(|backend| WantedBlock {
+        .filter_map(|id| arguments.numbered_backend(id))
+        .map(|(turn, backend)| WantedBlock {
             size: backend.size,
             file_backed: match backend.kind.as_str() {
                 "memory-backend-memfd" | "memory-backend-file" | "memory-backend-shm" => Some(true),
@@ -81,6 +81,7 @@ fn wanted(arguments: &QemuArguments) -> Vec<WantedBlock> {
                 _ => None,
             },
             path: backend.path.clone(),
+            turn,
         })
         .collect();
     if boot.is_empty() || named.is_empty() {
@@ -88,6 +89,9 @@ fn wanted(arguments: &QemuArguments) -> Vec<WantedBlock> {
             size: arguments.ram_bytes(),
             file_backed: None,
             path: None,
+            // The machine's own memory is made after all objects, which are made in their order
+            // (`qemu_create_late_backends`, then `create_default_memdev`, in `qemu_init`).
+            turn: arguments.backends.len(),
         };
         return std::iter::once(default).chain(named).collect();
     }
@@ -136,5 +140,28 @@ fn machine(candidate: &Candidate, arguments: &QemuArguments, blocks: &[RamBlock]
         Machine::Microvm
     } else {
         Machine::Unknown
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn turns(words: &str) -> Vec<(u64, usize)> {
+        let words: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
+        let wanted = wanted(&QemuArguments::parse(&words));
+        wanted
+            .iter()
+            .map(|want| (want.size >> 20, want.turn))
+            .collect()
+    }
+
+    #[test]
+    fn objects_are_made_in_their_order_and_before_the_machines_own_memory() {
+        let dimm = "qemu -m 512M,slots=2,maxmem=2G -object memory-backend-ram,id=d,size=256M -device pc-dimm,memdev=d";
+        assert_eq!(turns(dimm), [(512, 1), (256, 0)]);
+        let nodes = "qemu -m 3G -object memory-backend-ram,id=b,size=2G -object memory-backend-ram,id=a,size=1G \
+                     -numa node,memdev=a -numa node,memdev=b";
+        assert_eq!(turns(nodes), [(1024, 1), (2048, 0)]);
     }
 }

@@ -215,7 +215,13 @@ impl QemuArguments {
 
     /// The memory object with this id.
     pub(crate) fn backend(&self, id: &str) -> Option<&MemoryBackend> {
-        self.backends.iter().rev().find(|backend| backend.id == id)
+        self.numbered_backend(id).map(|(_, backend)| backend)
+    }
+
+    /// The same, and how many were made before it.
+    pub(crate) fn numbered_backend(&self, id: &str) -> Option<(usize, &MemoryBackend)> {
+        let mut numbered = self.backends.iter().enumerate().rev();
+        numbered.find(|(_, backend)| backend.id == id)
     }
 
     /// The memory objects that make up the RAM the guest boots with, in its order: QEMU

@@ -24,12 +24,13 @@ impl View {
         Ok(Self::linear(mapping).over_grafts(vec![graft]))
     }
 
-    /// Lets go of all files that it maps, with zeros of this process's own in their place.
-    /// What is copied goes where the VMM's memory is.
+    /// Lets go of all files that it maps, with zeros of this process's own in their place, and
+    /// writes nothing any more where it copies: nobody sees what is written.
     ///
     /// # Errors
     /// What the system says; some of it may stay mapped then.
     pub fn abandon(&self) -> Result<(), MapError> {
+        self.stop_copying();
         self.mappings().try_for_each(Mapping::abandon)
     }
 

@@ -36,8 +36,6 @@ pub(crate) const HAS_SECTIONS: bool = false;
 pub(crate) const LISTS_FILES: bool = true;
 /// Whether what the system calls a process is always its executable's name.
 pub(crate) const NAMES_ARE_FILES: bool = false;
-/// Whether a piece of another process's memory can be replaced.
-pub(crate) const CAN_GRAFT: bool = true;
 
 /// The system's error codes that decide something outside this module.
 pub(crate) mod code {

@@ -180,9 +180,6 @@ impl Process {
                     status.swapped = kibibytes.and_then(|count| count.checked_mul(1 << 10));
                 }
                 "Seccomp" => status.seccomp = first.parse().unwrap_or(0),
-                "x86_Thread_features" => {
-                    status.shadow_stack = value.split_whitespace().any(|word| word == "shstk");
-                }
                 _ => {}
             }
         }

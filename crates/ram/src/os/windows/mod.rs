@@ -85,9 +85,6 @@ pub(crate) const LISTS_FILES: bool = false;
 /// Whether what the system calls a process is always its executable's name.
 #[cfg(windows)]
 pub(crate) const NAMES_ARE_FILES: bool = true;
-/// Whether a piece of another process's memory can be replaced.
-#[cfg(windows)]
-pub(crate) const CAN_GRAFT: bool = false;
 
 /// The system's error codes that decide something outside this module (`winerror.h`).
 #[cfg(windows)]
