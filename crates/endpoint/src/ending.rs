@@ -29,7 +29,7 @@ pub enum End {
     BrokerGone,
     /// Another host program puts other pages in the place of a region's (seen on the host).
     /// The region and what is in it stay.
-    #[error("made way: another vmshm program grafts a region that this one has mapped")]
+    #[error("made way: another vmshm program grafts a region that this one uses")]
     MadeWay,
     /// Somebody removed the region.
     #[error("the region was removed")]

@@ -13,13 +13,15 @@ use crate::ending::End;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// The agent refused.
+    /// The agent refused, or who stands before it.
     #[error("{explanation}")]
     Refused {
         /// The kind of reason.
         code: RefusalCode,
         /// The agent's own words.
         explanation: String,
+        /// What would help, where that depends on who refused.
+        hint: Option<&'static str>,
     },
     /// The name cannot be a region's.
     #[error("{0:?} cannot be a region's name")]
@@ -71,6 +73,9 @@ impl OpenError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         let text = match self {
+            Self::Refused {
+                hint: Some(hint), ..
+            } => hint,
             Self::Refused { code, .. } => match code {
                 RefusalCode::OverBudget => {
                     "start the agent with a larger `--max-pinned SIZE`, or remove regions"

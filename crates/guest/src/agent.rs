@@ -212,7 +212,11 @@ impl Connection for Agent {
                     until.pause(RETRY);
                 }
                 Ok(Answer::Refused { code, explanation }) => {
-                    return Err(OpenError::Refused { code, explanation });
+                    return Err(OpenError::Refused {
+                        code,
+                        explanation,
+                        hint: None,
+                    });
                 }
                 Ok(Answer::Done | Answer::Strange) => return Err(strange()),
                 Err(Unanswered::Over(end)) => return Err(OpenError::Ended(end)),
@@ -221,6 +225,7 @@ impl Connection for Agent {
                         Some(explanation) if asked.elapsed() < ANSWER => OpenError::Refused {
                             code: RefusalCode::NotFound,
                             explanation,
+                            hint: None,
                         },
                         _ => OpenError::NoHost {
                             name: wish.name.clone(),
@@ -246,9 +251,11 @@ impl Connection for Agent {
             .ask(Request::Remove { name }, Deadline::after(timeout))
         {
             Ok(Answer::Done) => Ok(()),
-            Ok(Answer::Refused { code, explanation }) => {
-                Err(OpenError::Refused { code, explanation })
-            }
+            Ok(Answer::Refused { code, explanation }) => Err(OpenError::Refused {
+                code,
+                explanation,
+                hint: None,
+            }),
             Ok(_) => Err(strange()),
             Err(Unanswered::Over(end)) => Err(OpenError::Ended(end)),
             Err(Unanswered::Late) => Err(OpenError::Timeout {

@@ -59,6 +59,7 @@ impl Session {
                 return Err(OpenError::Refused {
                     code,
                     explanation: explanation.as_str().to_owned(),
+                    hint: None,
                 });
             }
             (_, Reply::Done) => {}

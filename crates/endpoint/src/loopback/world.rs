@@ -223,5 +223,6 @@ fn refused(code: RefusalCode, name: &str, has: &str) -> OpenError {
     OpenError::Refused {
         code,
         explanation: format!("the region {name:?} {has}"),
+        hint: None,
     }
 }
