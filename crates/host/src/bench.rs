@@ -192,19 +192,8 @@ fn measure(
         private_copy: median(&mut bulk.private),
         copied: bulk.length,
         extents: region.extents.len(),
-        method: method(memory),
+        method: memory.method(),
     })
-}
-
-/// How a region's memory is reached, however it was asked for.
-fn method(memory: &View) -> Method {
-    if !memory.is_mapped() {
-        Method::Copy
-    } else if memory.lies_in_grafts() {
-        Method::Graft
-    } else {
-        Method::Map
-    }
 }
 
 /// The ring of records beside its floor, in short parts that follow one another closely. Gives the ratio of their

@@ -16,7 +16,7 @@ pub struct Cause {
 }
 
 impl Cause {
-    fn new(what: impl Into<String>, hint: Option<&str>) -> Self {
+    pub(crate) fn new(what: impl Into<String>, hint: Option<&str>) -> Self {
         Self {
             what: what.into(),
             hint: hint.map(str::to_owned),
@@ -61,34 +61,37 @@ pub fn about_this_host() -> Vec<Cause> {
 pub fn diagnose(machine: MachineView) -> Diagnosis {
     let examination = machine.vmm.examine();
     let reach = &machine.vmm.reach;
+    let graft = crate::os::graft_obstacles(&machine.vmm, &examination);
     Diagnosis {
         map: reach
             .map
             .as_ref()
             .err()
-            .map(|obstacle| why_not_mapped(obstacle, machine.vmm.kind)),
+            .map(|obstacle| why_not_mapped(obstacle, machine.vmm.kind, graft.is_empty())),
         copy: reach.copy.as_ref().err().map(Cause::from),
-        graft: examination
-            .graft
-            .iter()
-            .map(|obstacle| Cause::new(obstacle.to_string(), obstacle.hint()))
-            .collect(),
+        graft,
         notes: notes(&examination),
         agent: agent(&machine),
         machine,
     }
 }
 
-/// As the obstacle says, with the remedy that this kind of VM has.
-fn why_not_mapped(obstacle: &Obstacle, kind: VmmKind) -> Cause {
-    let hint = match (obstacle, kind) {
-        (Obstacle::Private { .. }, VmmKind::CloudHypervisor) => {
-            "use the copy method, or start the VM with --memory size=SIZE,shared=on"
+/// As the obstacle says, with the remedies that this kind of VM has.
+fn why_not_mapped(obstacle: &Obstacle, kind: VmmKind, may_be_grafted: bool) -> Cause {
+    if !matches!(obstacle, Obstacle::Private { .. }) {
+        return obstacle.into();
+    }
+    let mut hint = match kind {
+        VmmKind::CloudHypervisor => {
+            "use the copy method, or start the VM with --memory size=SIZE,shared=on".to_owned()
         }
-        (Obstacle::Private { .. }, kind) if kind != VmmKind::Qemu => "use the copy method",
-        _ => return obstacle.into(),
+        VmmKind::Qemu => obstacle.hint().unwrap_or_default(),
+        _ => "use the copy method".to_owned(),
     };
-    Cause::new(obstacle.to_string(), Some(hint))
+    if may_be_grafted {
+        hint = format!("use --method graft, which maps single regions; or {hint}");
+    }
+    Cause::new(obstacle.to_string(), Some(&hint))
 }
 
 fn notes(examination: &Examination) -> Vec<Cause> {
@@ -156,5 +159,31 @@ fn agent(machine: &MachineView) -> Cause {
             "none",
             Some("start `vmshm-agent run` in the guest, as root"),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vmshm_ram::Backing;
+
+    use super::*;
+
+    #[test]
+    fn a_graft_is_advised_where_nothing_stands_in_its_way() {
+        let private = Obstacle::Private {
+            backing: Backing::PrivateAnonymous,
+        };
+        for kind in [VmmKind::Qemu, VmmKind::CloudHypervisor, VmmKind::Bochs] {
+            let hint = |may| {
+                why_not_mapped(&private, kind, may)
+                    .hint
+                    .expect("it can be copied")
+            };
+            assert!(hint(true).starts_with("use --method graft"));
+            assert!(hint(true).ends_with(&hint(false)));
+            assert!(hint(false).starts_with("use the copy method"));
+        }
+        let gone = why_not_mapped(&Obstacle::Gone, VmmKind::Qemu, true);
+        assert_eq!(gone.hint, None);
     }
 }

@@ -12,9 +12,10 @@ use vmshm_ram::{GuestRam, Layout, View};
 
 use crate::attach;
 use crate::conversation::{Conversation, Question};
+use crate::copied::Copied;
 use crate::ending::{Condition, SessionEnd};
 use crate::guard::Guard;
-use crate::os::GraftGround;
+use crate::os::{GraftGround, OwnGrafts, abandon};
 use crate::region::Ground;
 use crate::right::WriteRight;
 use crate::sighting::Directory;
@@ -37,6 +38,8 @@ pub struct Direct {
     last_condition: Condition,
     /// The memory of its regions that may lie in files of grafts.
     grafts: Vec<Weak<View>>,
+    copied: Arc<Copied>,
+    own_grafts: Arc<OwnGrafts>,
 }
 
 impl Direct {
@@ -48,6 +51,7 @@ impl Direct {
         slot: HostSlot<Arc<View>>,
         name: String,
     ) -> Self {
+        let copied = Copied::new(Arc::clone(&directory.memory), slot.base(), slot.tenure());
         Self {
             ram,
             directory,
@@ -59,6 +63,8 @@ impl Direct {
             last_look: Instant::now(),
             last_condition: Condition::Running,
             grafts: Vec::new(),
+            copied: Arc::new(copied),
+            own_grafts: Arc::default(),
         }
     }
 
@@ -112,6 +118,13 @@ impl Direct {
         self.directory.regions().collect()
     }
 
+    /// The number of the region of a name, where the guest's table has one.
+    pub(crate) fn region_named(&self, name: &str) -> Option<u64> {
+        let mut regions = self.directory.regions().filter_map(Result::ok);
+        let found = regions.find(|entry| entry.name.as_str() == name);
+        found.map(|entry| entry.id)
+    }
+
     /// How much the guest has pinned.
     ///
     /// # Errors
@@ -132,13 +145,30 @@ impl Direct {
         Ground {
             ram: Arc::clone(&self.ram),
             layout: Arc::new(self.layout().clone()),
+            copied: Arc::clone(&self.copied),
             graft: GraftGround::new(
                 self.pid(),
                 self.beacon.epoch,
                 Arc::clone(&self.ram),
                 Arc::new(self.directory.clone()),
+                Arc::clone(&self.own_grafts),
             ),
         }
+    }
+
+    /// Says no more that it copies a region, which it does not write from now on.
+    ///
+    /// # Errors
+    /// [`LinkError`] when its slot is its own no more.
+    #[allow(dead_code, reason = "only some systems have grafts")]
+    pub(crate) fn stop_copying(&self, region: u64) -> Result<(), LinkError> {
+        self.copied.forget_region(region)
+    }
+
+    /// What it grafts stays when it ends: somebody else takes it back.
+    #[allow(dead_code, reason = "only some systems have brokers")]
+    pub(crate) fn leave_grafts(&self) {
+        self.own_grafts.keep_all();
     }
 
     /// Keeps the session alive and looks whether it is. Call it several times a second;
@@ -164,6 +194,7 @@ impl Direct {
         if let Some(slot) = &mut self.slot {
             slot.verify()?;
             slot.beat()?;
+            self.copied.forget_dropped()?;
             if slot.is_asked_to_leave()? {
                 return Err(SessionEnd::MadeWay);
             }
@@ -261,6 +292,12 @@ impl Direct {
 
 impl Drop for Direct {
     fn drop(&mut self) {
+        // Nothing of it may be touched any more, and what others use is theirs.
+        let grafts = self.grafts.iter().filter_map(Weak::upgrade);
+        grafts.for_each(|memory| abandon(&memory));
+        // Before the slot holds its pages no more.
+        self.ground().graft.undo_own();
+        self.copied.close();
         if let Some(slot) = self.slot.take() {
             // A guest that is gone needs no release.
             if slot.verify().is_ok() {

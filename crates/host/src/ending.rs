@@ -41,9 +41,9 @@ pub enum SessionEnd {
     /// A region that it uses is no longer grafted: its pages are the VM's own again.
     #[error("region moved: its graft was undone, and its bytes are elsewhere in the VM's memory")]
     GraftUndone,
-    /// Another program of this host puts other pages in the place of what this one has mapped,
+    /// Another program of this host puts other pages in the place of what this one uses,
     /// and has asked it to leave.
-    #[error("made way: another vmshm program grafts a region that this one has mapped")]
+    #[error("made way: another vmshm program grafts a region that this one uses")]
     MadeWay,
     /// What the memory or its writer did.
     #[error("session ended: {0}")]

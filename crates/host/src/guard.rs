@@ -22,7 +22,7 @@ use crate::os::processor_time;
 /// So long a keeper may not beat while its guest runs.
 pub const SILENCE: Duration = Duration::from_millis(600);
 /// A VMM that has used the processor for so long has run its guest.
-pub const RAN: Duration = Duration::from_millis(150);
+pub const RAN: Duration = Duration::from_millis(300);
 /// An agent that has beaten so often since shows that the guest runs.
 const AGENT_BEATS: u32 = 2;
 

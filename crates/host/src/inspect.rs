@@ -15,7 +15,7 @@ use vmshm_ram::{DumpFormat, Evidence, GuestRam, Layout, RamBlock, Source, Vmm, g
 
 use crate::attach::{self, AttachError, AttachOptions};
 use crate::deadline::Deadline;
-use crate::machines::{self, AgentState, AgentView, Subject};
+use crate::machines::{self, AgentState, AgentView, Subject, by_broker};
 use crate::physical::{self, Physical, PhysicalError};
 use crate::session::RequestError;
 
@@ -202,8 +202,18 @@ fn block_views(ram: &GuestRam) -> Vec<BlockView> {
         .collect()
 }
 
+/// Regions of whose places nothing is known.
+fn plain(entries: Vec<RegionEntry>) -> Vec<RegionView> {
+    let view = |entry| RegionView {
+        entry,
+        extents: None,
+    };
+    entries.into_iter().map(view).collect()
+}
+
 fn running(vmm: &Vmm, options: &AttachOptions) -> Result<Inspection, PhysicalError> {
     let mut looked = machines::look_by(vec![vmm.clone()], options.place);
+    by_broker::complete_all(looked.iter_mut(), options.broker.as_deref());
     let view = looked.pop();
     let mut found = Inspection {
         name: vmm.name.clone(),
@@ -222,6 +232,8 @@ fn running(vmm: &Vmm, options: &AttachOptions) -> Result<Inspection, PhysicalErr
         Err(error) if vmm.reach.obstacle().is_some() => {
             found.note("its memory cannot be reached", &error, error.hint());
             found.blocks = vmm.blocks.iter().map(unknown_block).collect();
+            // What a broker would give, if one told of it.
+            found.regions = view.map_or_else(Vec::new, |view| plain(view.regions));
             return Ok(found);
         }
         Err(source) => {
@@ -238,11 +250,7 @@ fn running(vmm: &Vmm, options: &AttachOptions) -> Result<Inspection, PhysicalErr
     if lives {
         found.ask_agent(vmm, options, entries);
     } else {
-        let plain = |entry| RegionView {
-            entry,
-            extents: None,
-        };
-        found.regions = entries.into_iter().map(plain).collect();
+        found.regions = plain(entries);
     }
     if found.layout.ranges().is_empty() {
         // The monitor's word is the best there is without an agent, and quick.

@@ -15,6 +15,7 @@ pub mod beacon_search;
 pub mod bench;
 pub mod brokered;
 mod conversation;
+mod copied;
 mod deadline;
 pub mod diagnosis;
 pub mod direct;

@@ -78,6 +78,8 @@ impl PhysicalError {
             Self::NotProved { .. } => {
                 Some("`--unverified` writes nevertheless, at your own risk".to_owned())
             }
+            // Without proof the memory would be opened just the same.
+            Self::Attach(error @ AttachError::Open { .. }) => error.hint(),
             Self::Attach(error) => Some(format!(
                 "{}; or `--unverified` writes without proof, at your own risk",
                 error.hint().unwrap_or_else(|| "attach again".to_owned())
@@ -310,5 +312,30 @@ impl Physical {
             rest = later;
         }
         Ok(source)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vmshm_ram::Obstacle;
+
+    use super::*;
+
+    #[test]
+    fn what_would_fail_just_the_same_is_not_advised() {
+        let name = || "web".to_owned();
+        let source = OpenError::Unreachable(Obstacle::NotDumpable);
+        let error = PhysicalError::Attach(AttachError::Open {
+            name: name(),
+            source,
+        });
+        let hint = error.hint().expect("root may");
+        assert!(!hint.contains("--unverified"), "{hint}");
+        let error = PhysicalError::Attach(AttachError::NoAgent { name: name() });
+        assert!(
+            error
+                .hint()
+                .is_some_and(|hint| hint.contains("--unverified"))
+        );
     }
 }

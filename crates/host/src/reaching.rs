@@ -40,6 +40,14 @@ pub enum ReachError {
         /// Who asks.
         own: u32,
     },
+    /// A broker has other memory than was asked for.
+    #[error("{vm}: a broker gives grafted regions only, and the method is {method}")]
+    OnlyGrafted {
+        /// What was asked for.
+        vm: String,
+        /// How it was to be reached.
+        method: Method,
+    },
     /// A broker gave none.
     #[error("{vm}: {source}")]
     Broker {
@@ -59,6 +67,7 @@ impl ReachError {
             Self::Select(error) => error.hint(),
             Self::Attach(error) => error.hint(),
             Self::NotYours { .. } => Some("sudo systemctl start vmshm-broker".to_owned()),
+            Self::OnlyGrafted { .. } => Some("leave out --method".to_owned()),
             Self::Broker { source, .. } => source.hint(),
         }
     }
@@ -108,9 +117,7 @@ pub fn reach_found(vmm: Vmm, options: &AttachOptions) -> Result<Reached, ReachEr
         }
         Err(error) => error,
     };
-    // What a broker gives is a graft.
-    let fits = matches!(options.method, Method::Auto | Method::Graft);
-    if lack_of_rights(&error).is_none() || !fits {
+    if lack_of_rights(&error).is_none() || !is_grafted(options.method) {
         return Err(error.into());
     }
     let alone = without_broker(&vmm, error);
@@ -140,20 +147,30 @@ fn by_broker(
     vmm: Option<Vmm>,
     options: &AttachOptions,
 ) -> Result<Reached, ReachError> {
+    let name = || {
+        vmm.as_ref()
+            .map_or_else(|| selector.to_owned(), |vmm| vmm.name.clone())
+    };
+    if !is_grafted(options.method) {
+        return Err(ReachError::OnlyGrafted {
+            vm: name(),
+            method: options.method,
+        });
+    }
     // The same VM as the one that was found, whatever else is called so.
     let exact = vmm.as_ref().map(|vmm| vmm.pid.to_string());
-    let selector = exact.as_deref().unwrap_or(selector);
-    let failed = |source| ReachError::Broker {
-        vm: vmm
-            .as_ref()
-            .map_or_else(|| selector.to_owned(), |vmm| vmm.name.clone()),
-        source,
-    };
-    let brokered = Brokered::open(path, selector, options.timeout).map_err(failed)?;
+    let named = exact.as_deref().unwrap_or(selector);
+    let failed = |source| ReachError::Broker { vm: name(), source };
+    let brokered = Brokered::open(path, named, options.timeout).map_err(failed)?;
     Ok(Reached {
         session: Session::brokered_one(brokered),
         vmm,
     })
+}
+
+/// Whether what a broker gives fits: a graft.
+const fn is_grafted(method: Method) -> bool {
+    matches!(method, Method::Auto | Method::Graft)
 }
 
 /// What lets this process not attach, where another one with more rights could.
@@ -194,5 +211,24 @@ const fn product(kind: VmmKind) -> &'static str {
         VmmKind::Firecracker => "Firecracker",
         VmmKind::CloudHypervisor => "Cloud Hypervisor",
         _ => "process",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_method_that_no_broker_has_is_refused_before_one_is_asked() {
+        for method in [Method::Copy, Method::Map] {
+            let options = AttachOptions {
+                method,
+                broker: Some("/does/not/exist.sock".into()),
+                ..AttachOptions::default()
+            };
+            let error = reach("nobody is called so", &options).expect_err("no such way");
+            assert!(matches!(error, ReachError::OnlyGrafted { .. }), "{error:?}");
+            assert!(error.hint().is_some_and(|hint| hint.contains("--method")));
+        }
     }
 }

@@ -11,8 +11,9 @@ use vmshm_link::mix::mix;
 use vmshm_link::{Extent, LinkError, proof};
 use vmshm_ram::{BlockPiece, GuestRam, Layout, Protection, View, merge_pieces};
 
+use crate::copied::Copied;
 use crate::deadline::Deadline;
-use crate::os::{GraftGround, graft_pages, lay_out_over_graft, while_nobody_grafts};
+use crate::os::{GraftGround, end_undoing, graft_pages, lay_out_over_graft, while_nobody_grafts};
 use crate::session::{RequestError, Session, region_name};
 
 /// A region that this session holds.
@@ -128,6 +129,7 @@ impl Session {
 pub(crate) struct Ground {
     pub(crate) ram: Arc<GuestRam>,
     pub(crate) layout: Arc<Layout>,
+    pub(crate) copied: Arc<Copied>,
     pub(crate) graft: GraftGround,
 }
 
@@ -161,9 +163,15 @@ impl Ground {
         if self.ram.is_to_be_grafted() {
             return lay_out_over_graft(self, granted, (extents, &pieces), protection, ask);
         }
-        // A graft that is being made would leave this with the old pages.
-        let view = while_nobody_grafts(&self.graft, || self.ram.view(&pieces, protection))?;
-        let memory = Arc::new(view.map_err(|e| pages(&e))?);
+        // A graft that is being made would leave this with the old pages, and one that is made
+        // later must know of those that are copied.
+        let memory = while_nobody_grafts(&self.graft, || {
+            let memory = Arc::new(self.ram.view(&pieces, protection).map_err(|e| pages(&e))?);
+            if protection == Protection::ReadWrite {
+                self.copied.add(granted.region, &memory)?;
+            }
+            Ok::<_, RequestError>(memory)
+        })??;
         if !granted.ready {
             proof::verify_pattern(&memory, granted.key, granted.region)?;
             ask(&Request::Proved {
@@ -193,19 +201,20 @@ impl Ground {
     }
 
     /// Grafts pages that are only read and therefore were never proved, if regions are to be
-    /// grafted.
+    /// grafted; else leaves no graft of them half undone.
     ///
     /// # Errors
     /// [`RequestError::Graft`].
-    pub(crate) fn graft_if_wanted(
+    pub(crate) fn see_to_graft(
         &self,
         region: u64,
         pieces: &[BlockPiece],
     ) -> Result<(), RequestError> {
         if self.ram.is_to_be_grafted() {
-            graft_pages(self, region, pieces)?;
+            graft_pages(self, region, pieces)
+        } else {
+            end_undoing(&self.graft)
         }
-        Ok(())
     }
 
     /// Where extents lie in the VMM's RAM blocks.

@@ -13,6 +13,7 @@ use vmshm_link::wait::Backoff;
 use vmshm_pipe::pause;
 use vmshm_ram::View;
 
+use crate::brokered::ADD_A_RULE;
 use crate::conversation::Question;
 use crate::deadline::Deadline;
 use crate::direct::Direct;
@@ -100,6 +101,7 @@ impl RequestError {
                 RefusalCode::Exists => "choose another name, or remove that region first",
                 RefusalCode::Proving => "wait longer, or end that process if it hangs",
                 RefusalCode::Busy => "wait until it has ended, or use another name",
+                RefusalCode::Denied => ADD_A_RULE,
                 RefusalCode::WrongKind => {
                     "`vmshm region list VM` shows each region's kind: `region read` and `region write` are for raw ones, `pipe` for pipes; rings, latests and streams belong to the programs that open them"
                 }
@@ -315,13 +317,32 @@ impl Session {
         }
     }
 
-    /// Removes a region by name.
+    /// Removes a region by name, and its graft.
     ///
     /// # Errors
     /// [`RequestError`].
     pub fn remove_region(&mut self, name: &str, timeout: Duration) -> Result<(), RequestError> {
-        let name = region_name(name)?;
-        self.request(&Request::Remove { name }, timeout).map(drop)
+        let wanted = region_name(name)?;
+        let undo = self.undo_of_graft(name);
+        self.request(&Request::Remove { name: wanted }, timeout)?;
+        undo();
+        Ok(())
+    }
+
+    /// What undoes the graft of the region that has this name now, to be called once it is removed.
+    pub(crate) fn undo_of_graft(&self, name: &str) -> impl FnOnce() + use<> {
+        let region = match &self.way {
+            Way::Direct(direct) => direct
+                .region_named(name)
+                .map(|region| (direct.ground().graft, region)),
+            // A broker takes back what is removed.
+            Way::Brokered(_) => None,
+        };
+        move || {
+            if let Some((ground, region)) = region {
+                ground.undo_removed(region);
+            }
+        }
     }
 }
 

@@ -79,7 +79,7 @@ impl Source {
             Self::Own(ground) => {
                 let pieces = ground.locate(granted, timeout, ask)?;
                 // The guest goes on drawing, and what it draws next is in the file.
-                ground.graft_if_wanted(granted.region, &pieces)?;
+                ground.see_to_graft(granted.region, &pieces)?;
                 Ok(Place::Pieces(pieces))
             }
             Self::Brokered(files) => Ok(Place::File(files.take(granted, Protection::Read)?)),

@@ -19,6 +19,8 @@ pub use crate::os::list_of_broker as list;
 
 /// Where a broker listens unless it is said otherwise.
 pub const SOCKET: &str = "/run/vmshm/broker.sock";
+/// What a user can do whom a broker's rules refuse something.
+pub const ADD_A_RULE: &str = "whoever administers this host can add a rule there";
 /// Names another place for it.
 pub const VARIABLE: &str = "VMSHM_BROKER";
 

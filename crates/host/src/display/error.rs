@@ -7,6 +7,7 @@ use vmshm_channel::ChannelError;
 use vmshm_link::control::RefusalCode;
 
 use crate::attach::AttachError;
+use crate::brokered::ADD_A_RULE;
 use crate::ending::SessionEnd;
 use crate::machines::SelectError;
 use crate::reaching::ReachError;
@@ -154,6 +155,7 @@ fn refusal_hint(doing: Doing, code: RefusalCode, modes: Option<&str>) -> Option<
         (_, RefusalCode::Forbidden) => {
             "start vmshm-agent in the guest without `--no-screens` (or `--no-input`)"
         }
+        (_, RefusalCode::Denied) => ADD_A_RULE,
         (_, RefusalCode::OverBudget) => {
             "start the agent with a larger `--max-pinned SIZE`, or remove regions"
         }

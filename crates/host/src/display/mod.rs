@@ -26,7 +26,7 @@ use std::time::Duration;
 use vmshm_channel::Size;
 use vmshm_channel::sink::{Sink, Stats};
 use vmshm_link::frames::Mode;
-use vmshm_ram::Vmm;
+use vmshm_ram::{Method, Vmm};
 
 pub use asking::{Listing, Screen, list, mode_words};
 pub use error::{DisplayError, Doing};
@@ -74,8 +74,8 @@ pub enum Event {
     Watching {
         /// The screen.
         screen: Screen,
-        /// Whether its frames are copied before the monitor sees them.
-        relayed: bool,
+        /// How the monitor reaches its frames; `Copy` where they are copied before it sees them.
+        method: Method,
         /// Why no input goes there, if none does.
         input: Result<(), String>,
     },

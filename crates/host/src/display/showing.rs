@@ -314,7 +314,7 @@ impl Display {
         self.events.extend(vmm.map(Event::Reattached));
         self.events.push(Event::Watching {
             screen: watched.screen.clone(),
-            relayed: watched.is_relayed(),
+            method: watched.method(),
             input: self.input_state(&watched.screen),
         });
         self.tell_screen(&watched.screen)?;

@@ -13,7 +13,7 @@ use vmshm_link::control::{Reply, Request};
 use vmshm_link::directory::{self, RegionEntry};
 use vmshm_link::frames::{FrameReader, SourceState, Wants};
 use vmshm_link::screens::ScreenRequest;
-use vmshm_ram::Protection;
+use vmshm_ram::{Method, Protection};
 
 use super::asking::{Asking, Screen};
 use super::error::DisplayError;
@@ -56,7 +56,6 @@ struct Held {
 /// A screen that is watched.
 #[derive(Debug)]
 pub(super) struct Watched {
-    pub(super) session: Box<Session>,
     pub(super) screen: Screen,
     frames: Region,
     reader: usize,
@@ -70,6 +69,8 @@ pub(super) struct Watched {
     entry: usize,
     /// Whether a broker has said that the frames' region is over.
     is_told_over: bool,
+    /// Last: what it holds is let go of before it ends.
+    pub(super) session: Box<Session>,
 }
 
 impl Watched {
@@ -115,9 +116,12 @@ impl Watched {
         }
     }
 
-    /// Whether frames are copied before the monitor sees them.
-    pub(super) const fn is_relayed(&self) -> bool {
-        matches!(self.way, Way::Relayed(_))
+    /// How the monitor reaches the frames.
+    pub(super) fn method(&self) -> Method {
+        match self.way {
+            Way::Mapped(_) => self.frames.memory.method(),
+            Way::Relayed(_) => Method::Copy,
+        }
     }
 
     /// What the relay has done.

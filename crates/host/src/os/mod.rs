@@ -35,7 +35,8 @@ pub(crate) use system::{Brokered, BrokeredRight, Files, RegionFile, whole_file};
 #[cfg(target_os = "linux")]
 pub use linux::graft;
 pub(crate) use system::{
-    GraftGround, abandon, graft_pages, lay_out_over_graft, while_nobody_grafts,
+    GraftGround, OwnGrafts, abandon, end_undoing, graft_obstacles, graft_pages, lay_out_over_graft,
+    while_nobody_grafts,
 };
 // What is said to the user.
 pub(crate) use system::{about_this_host, advice};

@@ -6,8 +6,10 @@ use std::io;
 use std::time::Duration;
 
 use vmshm_endpoint::OpenError;
+use vmshm_link::control::RefusalCode;
 
 use crate::attach::AttachError;
+use crate::brokered::ADD_A_RULE;
 use crate::ending::Condition;
 use crate::machines::SelectError;
 use crate::reaching::ReachError;
@@ -16,7 +18,12 @@ use crate::session::RequestError;
 /// A request that failed, after having waited for `waited`.
 pub(super) fn open_error(error: RequestError, waited: Duration) -> OpenError {
     match error {
-        RequestError::Refused { code, explanation } => OpenError::Refused { code, explanation },
+        RequestError::Refused { code, explanation } => OpenError::Refused {
+            code,
+            explanation,
+            // An agent refuses nobody on the host by its own rules.
+            hint: (code == RefusalCode::Denied).then_some(ADD_A_RULE),
+        },
         RequestError::NoAnswer { condition, .. } => OpenError::Timeout {
             what: match condition {
                 Condition::Running => "vmshm-agent did not answer",

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use vmshm_endpoint::{Doorbell, End, OpenError, Tether};
 use vmshm_link::LinkError;
 use vmshm_link::control::{Reply, Request};
-use vmshm_link::directory::RegionEntry;
+use vmshm_link::directory::{MAX_NAME, RegionEntry};
+use vmshm_link::fields::Text;
 use vmshm_link::wait::Backoff;
 use vmshm_pipe::pause;
 use vmshm_ram::View;
@@ -101,13 +102,24 @@ impl Live {
             let done = |state: &mut State| !state.is_released && state.over.is_none();
             let waited = self.stopped.wait_timeout_while(state, LOOK_EVERY, done);
             let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-            if state.is_released || state.over.is_some() {
-                return;
-            }
+            let (is_released, is_over) = (state.is_released, state.over.is_some());
             drop(state);
-            if self.look().is_err() {
+            if is_released {
                 return;
             }
+            if is_over || self.look().is_err() {
+                self.hang_up();
+                return;
+            }
+        }
+    }
+
+    /// Ends the connection to a broker that has ended the session: it may wait until nobody
+    /// uses the regions any more.
+    fn hang_up(&self) {
+        if self.directory.is_none() {
+            self.wait_for_last_accesses();
+            drop(locked(&self.session).take());
         }
     }
 
@@ -225,6 +237,21 @@ impl Live {
                 (None, _) => pause(&mut backoff),
             }
         }
+    }
+
+    /// Removes a region, and its graft.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub(super) fn remove(
+        &self,
+        name: Text<MAX_NAME>,
+        deadline: Deadline,
+    ) -> Result<(), RequestError> {
+        let undo = self.with_session(|session| Ok(session.undo_of_graft(name.as_str())))?;
+        self.ask(&Request::Remove { name }, deadline)?;
+        undo();
+        Ok(())
     }
 
     fn wait_for(

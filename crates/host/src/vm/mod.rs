@@ -35,9 +35,9 @@
 //! *By a broker*, where the VM is another user's, links work as over map, in a file that holds
 //! the region and nothing else. Which regions, the broker's rules say.
 //!
-//! *Another program grafts* a region that is open over map: the session ends with
+//! *Another program grafts* a region that is open: the session ends with
 //! [`End::MadeWay`], and that program waits, for two seconds, until nothing of the region is
-//! mapped here any more: until its links are reconnected or dropped. Nothing that was sent is
+//! mapped or copied here any more: until its links are reconnected or dropped. Nothing that was sent is
 //! lost, and a reconnected link goes on in the region's own file. A program that does not turn
 //! to its links in that time keeps the region from being grafted.
 //!
@@ -55,7 +55,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use vmshm_endpoint::{Connection, End, Held, OpenError, RegionOptions, Side, Wish};
-use vmshm_link::control::Request;
 use vmshm_link::directory::RegionEntry;
 use vmshm_ram::{Method, View};
 
@@ -197,7 +196,8 @@ impl Vm {
         live.regions(self.shared.options.timeout)
     }
 
-    /// Removes a region: whoever has it open is told that it is over.
+    /// Removes a region, and its graft unless somebody still has that: whoever has the region
+    /// open is told that it is over.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -262,10 +262,10 @@ impl Connection for Vm {
     fn remove(&self, name: &str, timeout: Duration) -> Result<(), OpenError> {
         let start = Instant::now();
         let failed = |error| open_error(error, start.elapsed());
-        let name = region_name(name).map_err(failed)?;
+        let wanted = region_name(name).map_err(failed)?;
         let deadline = Deadline::after(timeout);
-        let asked = self.live().ask(&Request::Remove { name }, deadline);
-        asked.map(drop).map_err(failed)
+        let removed = self.live().remove(wanted, deadline);
+        removed.map_err(failed)
     }
 
     fn reconnect(&self, timeout: Duration) -> Result<(), OpenError> {

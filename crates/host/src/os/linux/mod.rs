@@ -24,7 +24,8 @@ pub(crate) use display::{make_memory_file, only_readable, wait_for_monitor};
 pub use doorbell::Doorbells;
 pub(crate) use errors::is_no_such_address_family;
 pub(crate) use graft::{
-    Ground as GraftGround, abandon, graft_pages, lay_out_over_graft, while_nobody_grafts,
+    Ground as GraftGround, OwnGrafts, abandon, end_undoing, graft_obstacles, graft_pages,
+    lay_out_over_graft, while_nobody_grafts,
 };
 pub(crate) use host_facts::about_this_host;
 pub(crate) use identity::{boot_id, has_ended, pid_namespace, processor_time, start_time};

@@ -44,6 +44,14 @@ pub fn still_runs(pid: u32, start_time: u64) -> bool {
     crate::identity::start_time(u64::from(pid)) == Some(start_time)
 }
 
+/// Why regions of a VM cannot be grafted, and will not be soon; nothing where nothing is known
+/// to stand in the way. It looks at all of the process's memory, so the answer is to be kept.
+#[must_use]
+pub fn why_not_grafted(vmm: &Vmm) -> Option<String> {
+    let causes = graft::lasting_graft_obstacles(vmm, &vmm.examine());
+    causes.into_iter().next().map(|cause| cause.what)
+}
+
 impl Proxied {
     /// Attaches for a client.
     ///
@@ -57,8 +65,13 @@ impl Proxied {
             timeout: patience,
             broker: None,
         };
+        let session = attach(vmm, &options)?;
+        if let Some(direct) = session.direct() {
+            // The broker knows when its last client has let go.
+            direct.leave_grafts();
+        }
         Ok(Self {
-            session: attach(vmm, &options)?,
+            session,
             open: Vec::new(),
         })
     }
@@ -292,7 +305,8 @@ pub struct Lender {
 impl Lender {
     /// As [`take_back`]; programs of this host that have attached directly and map the region's
     /// file are asked to make way first, so that nothing that they write is lost. They are
-    /// waited for at most a second, and only while `goes_on`.
+    /// waited for at most a second, and only while `goes_on`. A graft that was made by name stays,
+    /// as another file: what was lent is worth nothing to whoever keeps it.
     ///
     /// # Errors
     /// As [`take_back`].
@@ -306,15 +320,12 @@ impl Lender {
         if !still_runs(pid, start_time) {
             return Ok(());
         }
-        judged(
-            pid,
-            start_time,
-            self.ground.take_back(id, goes_on).map(drop),
-        )
+        judged(pid, start_time, self.ground.take_back_lent(id, goes_on))
     }
 }
 
-/// Makes a region's memory the VMM's own again; what is not grafted any more is well, too.
+/// Makes a region's memory the VMM's own again, at once and whoever made it; what is not grafted
+/// any more is well, too.
 ///
 /// # Errors
 /// [`GraftFailure`]: it is to be tried again.
@@ -322,7 +333,7 @@ pub fn take_back(pid: u32, start_time: u64, id: &str) -> Result<(), GraftFailure
     if !still_runs(pid, start_time) {
         return Ok(());
     }
-    judged(pid, start_time, graft::undo(pid, id).map(drop))
+    judged(pid, start_time, graft::undo_at_once(pid, id).map(drop))
 }
 
 fn judged(pid: u32, start_time: u64, undone: Result<(), GraftFailure>) -> Result<(), GraftFailure> {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use vmshm_link::Extent;
 use vmshm_link::control::RegionReply;
-use vmshm_ram::{BlockPiece, GuestRam, Protection, View};
+use vmshm_ram::{BlockPiece, Examination, GuestRam, Protection, View, Vmm};
 
+use crate::diagnosis::Cause;
 use crate::region::{Ask, Ground, Region};
 use crate::session::RequestError;
 use crate::sighting::Directory;
@@ -16,15 +17,44 @@ use crate::sighting::Directory;
 pub(crate) struct GraftGround;
 
 impl GraftGround {
-    pub(crate) fn new(_: u32, _: u64, _: Arc<GuestRam>, _: Arc<Directory>) -> Self {
+    pub(crate) fn new(
+        _: u32,
+        _: u64,
+        _: Arc<GuestRam>,
+        _: Arc<Directory>,
+        _: Arc<OwnGrafts>,
+    ) -> Self {
         Self
     }
+
+    /// There is nothing to be undone.
+    pub(crate) const fn undo_own(&self) {}
+
+    /// There is nothing to be undone.
+    pub(crate) const fn undo_removed(&self, _: u64) {}
+}
+
+/// What a session grafted: nothing.
+#[derive(Debug, Default)]
+pub(crate) struct OwnGrafts;
+
+impl OwnGrafts {
+    /// There is nothing that could stay.
+    pub(crate) const fn keep_all(&self) {}
+}
+
+const CAUSE: &str = "regions cannot be grafted on Windows hosts";
+const HINT: &str = "use --method map or copy";
+
+/// What stands in the way: the system.
+pub(crate) fn graft_obstacles(_: &Vmm, _: &Examination) -> Vec<Cause> {
+    vec![Cause::new(CAUSE, Some(HINT))]
 }
 
 fn refused(_: &GraftGround) -> RequestError {
     RequestError::Graft {
-        cause: "regions cannot be grafted on Windows hosts".to_owned(),
-        hint: Some("use --method map or copy".to_owned()),
+        cause: CAUSE.to_owned(),
+        hint: Some(HINT.to_owned()),
     }
 }
 
@@ -62,4 +92,12 @@ pub(crate) fn while_nobody_grafts<T>(
     work: impl FnOnce() -> T,
 ) -> Result<T, RequestError> {
     Ok(work())
+}
+
+/// Nobody ever undoes a graft.
+///
+/// # Errors
+/// None.
+pub(crate) const fn end_undoing(_: &GraftGround) -> Result<(), RequestError> {
+    Ok(())
 }

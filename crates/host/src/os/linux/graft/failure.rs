@@ -47,7 +47,7 @@ pub enum GraftFailure {
     },
     /// Other vmshm processes use the region's old pages.
     #[error(
-        "other vmshm processes use the region by mapping the VM's memory, would go on with the old pages, and do not let go of it: {}",
+        "other vmshm processes use the region, would go on with the old pages, and do not let go of it: {}",
         numbers(.pids)
     )]
     InUse {

@@ -1,11 +1,11 @@
-//! What a program does for another one that grafts: it lets go of what it has mapped, and maps
-//! no region while a graft is being made.
+//! What a program does for another one that grafts: it lets go of what it has mapped, maps
+//! no region while a graft is being made, and ends the undoing of one who died at it.
 
 use vmshm_ram::View;
 
 use super::failure::GraftFailure;
 use super::lock::Lock;
-use super::{Ground, PATIENCE};
+use super::{Ground, PATIENCE, own};
 use crate::session::RequestError;
 
 /// Lets go of memory that nobody may use any more.
@@ -16,8 +16,8 @@ pub(crate) fn abandon(memory: &View) {
     }
 }
 
-/// Does something while nobody grafts in the VM: between a look for grafts and the mapping of
-/// what it found.
+/// Does something while nobody grafts in the VM: between a look for grafts and the
+/// mapping of what it found.
 ///
 /// # Errors
 /// [`RequestError::Graft`] when a graft does not come to an end.
@@ -25,12 +25,34 @@ pub(crate) fn while_nobody_grafts<T>(
     ground: &Ground,
     work: impl FnOnce() -> T,
 ) -> Result<T, RequestError> {
-    let lock = match Lock::share(ground.pid, PATIENCE) {
-        Err(taken @ GraftFailure::Taken { .. }) => return Err(taken.into()),
-        // Who may not look at the VMM's mappings, or finds it gone, hears so from the work.
-        other => other.ok(),
-    };
+    end_undoing(ground)?;
+    let lock = lock(Lock::share(ground.pid, PATIENCE))?;
     let done = work();
     drop(lock);
     Ok(done)
+}
+
+/// Ends the undoing of grafts by somebody who died at it: their files say that they are nobody's
+/// any more, though the guest still uses them, and would end every session that finds one in its
+/// region's place, which may be another region by now.
+///
+/// # Errors
+/// [`RequestError::Graft`] when somebody else's graft, or undoing, does not come to an end.
+pub(crate) fn end_undoing(ground: &Ground) -> Result<(), RequestError> {
+    if own::withdrawn_in(ground.pid).is_empty() {
+        return Ok(());
+    }
+    let lock = lock(Lock::take(ground.pid, PATIENCE))?;
+    if lock.is_some() {
+        ground.end_undoing_locked(&mut |_| ());
+    }
+    Ok(())
+}
+
+fn lock(taken: Result<Lock, GraftFailure>) -> Result<Option<Lock>, RequestError> {
+    match taken {
+        Err(taken @ GraftFailure::Taken { .. }) => Err(taken.into()),
+        // Who may not look at the VMM's mappings, or finds it gone, hears so from the work.
+        other => Ok(other.ok()),
+    }
 }

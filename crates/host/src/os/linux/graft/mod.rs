@@ -8,17 +8,20 @@
 //! (`vmshm-graft` judges that) or where another process would go on using the old pages.
 //!
 //! Two processes that graft in one VM take turns, by a lock on a file that only they can
-//! open; who maps a region waits for it, too. Other vmshm programs that have the region mapped
-//! by the VM's memory are asked to leave their sessions first: they make new ones, open it anew
-//! and find its file. Over copy they go on; what such a program writes in the very moment of the
-//! change may go to the old pages. A graft that is undone ends the sessions that use it.
+//! open; who opens a region waits for it, too. Other vmshm programs that have the region mapped
+//! by the VM's memory, or copy it, are asked to leave their sessions first: they make new ones,
+//! open it anew and find its file. A graft that was made by name stays (one that a broker has
+//! lent is made anew when it is back); any other ends with the last session that uses it. One that is undone ends the sessions that use it.
 
 mod failure;
 mod laying;
 mod lock;
 mod making_way;
+mod own;
 mod places;
+mod programs;
 mod proof;
+mod prospects;
 mod sharing;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -31,15 +34,18 @@ use vmshm_link::control::{Request, Role};
 use vmshm_link::directory::RegionKind;
 use vmshm_ram::{MapError, ProcRoot, Protection, View};
 
+use crate::ending::SessionEnd;
 use crate::region::Region;
 use crate::session::{RequestError, Session, region_name};
 
 pub use failure::GraftFailure;
 pub(crate) use laying::{graft_pages, lay_out_over_graft};
-pub(crate) use making_way::{abandon, while_nobody_grafts};
+pub(crate) use making_way::{abandon, end_undoing, while_nobody_grafts};
+pub(crate) use own::OwnGrafts;
 pub(crate) use places::Ground;
 pub use places::{Standing, standing};
 pub use proof::Proof;
+pub(crate) use prospects::{graft_obstacles, lasting_graft_obstacles};
 pub use vmshm_graft::{Pause, Refusal, Step};
 
 use lock::Lock;
@@ -154,8 +160,13 @@ pub fn graft_watched(
     let pieces = ground
         .pieces(&region.extents)
         .map_err(|error| GraftFailure::Pages(error.to_string()))?;
-    let graft = &ground.graft;
-    let grafted = graft.replace(region.id, &pieces, Contents::Keep, watch)?;
+    // Another one that grafts at the same time would wait for this session to make way.
+    let apart = direct.stop_copying(region.id);
+    apart.map_err(SessionEnd::from)?;
+    let grafted = ground
+        .graft
+        .replace(region.id, &pieces, Contents::Keep, watch)?;
+    own::mark_as_staying(&grafted)?;
     // The guest may have ended, or gone back to an earlier state, in between.
     session.look_now()?;
     Ok(grafted)
@@ -166,22 +177,24 @@ pub fn graft_watched(
 /// has the file keeps it, and sees by its mode (see [`is_undone`]) that it is nobody's any
 /// more.
 ///
+/// Gives the pauses, one for each time.
+///
 /// # Errors
 /// [`GraftFailure`]; the VM runs on unharmed.
-pub fn undo(pid: u32, id: &str) -> Result<Pause, GraftFailure> {
+pub fn undo(pid: u32, id: &str) -> Result<Vec<Pause>, GraftFailure> {
     undo_watched(pid, id, &mut |_| ())
 }
 
 /// As [`undo`], of a guest that runs: other programs that have the file mapped by a session of
 /// theirs are asked to leave it first, so that nothing that they write is lost. They are waited
-/// for at most a second.
+/// for at most a second; those to whom a broker has lent it have a moment to hear of it.
 ///
 /// # Errors
 /// [`GraftFailure`]; the VM runs on unharmed.
-pub fn undo_in(session: &mut Session, id: &str) -> Result<Pause, GraftFailure> {
+pub fn undo_in(session: &mut Session, id: &str) -> Result<Vec<Pause>, GraftFailure> {
     session.look_now()?;
     match session.direct() {
-        Some(direct) => direct.ground().graft.take_back(id, &|| true),
+        Some(direct) => direct.ground().graft.take_back_by_name(id),
         None => Err(GraftFailure::NotGrafted),
     }
 }
@@ -190,21 +203,31 @@ pub fn undo_in(session: &mut Session, id: &str) -> Result<Pause, GraftFailure> {
 ///
 /// # Errors
 /// As [`undo`].
-pub fn undo_watched(pid: u32, id: &str, watch: Watch<'_>) -> Result<Pause, GraftFailure> {
+pub fn undo_watched(pid: u32, id: &str, watch: Watch<'_>) -> Result<Vec<Pause>, GraftFailure> {
     let _lock = Lock::take(pid, PATIENCE)?;
-    undo_locked(pid, id, watch)
+    undo_locked(pid, id, Contents::Keep, watch)
 }
 
-fn undo_locked(pid: u32, id: &str, watch: Watch<'_>) -> Result<Pause, GraftFailure> {
+/// As [`undo`], at once: whoever has the file is not to have the guest's memory any longer.
+pub(crate) fn undo_at_once(pid: u32, id: &str) -> Result<Vec<Pause>, GraftFailure> {
+    let _lock = Lock::take(pid, PATIENCE)?;
+    undo_locked(pid, id, Contents::KeepAtOnce, &mut |_| ())
+}
+
+fn undo_locked(
+    pid: u32,
+    id: &str,
+    contents: Contents,
+    watch: Watch<'_>,
+) -> Result<Vec<Pause>, GraftFailure> {
     let mappings = ProcRoot::system().mappings(pid).unwrap_or_default();
     let origins = places::origins(pid);
     let region = places::as_it_stands(&mappings, id, &origins);
-    let undone = vmshm_graft::undo(pid, &region, Contents::Keep, &origins, watch);
-    let pauses = undone.map_err(|error| match error {
+    let undone = vmshm_graft::undo(pid, &region, contents, &origins, watch);
+    undone.map_err(|error| match error {
         GraftError::Refused(Refusal::NotGrafted) => GraftFailure::NotGrafted,
         other => GraftFailure::Undo(other),
-    })?;
-    Ok(in_all(&pauses))
+    })
 }
 
 /// Whether a graft's file was taken away from its VM: what is written to it reaches no guest.
@@ -213,7 +236,9 @@ pub fn is_undone(file: impl AsFd) -> bool {
     rustix::fs::fstat(file).is_ok_and(|status| status.st_mode & 0o777 == 0)
 }
 
-fn in_all(pauses: &[Pause]) -> Pause {
+/// Pauses together.
+#[must_use]
+pub fn in_all(pauses: &[Pause]) -> Pause {
     pauses.iter().fold(Pause::default(), |sum, pause| Pause {
         stopping: sum.stopping + pause.stopping,
         standing: sum.standing + pause.standing,

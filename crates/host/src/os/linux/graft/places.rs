@@ -9,6 +9,7 @@ use vmshm_ram::{BlockPiece, GuestRam, MemoryMapping, ProcRoot, RamBlock, VmmVirt
 
 use super::failure::GraftFailure;
 use super::lock::Lock;
+use super::own::{self, OwnGrafts};
 use super::proof::{self, Proof};
 use super::{GraftedRegion, PATIENCE, Pause, Watch, described, sharing, undo_locked};
 use crate::sighting::Directory;
@@ -131,14 +132,31 @@ pub(super) fn as_it_stands(
     }
 }
 
+/// Whether all of a region lies in its file.
+pub(super) fn is_whole(mappings: &[MemoryMapping], region: &vmshm_graft::Region) -> bool {
+    let grafted = of_mappings(mappings);
+    let grafted = grafted.iter().find(|one| one.id == region.id);
+    grafted.is_some_and(|one| one.length == region.size)
+}
+
 /// What tells a graft from all others of a VM.
 pub(super) fn id(epoch: u64, region: u64) -> String {
     format!("{region}.{epoch:016x}")
 }
 
+/// The number of the region whose graft that is, if it is one of this epoch's.
+pub(super) fn region_of(graft: &str, epoch: u64) -> Option<u64> {
+    let (region, _) = graft.split_once('.')?;
+    let region = region.parse().ok()?;
+    (id(epoch, region) == graft).then_some(region)
+}
+
 /// How long is waited for who maps the VM's memory to be known by a slot: a vmshm program that
 /// is just attaching has none yet.
 const ATTACHING: Duration = Duration::from_secs(1);
+/// How long whoever has a file that is withdrawn has for hearing of it: its broker looks about
+/// twenty times a second, and itself ten times.
+const HEARING: Duration = Duration::from_millis(300);
 /// How often it is tried again.
 const AGAIN: Duration = Duration::from_millis(50);
 
@@ -150,15 +168,24 @@ pub(crate) struct Ground {
     pub(crate) epoch: u64,
     pub(crate) ram: Arc<GuestRam>,
     pub(crate) directory: Arc<Directory>,
+    /// What its session made.
+    pub(super) own: Arc<OwnGrafts>,
 }
 
 impl Ground {
-    pub(crate) fn new(pid: u32, epoch: u64, ram: Arc<GuestRam>, directory: Arc<Directory>) -> Self {
+    pub(crate) fn new(
+        pid: u32,
+        epoch: u64,
+        ram: Arc<GuestRam>,
+        directory: Arc<Directory>,
+        own: Arc<OwnGrafts>,
+    ) -> Self {
         Self {
             pid,
             epoch,
             ram,
             directory,
+            own,
         }
     }
 
@@ -178,21 +205,37 @@ impl Ground {
     ) -> Result<GraftedRegion, GraftFailure> {
         let wanted = self.region(region, pieces)?;
         let _lock = Lock::take(self.pid, PATIENCE)?;
+        self.replace_region(region, wanted, (contents, true), watch)
+    }
+
+    /// The same for who has the lock; where it does not `wait`, whoever uses the region is in the
+    /// way at once.
+    fn replace_region(
+        &self,
+        region: u64,
+        wanted: vmshm_graft::Region,
+        (contents, waits): (Contents, bool),
+        watch: Watch<'_>,
+    ) -> Result<GraftedRegion, GraftFailure> {
         self.clear(&wanted, watch)?;
+        // Those to whom such a file was lent may have kept it: this graft gets another one.
+        self.end_undoing_locked(watch);
+        let attaching = if waits { ATTACHING } else { Duration::ZERO };
         let since = Instant::now();
         let grafted = loop {
-            let partners = sharing::partners(self, &wanted)?;
+            let partners = sharing::partners(self, region, &wanted, waits)?;
             match vmshm_graft::graft(self.pid, &wanted, contents, &partners, watch) {
-                Err(GraftError::Refused(Refusal::Shared { .. })) if since.elapsed() < ATTACHING => {
+                Err(GraftError::Refused(Refusal::Shared { .. })) if since.elapsed() < attaching => {
                     std::thread::sleep(AGAIN);
                 }
                 other => break other?,
             }
         };
+        self.own.note(&wanted.id, &grafted.file);
         match proof::compare(self.pid, &wanted, &grafted.file) {
             Ok(()) => {}
             Err(what) => {
-                undo_locked(self.pid, &wanted.id, watch)?;
+                undo_locked(self.pid, &wanted.id, Contents::Keep, watch)?;
                 return Err(GraftFailure::Unproved { what });
             }
         }
@@ -205,16 +248,87 @@ impl Ground {
         ))
     }
 
-    /// Makes a region's memory the VMM's own again, once the sessions of other processes that
-    /// map its file have ended: for a moment, and while `goes_on`.
-    pub(crate) fn take_back(
+    /// Makes a region's memory the VMM's own again that was lent, once the sessions of other processes
+    /// that map its file have ended: for a moment, and while `goes_on`. A graft that was made by name is made
+    /// anew with another file: whoever keeps the old one has nothing of the guest.
+    pub(crate) fn take_back_lent(
         &self,
         id: &str,
         goes_on: &dyn Fn() -> bool,
-    ) -> Result<Pause, GraftFailure> {
+    ) -> Result<(), GraftFailure> {
         let _lock = Lock::take(self.pid, PATIENCE)?;
+        let by_name = self.standing_by_name(id);
+        self.take_back_locked(id, goes_on)?;
+        let Some((number, wanted)) = by_name.filter(|(number, _)| goes_on() && self.has(*number))
+        else {
+            return Ok(());
+        };
+        let made = self.replace_region(number, wanted, (Contents::Keep, false), &mut |_| ());
+        let Err(error) = made.and_then(|made| own::mark_as_staying(&made)) else {
+            return Ok(());
+        };
+        tracing::warn!(pid = self.pid, id, %error, "a graft that was made by name is gone");
+        match undo_locked(self.pid, id, Contents::Keep, &mut |_| ()) {
+            Ok(_) | Err(GraftFailure::NotGrafted) => Ok(()),
+            Err(half) => Err(half),
+        }
+    }
+
+    /// Ends what somebody who died has begun to undo. What goes wrong is told, and is the next
+    /// one's to try. The caller has the lock.
+    pub(super) fn end_undoing_locked(&self, watch: Watch<'_>) {
+        for id in own::withdrawn_in(self.pid) {
+            if sharing::is_held(self, &id) {
+                std::thread::sleep(HEARING);
+            }
+            match undo_locked(self.pid, &id, Contents::Keep, watch) {
+                Ok(_) | Err(GraftFailure::NotGrafted) => {}
+                Err(error) => tracing::warn!(pid = self.pid, id, %error, "a graft is half undone"),
+            }
+        }
+    }
+
+    /// Whether the guest still has a region.
+    fn has(&self, number: u64) -> bool {
+        let mut regions = self.directory.regions().filter_map(Result::ok);
+        regions.any(|entry| entry.id == number)
+    }
+
+    /// The region of a graft that was made by name, as it stands.
+    fn standing_by_name(&self, id: &str) -> Option<(u64, vmshm_graft::Region)> {
+        let number = region_of(id, self.epoch)?;
+        if !own::stays_in(self.pid, id) {
+            return None;
+        }
+        let mappings = ProcRoot::system().mappings(self.pid).ok()?;
+        let region = as_it_stands(&mappings, id, &origins(self.pid));
+        (!region.pieces.is_empty()).then_some((number, region))
+    }
+
+    /// Makes a region's memory the VMM's own again, once the sessions of other processes that
+    /// map its file have ended: for a moment, and while `goes_on`. The caller has the lock.
+    pub(super) fn take_back_locked(
+        &self,
+        id: &str,
+        goes_on: &dyn Fn() -> bool,
+    ) -> Result<Vec<Pause>, GraftFailure> {
         sharing::leave_graft(self, id, goes_on);
-        undo_locked(self.pid, id, &mut |_| ())
+        undo_locked(self.pid, id, Contents::Keep, &mut |_| ())
+    }
+
+    /// The same, whoever has the file: those without a slot hear of it by its mode, and have a
+    /// moment to stop using it, so that what they have read is right and counted.
+    pub(super) fn take_back_by_name(&self, id: &str) -> Result<Vec<Pause>, GraftFailure> {
+        let _lock = Lock::take(self.pid, PATIENCE)?;
+        sharing::leave_graft(self, id, &|| true);
+        if sharing::is_held(self, id) {
+            vmshm_graft::withdraw(self.pid, id).map_err(|error| match error {
+                GraftError::Refused(Refusal::NotGrafted) => GraftFailure::NotGrafted,
+                other => GraftFailure::Undo(other),
+            })?;
+            std::thread::sleep(HEARING);
+        }
+        undo_locked(self.pid, id, Contents::Keep, &mut |_| ())
     }
 
     fn region(
@@ -260,7 +374,7 @@ impl Ground {
             if in_the_way {
                 tracing::info!(id = old.id, "an earlier graft is in the way and is undone");
                 sharing::leave_graft(self, &old.id, &|| true);
-                undo_locked(self.pid, &old.id, watch)?;
+                undo_locked(self.pid, &old.id, Contents::Keep, watch)?;
             }
         }
         Ok(())

@@ -1,28 +1,30 @@
-//! Who else maps what is about to be replaced.
+//! Who else uses what is about to be replaced.
 //!
-//! Other vmshm processes are known by their slots. Those that have the very region mapped are
-//! asked, through the slot, to end their sessions; attaching anew they wait for the graft, and
-//! find its file. The old pages are replaced only when the kernel's lists of their mappings show
-//! that they have let go, so no byte that they write goes astray. Who does not in time is named.
+//! Other vmshm processes are known by their slots. Those that have the very region mapped, or
+//! write it by copying, are asked, through the slot, to end their sessions; attaching anew they
+//! wait for the graft, and find its file. The old pages are replaced only when the kernel's lists
+//! of their mappings show that they have let go, and those that copy have left their slots or said
+//! so there. Who does not in time is named.
 //! Those that map other parts of the VM's memory are no hindrance, since they look for grafts
 //! whenever they open a region. Anybody else is for the engine to refuse.
 //!
 //! What stands in a slot is the guest's word. A guest can make us ask a session to end, which it
 //! can end itself; it cannot make us pass over a process that has the region mapped, since that
-//! is read from the kernel. A stranger that it passes off as a vmshm program would have to map
-//! the region after that look, and would then see old bytes of this guest and no others.
+//! is read from the kernel. Of one that copies it can, and loses bytes of its own region. A
+//! stranger that it passes off as a vmshm program would have to map the region after that look,
+//! and would then see old bytes of this guest and no others.
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
-use vmshm_graft::Region;
+use vmshm_graft::{GraftError, Refusal, Region};
 use vmshm_link::directory::{Header, SLOTS, slot_offset};
 use vmshm_link::slot::{SlotView, ask_to_leave};
 use vmshm_ram::{FileIdentity, MemoryMapping, ProcRoot};
 
 use super::failure::GraftFailure;
-use super::places::Ground;
+use super::places::{self, Ground};
+use super::programs::{Program, programs};
 use crate::ending::SessionEnd;
 use crate::identity::{own_identity, start_time};
 
@@ -58,6 +60,15 @@ impl Run {
     }
 }
 
+/// What is about to be replaced.
+#[derive(Debug, Clone)]
+struct Replaced {
+    /// Its number in the guest, if it is still a region there.
+    region: Option<u64>,
+    /// The files' runs that lie there.
+    runs: Vec<Run>,
+}
+
 /// The session of another living process of this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Seat {
@@ -66,46 +77,122 @@ struct Seat {
     pid: u32,
 }
 
-/// Waits until no vmshm process has the region's old pages mapped any more, and gives those
-/// that may have other parts of the same files mapped.
-pub(super) fn partners(ground: &Ground, region: &Region) -> Result<Vec<u32>, GraftFailure> {
+/// Waits until no vmshm process uses a region's old pages any more, for as long as that may take
+/// where somebody `waits`, and gives those that may have other parts of the same files mapped.
+pub(super) fn partners(
+    ground: &Ground,
+    number: u64,
+    region: &Region,
+    waits: bool,
+) -> Result<Vec<u32>, GraftFailure> {
     let mappings = ProcRoot::system().mappings(ground.pid).unwrap_or_default();
-    let runs = replaced(&mappings, region);
-    if runs.is_empty() {
+    if places::is_whole(&mappings, region) {
+        // Nothing is replaced.
         return Ok(Vec::new());
     }
-    let deadline = Instant::now() + LEAVING;
+    let replaced = Replaced {
+        region: Some(number),
+        runs: runs_at(&mappings, region),
+    };
+    let mut deadline = None;
     let mut others = Others::default();
     loop {
         // What this program's like has started looks after sessions, and has no slot.
-        let users = others.make_way(ground, &runs, |program| program.is_own)?;
-        if users.is_empty() {
+        let found = others.look(ground, &replaced, |program| program.is_own)?;
+        if found.users.is_empty() {
             return Ok(others.ours.into_iter().collect());
         }
-        if Instant::now() >= deadline {
-            return Err(GraftFailure::InUse { pids: users });
+        let deadline = match deadline {
+            Some(deadline) => deadline,
+            None => {
+                // Nobody leaves for a graft that is refused.
+                consent(ground.pid, region)?;
+                *deadline.insert(Instant::now() + LEAVING)
+            }
+        };
+        if waits {
+            others.ask(ground, found.sessions)?;
+        }
+        if !waits || Instant::now() >= deadline {
+            let pids = found.users.into_iter().collect();
+            return Err(GraftFailure::InUse { pids });
         }
         std::thread::sleep(LOOK_EVERY);
     }
 }
 
-/// Waits until no session of another process has a graft's file mapped, so that nothing is
-/// written to it after it was undone: for a moment only, and while `goes_on`. Those that are left
+/// Waits until no session of another process uses a graft's file, so that nothing is written to
+/// it after it was undone: for a moment only, and while `goes_on`. Those that are left
 /// find out by the file's mode.
 pub(super) fn leave_graft(ground: &Ground, id: &str, goes_on: &dyn Fn() -> bool) {
     let mappings = ProcRoot::system().mappings(ground.pid).unwrap_or_default();
     let name = format!("vmshm-{id}");
     let file = |mapping: &&MemoryMapping| mapping.memfd_name() == Some(&name);
-    let runs: Vec<Run> = mappings.iter().filter(file).filter_map(Run::of).collect();
+    let replaced = Replaced {
+        region: places::region_of(id, ground.epoch),
+        runs: mappings.iter().filter(file).filter_map(Run::of).collect(),
+    };
     let deadline = Instant::now() + LEAVING_GRAFT;
     let mut others = Others::default();
-    while !runs.is_empty() && goes_on() && Instant::now() < deadline {
-        match others.make_way(ground, &runs, |_| false) {
-            Ok(users) if !users.is_empty() => std::thread::sleep(LOOK_EVERY),
-            // A guest that is gone has no sessions.
+    while !replaced.runs.is_empty() && goes_on() && Instant::now() < deadline {
+        // A guest that is gone has no sessions.
+        match others.look(ground, &replaced, |_| false) {
+            Ok(found) if !found.users.is_empty() => {
+                if others.ask(ground, found.sessions).is_err() {
+                    return;
+                }
+                std::thread::sleep(LOOK_EVERY);
+            }
             _ => return,
         }
     }
+}
+
+/// Whether another process than the VMM and this one has a graft's file mapped, a broker's client
+/// too, which has no slot.
+pub(super) fn is_held(ground: &Ground, id: &str) -> bool {
+    let name = format!("vmshm-{id}");
+    let maps_it = |pid: u32| {
+        let mappings = ProcRoot::system().mappings(pid).unwrap_or_default();
+        let mut names = mappings.iter().map(MemoryMapping::memfd_name);
+        names.any(|found| found == Some(&name))
+    };
+    let mut others = programs().into_iter().map(|program| program.pid);
+    others.any(|pid| pid != ground.pid && maps_it(pid))
+}
+
+/// The processes beside the VMM that map a graft's file, this one among them; and those with a
+/// session that may not be looked into.
+pub(super) fn users(ground: &Ground, id: &str) -> Vec<u32> {
+    let name = format!("vmshm-{id}");
+    let seats = seats(ground, None).map_or_else(|_| Vec::new(), |(seats, _)| seats);
+    let uses_it = |pid: u32| match ProcRoot::system().mappings(pid) {
+        Ok(mappings) => mappings
+            .iter()
+            .any(|mapping| mapping.memfd_name() == Some(&name)),
+        Err(_) => seats.iter().any(|seat| seat.pid == pid),
+    };
+    let others = programs().into_iter().map(|program| program.pid);
+    let all = others.chain([std::process::id()]);
+    all.filter(|pid| *pid != ground.pid && uses_it(*pid))
+        .collect()
+}
+
+/// Whether the VMM may be grafted, whoever else uses the region.
+fn consent(pid: u32, region: &Region) -> Result<(), GraftFailure> {
+    let refusals = vmshm_graft::examine(pid, &region.pieces, &[]).into_iter();
+    let mut refusals = refusals.filter(|refusal| !matches!(refusal, Refusal::Shared { .. }));
+    refusals.next().map_or(Ok(()), |refusal| {
+        Err(GraftFailure::Graft(GraftError::Refused(refusal)))
+    })
+}
+
+/// Who still uses what is replaced.
+#[derive(Debug)]
+struct Found {
+    users: BTreeSet<u32>,
+    /// Their sessions that have not been asked yet.
+    sessions: Vec<Seat>,
 }
 
 /// Other vmshm processes, and those that were asked to make way.
@@ -121,17 +208,23 @@ struct Others {
 }
 
 impl Others {
-    /// Looks once who has a run mapped, and asks those to leave that have not been asked yet.
-    /// Processes beside those that have a session, or were started by one, are `also` known.
-    fn make_way(
+    /// Looks once who uses what is replaced. Processes beside those that have a session, or
+    /// were started by one, are `also` known.
+    fn look(
         &mut self,
         ground: &Ground,
-        runs: &[Run],
+        replaced: &Replaced,
         also: impl Fn(&Program) -> bool,
-    ) -> Result<Vec<u32>, GraftFailure> {
+    ) -> Result<Found, GraftFailure> {
         let own = std::process::id();
-        let seats = seats(ground)?;
-        let programs = programs();
+        let (seats, copying) = seats(ground, replaced.region)?;
+        let runs = &replaced.runs;
+        // What is nobody's file nobody maps.
+        let programs = if runs.is_empty() {
+            Vec::new()
+        } else {
+            programs()
+        };
         self.seated.extend(seats.iter().map(|seat| seat.pid));
         self.ours.extend(&self.seated);
         for program in &programs {
@@ -152,22 +245,35 @@ impl Others {
                 .any(|seat| seat.pid == pid && first.contains(seat))
         };
         let ours = self.ours.iter().copied();
-        let users: Vec<u32> = ours
+        let mapping: BTreeSet<u32> = ours
             .filter(|pid| maps(*pid, runs).unwrap_or_else(|| sits(*pid)))
             .collect();
         let parents: BTreeSet<u32> = programs
             .iter()
-            .filter(|program| users.contains(&program.pid))
+            .filter(|program| mapping.contains(&program.pid))
             .map(|program| program.parent)
             .collect();
-        for seat in seats.iter().copied() {
-            let is_meant = users.contains(&seat.pid) || parents.contains(&seat.pid);
-            if is_meant && !self.asked.contains(&seat) && ask(ground, &seat)? {
+        // Whoever makes a new session meanwhile copies nothing as long as this process grafts.
+        let copying: Vec<&Seat> = copying.iter().filter(|seat| first.contains(seat)).collect();
+        let is_meant = |seat: &Seat| {
+            copying.contains(&seat) || mapping.contains(&seat.pid) || parents.contains(&seat.pid)
+        };
+        let sessions = seats.iter().filter(|seat| is_meant(seat)).copied();
+        let sessions = sessions.filter(|seat| !self.asked.contains(seat)).collect();
+        let users = mapping.iter().copied();
+        let users = users.chain(copying.iter().map(|seat| seat.pid)).collect();
+        Ok(Found { users, sessions })
+    }
+
+    /// Asks sessions to end.
+    fn ask(&mut self, ground: &Ground, sessions: Vec<Seat>) -> Result<(), GraftFailure> {
+        for seat in sessions {
+            if ask(ground, &seat)? {
                 tracing::debug!(pid = seat.pid, "a vmshm program is asked to make way");
                 self.asked.insert(seat);
             }
         }
-        Ok(users)
+        Ok(())
     }
 }
 
@@ -185,13 +291,16 @@ fn ask(ground: &Ground, seat: &Seat) -> Result<bool, GraftFailure> {
 
 /// Whether a process has a run mapped; nothing where that may not be seen.
 fn maps(pid: u32, runs: &[Run]) -> Option<bool> {
+    if runs.is_empty() {
+        return Some(false);
+    }
     let theirs = ProcRoot::system().mappings(pid).ok()?;
     let mut theirs = theirs.iter().filter_map(Run::of);
     Some(theirs.any(|their| runs.iter().any(|run| run.overlaps(&their))))
 }
 
 /// The runs of shared files that lie at a region's places and are not its own file.
-fn replaced(mappings: &[MemoryMapping], region: &Region) -> Vec<Run> {
+fn runs_at(mappings: &[MemoryMapping], region: &Region) -> Vec<Run> {
     let own = format!("vmshm-{}", region.id);
     let mut runs = Vec::new();
     for piece in &region.pieces {
@@ -216,15 +325,16 @@ fn replaced(mappings: &[MemoryMapping], region: &Region) -> Vec<Run> {
     runs
 }
 
-/// The sessions of other living processes of this host.
-fn seats(ground: &Ground) -> Result<Vec<Seat>, GraftFailure> {
+/// The sessions of other living processes of this host, and those of them that may write a
+/// region by copying.
+fn seats(ground: &Ground, region: Option<u64>) -> Result<(Vec<Seat>, Vec<Seat>), GraftFailure> {
     let memory = &ground.directory.memory;
     let header = Header::read(memory).map_err(SessionEnd::from)?;
     if header.epoch != ground.epoch {
         return Err(SessionEnd::GuestRestarted.into());
     }
     let own = own_identity();
-    let mut seats = Vec::new();
+    let (mut seats, mut copying) = (Vec::new(), Vec::new());
     for index in 0..SLOTS {
         let view = SlotView::read(memory, slot_offset(index)).map_err(SessionEnd::from)?;
         let owner = view.owner.filter(|_| view.is_held());
@@ -238,47 +348,14 @@ fn seats(ground: &Ground) -> Result<Vec<Seat>, GraftFailure> {
             && let Ok(pid) = u32::try_from(owner.pid)
         {
             let token = view.token;
-            seats.push(Seat { index, token, pid });
+            let seat = Seat { index, token, pid };
+            seats.push(seat);
+            if region.is_some_and(|region| view.copied.may_have(region)) {
+                copying.push(seat);
+            }
         }
     }
-    Ok(seats)
-}
-
-/// Another process.
-#[derive(Debug, Clone, Copy)]
-struct Program {
-    pid: u32,
-    parent: u32,
-    /// Whether it runs this very program.
-    is_own: bool,
-}
-
-/// The other processes.
-fn programs() -> Vec<Program> {
-    let file = |pid: &str| {
-        let file = std::fs::metadata(format!("/proc/{pid}/exe")).ok()?;
-        Some((file.dev(), file.ino()))
-    };
-    let own = file("self");
-    let program = |pid: u32| {
-        Some(Program {
-            pid,
-            parent: parent(pid)?,
-            is_own: own.is_some() && file(&pid.to_string()) == own,
-        })
-    };
-    let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|pid| *pid != std::process::id())
-        .filter_map(program)
-        .collect()
-}
-
-/// Who started a process: field 4 of proc_pid_stat(5).
-fn parent(pid: u32) -> Option<u32> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let rest = stat.rsplit_once(')')?.1;
-    rest.split_ascii_whitespace().nth(1)?.parse().ok()
+    Ok((seats, copying))
 }
 
 #[cfg(test)]
@@ -316,7 +393,7 @@ mod tests {
             }],
         };
         let vmm = [ram(0x4000, 0x4000, 0x10000)];
-        let runs = replaced(&vmm, &region);
+        let runs = runs_at(&vmm, &region);
         assert_eq!(runs.len(), 1);
         assert_eq!((runs[0].file.offset, runs[0].length), (0x11000, 0x1000));
         let there = |mapping: MemoryMapping| {

@@ -1,29 +1,18 @@
-//! Watches the VMs of this host and tells what happens to them: VMs and agents that
-//! come and go, guests that start again, regions and RAM that change, VMs that pause.
-//!
-//! It only reads, and as little as it can: a process is judged once, a known beacon is
-//! read where it lies, and RAM is searched again only where no living beacon is known,
-//! more rarely the longer that takes. Where scanning is not allowed, agents are looked for
-//! at the one place that is given or learned, and no guest's kernel is searched for.
+//! One VM under watch: what is known of it, what is searched for, and what is told when that
+//! changes. Looks only where it may; what a broker tells of a dark one is heard, not asked for.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use vmshm_link::directory;
-use vmshm_ram::{
-    BlockOffset, Census, FindError, Protection, RamBlock, RunState, Vmm, find_all, find_among,
-    guest_os,
-};
+use vmshm_ram::{BlockOffset, Protection, RamBlock, RunState, Vmm, find_among, guest_os};
 
+use super::{Event, Happening};
 use crate::beacon_search::{BeaconSearch, Known};
 use crate::look::{self, Look};
+use crate::machines::by_broker::{Told, is_dark};
 use crate::machines::{AgentState, AgentView, MachineView};
 use crate::sighting::{self, Candidate, Directory, Sighting, Target, Where};
 
-/// How often [`Observer::look`] is meant to be called.
-pub const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// How often while a heartbeat is waited for.
-pub const SEARCH_EVERY: Duration = Duration::from_millis(100);
 /// All pages are searched a little at a time, and of one VM at a time, so that a large
 /// one takes no more of the processor than a small one.
 const SLICE_EVERY: Duration = Duration::from_millis(450);
@@ -31,8 +20,6 @@ const SLICE_EVERY: Duration = Duration::from_millis(450);
 const SILENCE: Duration = Duration::from_millis(1500);
 /// How long a search waits for a heartbeat.
 const PULSE_WAIT: Duration = Duration::from_millis(1500);
-/// How often processes are counted.
-const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// How often it is asked whether a VM's mappings are others than they were.
 const BLOCKS_EVERY: Duration = Duration::from_secs(1);
 /// How often they are compared in any case.
@@ -49,161 +36,13 @@ const KERNEL_AFTER: Duration = Duration::from_secs(5);
 /// How long each of those takes at most.
 const KERNEL_BUDGET: Duration = Duration::from_millis(300);
 
-/// What happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Happening {
-    /// A VM is there, for the first time.
-    Appeared,
-    /// Its RAM, its regions or its system are others than before.
-    Changed,
-    /// Its guest has started again.
-    Rebooted,
-    /// Its agent came, went, or is in another state.
-    Agent,
-    /// Its process is stopped: the guest makes no progress.
-    Paused,
-    /// It runs again.
-    Resumed,
-    /// Its process has ended.
-    Disappeared,
-}
-
-impl Happening {
-    /// The word that scripts see.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Appeared => "appeared",
-            Self::Changed => "changed",
-            Self::Rebooted => "rebooted",
-            Self::Agent => "agent",
-            Self::Paused => "paused",
-            Self::Resumed => "resumed",
-            Self::Disappeared => "disappeared",
-        }
-    }
-}
-
-/// Something that happened, with what is known of the VM since.
-#[derive(Debug, Clone)]
-pub struct Event {
-    /// What.
-    pub happening: Happening,
-    /// The VM, as it is now.
-    pub view: MachineView,
-    /// Which fields changed, for [`Happening::Changed`].
-    pub changed: Vec<&'static str>,
-}
-
-/// The watch over all VMs.
-#[derive(Debug)]
-pub struct Observer {
-    place: Where,
-    census: Census,
-    watched: BTreeMap<u32, Watched>,
-    next_count: Option<Instant>,
-}
-
-impl Observer {
-    /// A watch that looks for agents only where `place` says.
-    #[must_use]
-    pub fn new(place: Where) -> Self {
-        Self {
-            place,
-            census: Census::default(),
-            watched: BTreeMap::new(),
-            next_count: None,
-        }
-    }
-
-    /// Looks once. The first look tells of every VM that is there.
-    ///
-    /// # Errors
-    /// [`FindError`] when processes cannot be listed.
-    pub fn look(&mut self) -> Result<Vec<Event>, FindError> {
-        let now = Instant::now();
-        let mut events = Vec::new();
-        let begun = self.next_count.is_some();
-        let mut due = Vec::new();
-        if self.next_count.is_none_or(|next| now >= next) {
-            self.next_count = Some(now + COUNT_EVERY);
-            due = self
-                .census
-                .count(now)
-                .map_err(|error| FindError::Processes(error.to_string()))?;
-        }
-        if begun {
-            for pid in &due {
-                if let Some(watched) = self.watched.get_mut(pid) {
-                    // It may have become another program.
-                    watched.mapped_pages = None;
-                }
-            }
-            self.watch_known(now, &mut events);
-            self.judge(due, now, &mut events);
-        } else {
-            for look in look::look_at(find_all()?, self.place) {
-                let watched = Watched::new(look, self.place, now);
-                events.push(watched.event(Happening::Appeared));
-                self.watched.insert(watched.view.vmm.pid, watched);
-            }
-        }
-        Ok(events)
-    }
-
-    /// When it makes sense to look again.
-    #[must_use]
-    pub fn pause(&self) -> Duration {
-        let waits =
-            |one: &Watched| one.likely.is_some() || (one.pages.is_some() && !one.searches_pages());
-        if self.watched.values().any(waits) {
-            SEARCH_EVERY
-        } else {
-            LOOK_EVERY
-        }
-    }
-
-    fn watch_known(&mut self, now: Instant, events: &mut Vec<Event>) {
-        let count = u32::try_from(self.watched.len()).unwrap_or(u32::MAX);
-        let mut pages_free = !self.watched.values().any(Watched::searches_pages);
-        self.watched.retain(|_, watched| {
-            let stays = watched.look(now, count, pages_free, events);
-            pages_free &= !watched.searches_pages();
-            if !stays {
-                events.push(watched.event(Happening::Disappeared));
-            }
-            stays
-        });
-    }
-
-    /// Judges processes that may be VMs now.
-    fn judge(&mut self, mut pids: Vec<u32>, now: Instant, events: &mut Vec<Event>) {
-        pids.retain(|pid| !self.watched.contains_key(pid));
-        if pids.is_empty() || find_among(pids.clone()).is_empty() {
-            return;
-        }
-        // Together with those that are known, a VMM's copies of itself are told from it.
-        pids.extend(self.watched.keys());
-        pids.sort_unstable();
-        for vmm in find_among(pids) {
-            if self.watched.contains_key(&vmm.pid) {
-                continue;
-            }
-            let target = look::open(&vmm);
-            let watched = Watched::new(Look::bare(vmm, target), self.place, now);
-            events.push(watched.event(Happening::Appeared));
-            self.watched.insert(watched.view.vmm.pid, watched);
-        }
-    }
-}
-
 /// A search, and how long it has taken of the processor.
-type UnderWay = (BeaconSearch, Duration);
+pub(super) type UnderWay = (BeaconSearch, Duration);
 
 /// One VM under watch.
 #[derive(Debug)]
-struct Watched {
-    view: MachineView,
+pub(super) struct Watched {
+    pub(super) view: MachineView,
     /// Where its agent may be looked for.
     place: Where,
     target: Option<Target>,
@@ -214,9 +53,9 @@ struct Watched {
     boot_id: Option<[u8; 16]>,
     paused: bool,
     /// The search of the likely places, while the agent is missed.
-    likely: Option<UnderWay>,
+    pub(super) likely: Option<UnderWay>,
     /// The search of all pages. It may take minutes, and the other goes on beside it.
-    pages: Option<UnderWay>,
+    pub(super) pages: Option<UnderWay>,
     /// Where beacons lay that made the last search say what it said.
     deciding: Vec<BlockOffset>,
     next_likely: Instant,
@@ -225,12 +64,12 @@ struct Watched {
     next_blocks: Instant,
     compare_blocks_at: Instant,
     /// How many pages the VMM had mapped when its blocks were compared.
-    mapped_pages: Option<u64>,
+    pub(super) mapped_pages: Option<u64>,
     next_kernel: Option<(Instant, Duration)>,
 }
 
 impl Watched {
-    fn new(look: Look, place: Where, now: Instant) -> Self {
+    pub(super) fn new(look: Look, place: Where, now: Instant) -> Self {
         let agent = look.view.agent.as_ref();
         let mut watched = Self {
             boot_id: agent.and_then(|agent| agent.boot_id),
@@ -258,7 +97,7 @@ impl Watched {
         watched
     }
 
-    fn event(&self, happening: Happening) -> Event {
+    pub(super) fn event(&self, happening: Happening) -> Event {
         Event {
             happening,
             view: self.view.clone(),
@@ -288,7 +127,7 @@ impl Watched {
     }
 
     /// Looks once; whether the VM is still there.
-    fn look(
+    pub(super) fn look(
         &mut self,
         now: Instant,
         count: u32,
@@ -333,7 +172,7 @@ impl Watched {
     }
 
     /// Whether a search of all pages is under way.
-    fn searches_pages(&self) -> bool {
+    pub(super) fn searches_pages(&self) -> bool {
         self.pages
             .as_ref()
             .is_some_and(|(search, _)| search.next_page().is_some())
@@ -355,6 +194,7 @@ impl Watched {
             self.deciding.clear();
             self.target = look::open(&vmm);
             self.view.vmm = vmm;
+            self.view.brokered &= self.is_dark();
             // Its place is counted by blocks, which are others now.
             self.beacon = None;
             self.directory = None;
@@ -412,20 +252,45 @@ impl Watched {
             return;
         };
         let regions: Vec<_> = directory.regions().filter_map(Result::ok).collect();
-        let key = |region: &directory::RegionEntry| {
-            (
-                region.name.as_str().to_owned(),
-                region.kind.name(),
-                region.size,
-            )
-        };
-        if !regions
-            .iter()
-            .map(key)
-            .eq(self.view.regions.iter().map(key))
-        {
+        if !same_regions(&regions, &self.view.regions) {
             self.view.regions = regions;
             events.push(self.changed("regions"));
+        }
+    }
+
+    /// Whether this process may not look into it.
+    pub(super) fn is_dark(&self) -> bool {
+        is_dark(&self.view)
+    }
+
+    /// Takes what a broker tells, where only it can see.
+    pub(super) fn hear(&mut self, told: &Told, events: &mut Vec<Event>) {
+        if !self.is_dark() {
+            return;
+        }
+        let mut view = self.view.clone();
+        told.complete(&mut view);
+        let mut changed = Vec::new();
+        if view.brokered != self.view.brokered {
+            changed.push("access");
+        }
+        if view.guest_os != self.view.guest_os {
+            changed.push("guest_os");
+        }
+        if !same_regions(&view.regions, &self.view.regions) {
+            changed.push("regions");
+        }
+        let agent = std::mem::replace(&mut view.agent, self.view.agent.clone());
+        let regions = view.regions.clone();
+        self.view = view;
+        self.set_agent(agent, events);
+        // An agent that is gone takes its regions with it, unless it is told otherwise.
+        self.view.regions = regions;
+        if !changed.is_empty() {
+            events.push(Event {
+                changed,
+                ..self.event(Happening::Changed)
+            });
         }
     }
 
@@ -595,6 +460,11 @@ impl Watched {
             events.push(self.changed("guest_os"));
         }
     }
+}
+
+fn same_regions(one: &[directory::RegionEntry], other: &[directory::RegionEntry]) -> bool {
+    let key = |region: &directory::RegionEntry| (region.name, region.kind.name(), region.size);
+    one.iter().map(key).eq(other.iter().map(key))
 }
 
 fn same_blocks(one: &Vmm, other: &Vmm) -> bool {

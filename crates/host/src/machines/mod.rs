@@ -1,17 +1,16 @@
 //! The VMs of this host, as users see and name them.
 
+pub(crate) mod by_broker;
+
 use std::path::Path;
 
 use vmshm_link::directory::RegionEntry;
-use vmshm_ram::Access;
 use vmshm_ram::{DumpError, FindError, StoredDump, Vmm, find_all, find_by_pid};
 
-use crate::brokered::{self, BrokerError};
 use crate::look;
 use crate::sighting::Where;
 
-/// How long a broker may take to look at all VMs.
-const BROKER: std::time::Duration = std::time::Duration::from_secs(10);
+pub use by_broker::{list_with_broker, see_by_broker};
 
 /// How an agent appears to somebody who only reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -234,56 +233,4 @@ pub fn look_by(vmms: Vec<Vmm>, place: Where) -> Vec<MachineView> {
         .into_iter()
         .map(|look| look.view)
         .collect()
-}
-
-/// As [`list_by`], where VMs that this process may not look into are seen by a broker's eyes:
-/// by the one that is named, else by the usual one if it runs.
-///
-/// # Errors
-/// [`FindError`] when processes cannot be listed at all.
-pub fn list_with_broker(
-    place: Where,
-    broker: Option<&Path>,
-) -> Result<Vec<MachineView>, FindError> {
-    let mut views = list_by(place)?;
-    let is_dark = |view: &MachineView| view.vmm.access() == Access::None;
-    let usual = Path::new(brokered::SOCKET);
-    let broker = match broker {
-        None if !views.iter().any(is_dark) || !usual.exists() => return Ok(views),
-        named => named.unwrap_or(usual),
-    };
-    let told = brokered::list(broker, BROKER).unwrap_or_else(|error| {
-        tracing::debug!(%error, "the broker tells nothing");
-        Vec::new()
-    });
-    for (machine, regions) in told {
-        let view = views
-            .iter_mut()
-            .find(|view| view.vmm.pid == machine.pid && view.vmm.start_time == machine.start_time);
-        let Some(view) = view.filter(|view| is_dark(view)) else {
-            continue;
-        };
-        view.brokered = true;
-        view.regions = regions;
-        view.guest_os = machine.guest_os;
-        view.agent = machine.agent.map(|version| AgentView {
-            version: Some(version),
-            state: AgentState::Seen,
-            boot_id: Some(machine.boot_id).filter(|boot_id| *boot_id != [0; 16]),
-        });
-    }
-    Ok(views)
-}
-
-/// Whether a broker sees an agent in a VM that this process may not look into: the one that is
-/// named, else the usual one.
-///
-/// # Errors
-/// [`BrokerError`].
-pub fn seen_by_broker(vmm: &Vmm, broker: Option<&Path>) -> Result<bool, BrokerError> {
-    let path = broker.unwrap_or(Path::new(brokered::SOCKET));
-    let told = brokered::list(path, BROKER)?;
-    Ok(told.iter().any(|(machine, _)| {
-        machine.pid == vmm.pid && machine.start_time == vmm.start_time && machine.agent.is_some()
-    }))
 }
