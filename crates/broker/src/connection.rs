@@ -27,6 +27,8 @@ const PER_TURN: usize = 32;
 const IDLE: Duration = Duration::from_millis(50);
 /// How long a client may take to read a list.
 pub(crate) const LISTING: Duration = Duration::from_secs(2);
+/// How long a client has for hanging up when the broker ends.
+const LEAVING: Duration = Duration::from_millis(500);
 /// How often its table is.
 const TABLE: Duration = Duration::from_millis(100);
 
@@ -136,7 +138,10 @@ impl<'a> Connection<'a> {
         loop {
             if stop.is_set() {
                 let end = FromBroker::Ended(SessionEnd::BrokerGone);
-                let _ = send(self.socket, &end, None);
+                if send(self.socket, &end, None).is_ok() {
+                    // What it writes until it knows still reaches the guest.
+                    let _ = self.socket.wait_for_end(LEAVING);
+                }
                 return Over::Session(SessionEnd::BrokerGone);
             }
             match self.turn() {

@@ -63,6 +63,10 @@ pub trait Guests: Send + Sync + 'static {
     /// [`Refused`].
     fn find(&self, selector: &str) -> Result<Found, Refused>;
 
+    /// Why nothing of a VM can be lent, whoever asks; nothing where that is not known before it
+    /// is tried.
+    fn obstacle(&self, found: &Found) -> Option<Refused>;
+
     /// Makes a session for a client.
     ///
     /// # Errors

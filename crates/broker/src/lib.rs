@@ -18,19 +18,21 @@
 #![cfg(target_os = "linux")]
 
 mod connection;
+mod directory;
 mod guests;
 mod journal;
 mod limits;
 mod listening;
 mod machine;
 mod machines;
+mod obstacles;
 #[cfg(test)]
 mod play;
 pub mod rules;
 mod service;
 
 pub use guests::{Found, Guest, Guests, Refused, Use};
-pub use journal::Journal;
+pub use journal::{Journal, JournalError};
 pub use limits::Limits;
 pub use listening::{ListenError, Listener, activated};
 pub use machines::Machines;

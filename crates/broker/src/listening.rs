@@ -3,10 +3,11 @@
 
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
@@ -31,6 +32,9 @@ pub enum ListenError {
     /// Somebody listens there already.
     #[error("another broker listens at {}", .0.display())]
     Taken(PathBuf),
+    /// Something else lies there, and stays.
+    #[error("cannot listen at {}: there is something that is no socket", .0.display())]
+    NotSocket(PathBuf),
     /// What systemd has handed over is not what a broker needs.
     #[error("the socket that was handed over cannot be used: {0}")]
     Activation(String),
@@ -47,6 +51,7 @@ impl ListenError {
             Self::Taken(_) => {
                 Some("end it first: sudo systemctl stop vmshm-broker.socket".to_owned())
             }
+            Self::NotSocket(_) => Some("--socket PATH names a place for a new socket".to_owned()),
             Self::Activation(_) => {
                 Some("one socket, with ListenSequentialPacket= in its unit".to_owned())
             }
@@ -58,7 +63,43 @@ impl ListenError {
 #[derive(Debug)]
 pub struct Listener {
     socket: OwnedFd,
-    path: Option<PathBuf>,
+    made: Option<Made>,
+}
+
+/// A socket that was made here. Its file stays the same one as long as it is bound, so that
+/// no other file there is taken for it.
+#[derive(Debug)]
+struct Made {
+    path: PathBuf,
+    file: FileId,
+}
+
+/// A file's device and inode.
+type FileId = (u64, u64);
+
+/// The socket that lies at a path, if anything does; no symbolic link is followed.
+fn socket_at(path: &Path) -> Result<Option<FileId>, ListenError> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => Ok(Some((found.dev(), found.ino()))),
+        Ok(_) => Err(ListenError::NotSocket(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(ListenError::Bind {
+            path: path.to_owned(),
+            error,
+        }),
+    }
+}
+
+/// Lets everybody connect. The mode is set through a descriptor: a symbolic link that was put
+/// there in the meantime is not followed.
+fn let_everybody_connect(path: &Path) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty())?;
+    let itself = format!("/proc/self/fd/{}", file.as_raw_fd());
+    if !fs::metadata(&itself)?.file_type().is_socket() {
+        return Err(io::Error::other("it has been replaced"));
+    }
+    fs::set_permissions(itself, Permissions::from_mode(0o666))
 }
 
 impl Listener {
@@ -72,14 +113,10 @@ impl Listener {
             path: path.to_owned(),
             error,
         };
-        let directory = path.parent().filter(|one| !one.as_os_str().is_empty());
-        if let Some(directory) = directory.filter(|one| !one.exists()) {
-            fs::create_dir_all(directory).map_err(failed)?;
-            // Whatever the umask: clients pass through to the socket. In a guest that is a host,
-            // too, the directory is also its agent's, which lets nobody look around there.
-            let mode = Permissions::from_mode(0o711);
-            fs::set_permissions(directory, mode).map_err(failed)?;
+        if let Some(directory) = path.parent() {
+            crate::directory::make(directory).map_err(failed)?;
         }
+        let earlier = socket_at(path)?;
         let address = SocketAddrUnix::new(path).map_err(|error| failed(error.into()))?;
         let made = || {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -88,7 +125,12 @@ impl Listener {
         let probe = made().map_err(|error| failed(error.into()))?;
         match rustix::net::connect(&probe, &address) {
             Err(Errno::NOENT) => {}
-            Err(Errno::CONNREFUSED) => fs::remove_file(path).map_err(failed)?,
+            Err(Errno::CONNREFUSED) => {
+                // What was put there since is somebody else's.
+                if earlier.is_some() && socket_at(path)? == earlier {
+                    fs::remove_file(path).map_err(failed)?;
+                }
+            }
             Ok(()) | Err(Errno::AGAIN) => return Err(ListenError::Taken(path.to_owned())),
             Err(error) => return Err(failed(error.into())),
         }
@@ -96,10 +138,13 @@ impl Listener {
         rustix::net::bind(&socket, &address).map_err(|error| failed(error.into()))?;
         let listener = Self {
             socket,
-            path: Some(path.to_owned()),
+            made: socket_at(path)?.map(|file| Made {
+                path: path.to_owned(),
+                file,
+            }),
         };
         // The rules decide who gets something; connecting is for all.
-        fs::set_permissions(path, Permissions::from_mode(0o666)).map_err(failed)?;
+        let_everybody_connect(path).map_err(failed)?;
         rustix::net::listen(&listener.socket, BACKLOG).map_err(|error| failed(error.into()))?;
         Ok(listener)
     }
@@ -119,7 +164,7 @@ impl Listener {
             return Err(bad("it does not listen"));
         }
         rustix::io::ioctl_fionbio(&socket, true).map_err(|error| bad(&error.to_string()))?;
-        Ok(Self { socket, path: None })
+        Ok(Self { socket, made: None })
     }
 }
 
@@ -131,7 +176,9 @@ impl AsFd for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Some(path) = &self.path {
+        if let Some(Made { path, file }) = &self.made
+            && matches!(socket_at(path), Ok(Some(found)) if found == *file)
+        {
             // A socket that stays is taken for one of nobody by the next broker.
             let _ = fs::remove_file(path);
         }
@@ -186,6 +233,57 @@ mod tests {
         rustix::net::bind(&left, &address).expect("bound");
         drop(left);
         assert!(Listener::bind(&path).is_ok(), "nobody listens there");
+    }
+
+    #[test]
+    fn what_is_no_socket_is_neither_removed_nor_followed() {
+        let directory = tempfile::tempdir().expect("made");
+        let left = directory.path().join("left.sock");
+        let flags = SocketFlags::CLOEXEC;
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+                .expect("made");
+        let address = SocketAddrUnix::new(&left).expect("short");
+        rustix::net::bind(&socket, &address).expect("bound");
+        drop(socket);
+        let file = directory.path().join("rules.toml");
+        fs::write(&file, "# mine").expect("written");
+        let link = |name: &str, to: &Path| {
+            let path = directory.path().join(name);
+            std::os::unix::fs::symlink(to, &path).expect("made");
+            path
+        };
+        let to_file = link("to-file", &file);
+        let to_socket = link("to-socket", &left);
+        let to_nothing = link("to-nothing", Path::new("nothing"));
+        for path in [&file, &to_file, &to_socket, &to_nothing] {
+            let error = Listener::bind(path).expect_err("no place for a socket");
+            assert!(matches!(error, ListenError::NotSocket(_)), "{error}");
+            assert!(error.hint().is_some());
+            assert!(fs::symlink_metadata(path).is_ok(), "{}", path.display());
+        }
+        assert!(matches!(
+            Listener::bind(directory.path()),
+            Err(ListenError::NotSocket(_))
+        ));
+        assert_eq!(fs::read(&file).expect("there"), b"# mine");
+        assert!(left.exists());
+        assert!(!directory.path().join("nothing").exists());
+    }
+
+    #[test]
+    fn only_the_socket_that_was_made_here_is_removed() {
+        let directory = tempfile::tempdir().expect("made");
+        let path = directory.path().join("broker.sock");
+        let first = Listener::bind(&path).expect("listens");
+        fs::remove_file(&path).expect("there");
+        let second = Listener::bind(&path).expect("listens");
+        drop(first);
+        assert!(path.exists(), "it is the second one's");
+        fs::remove_file(&path).expect("there");
+        fs::write(&path, "").expect("written");
+        drop(second);
+        assert!(path.exists(), "it is somebody's file");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use vmshm_host::SessionEnd;
-use vmshm_host::graft::GraftFailure;
+use vmshm_host::graft::{GraftFailure, is_undone};
 use vmshm_host::guard::Guard;
 use vmshm_host::proxied::{self, Lender};
 
@@ -144,7 +144,11 @@ impl Machine {
         let mut state = locked(&self.state);
         let lent = state.lent.get_mut(&region);
         match (grafted, lent) {
-            (Ok(_), Some(lent)) => {
+            (Ok(file), Some(lent)) => {
+                if is_undone(&lent.file) {
+                    // Its other holders find that out by themselves.
+                    lent.file = Arc::new(file);
+                }
                 lent.holders += 1;
                 Ok(Arc::clone(&lent.file))
             }
@@ -164,7 +168,8 @@ impl Machine {
             (Err(refused), None) => {
                 drop(state);
                 // A graft that came to no end may have done a part.
-                match proxied::take_back(self.pid, self.start_time, &note.id) {
+                let goes_on = || self.over().is_none();
+                match self.lender.take_back(self.start_time, &note.id, &goes_on) {
                     Ok(()) => self.journal.forget(&note),
                     Err(error) => tracing::warn!(%error, id = note.id, "a part may be grafted"),
                 }

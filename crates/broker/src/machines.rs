@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use vmshm_host::brokered::wire;
+use vmshm_host::graft::is_undone;
 use vmshm_host::machines::{self, AgentState, MachineView};
 use vmshm_host::proxied::{self, Proxied, Standings};
 use vmshm_host::{Condition, SessionEnd};
@@ -16,13 +17,17 @@ use vmshm_link::control::{EndCause, RegionReply, Reply, Request};
 use vmshm_link::directory::RegionEntry;
 
 use crate::guests::{Found, Guest, Guests, Refused, Use};
-use crate::journal::Journal;
+use crate::journal::{Journal, JournalError};
 use crate::machine::Machine;
+use crate::obstacles::Obstacles;
 
 /// How long an agent may take for its answers about one region.
 const LAYING_OUT: Duration = Duration::from_secs(5);
 /// Between two attempts to take back what a session has left.
 const AGAIN: Duration = Duration::from_millis(100);
+
+/// What to do where nothing can be grafted.
+const ONLY_DIRECTLY: &str = "a broker gives grafted regions only: root, or the user that runs the VM, can use it without a broker";
 
 /// A VM's process and its guest's epoch.
 type Key = (u32, u64, u64);
@@ -32,16 +37,21 @@ type Key = (u32, u64, u64);
 pub struct Machines {
     journal: Arc<Journal>,
     known: Mutex<BTreeMap<Key, Arc<Machine>>>,
+    obstacles: Obstacles,
 }
 
 impl Machines {
     /// Takes back what an earlier broker has left, as its notes in `state` say.
     ///
     /// # Errors
-    /// What the system says about the notes.
-    pub fn new(state: &Path) -> io::Result<Self> {
+    /// [`JournalError`].
+    pub fn new(state: &Path) -> Result<Self, JournalError> {
         let journal = Journal::open(state)?;
-        for note in journal.notes()? {
+        let notes = journal.notes().map_err(|error| JournalError::System {
+            path: state.to_owned(),
+            error,
+        })?;
+        for note in notes {
             match proxied::take_back(note.pid, note.start_time, &note.id) {
                 Ok(()) => journal.forget(&note),
                 Err(error) => {
@@ -52,6 +62,7 @@ impl Machines {
         Ok(Self {
             journal: Arc::new(journal),
             known: Mutex::default(),
+            obstacles: Obstacles::default(),
         })
     }
 
@@ -85,6 +96,19 @@ impl Guests for Machines {
             name: vmm.name,
             owner,
         })
+    }
+
+    fn obstacle(&self, found: &Found) -> Option<Refused> {
+        let why = self.obstacles.of((found.pid, found.start_time), || {
+            let vmm = proxied::find(&found.pid.to_string()).ok()?;
+            // Another process has no bearing on this one, whose end is told elsewhere.
+            let is_it = vmm.start_time == found.start_time;
+            is_it.then(|| proxied::why_not_grafted(&vmm)).flatten()
+        })?;
+        Some(Refused::new(
+            format!("memory of {} cannot be grafted: {why}", found.name),
+            Some(ONLY_DIRECTLY.to_owned()),
+        ))
     }
 
     fn attach(&self, found: &Found, patience: Duration) -> Result<Box<dyn Guest>, Refused> {
@@ -175,14 +199,14 @@ struct Seat {
     machine: Arc<Machine>,
     standings: Standings,
     /// What was lent through it; a region as often as it was lent.
-    held: Vec<u64>,
+    held: Vec<(u64, Arc<OwnedFd>)>,
     /// What could not be taken back at once.
     left: Vec<u64>,
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        for region in std::mem::take(&mut self.held) {
+        for (region, _) in std::mem::take(&mut self.held) {
             if !self.machine.take_back(region) {
                 self.left.push(region);
             }
@@ -226,9 +250,13 @@ impl Guest for Seat {
         if self
             .held
             .iter()
-            .any(|region| self.machine.is_damaged(*region))
+            .any(|(region, _)| self.machine.is_damaged(*region))
         {
             return Err(SessionEnd::PagesTaken);
+        }
+        // Somebody with more rights than the client's has undone it.
+        if self.held.iter().any(|(_, file)| is_undone(file)) {
+            return Err(SessionEnd::GraftUndone);
         }
         self.session.keep()
     }
@@ -253,7 +281,7 @@ impl Guest for Seat {
         let lent = self
             .machine
             .lend(region, id, || Self::graft(session, granted, how))?;
-        self.held.push(region);
+        self.held.push((region, Arc::clone(&lent)));
         self.standings.add(region);
         let failed = |error: io::Error| Refused::new(error.to_string(), None);
         match how {
@@ -266,11 +294,11 @@ impl Guest for Seat {
     }
 
     fn take_back(&mut self, region: u64) -> bool {
-        let Some(place) = self.held.iter().position(|one| *one == region) else {
+        let Some(place) = self.held.iter().position(|one| one.0 == region) else {
             return true;
         };
         self.held.remove(place);
-        if !self.held.contains(&region) {
+        if self.held.iter().all(|one| one.0 != region) {
             self.standings.remove(region);
         }
         let is_back = self.machine.take_back(region);

@@ -39,6 +39,8 @@ struct State {
     deaf: bool,
     /// Whether what is taken back is back at once.
     slow: bool,
+    /// Why no memory of the VM can be lent.
+    obstacle: Option<Refused>,
 }
 
 /// The played host: one VM called `web`.
@@ -73,6 +75,10 @@ impl Play {
 
     pub(crate) fn be_slow(&self, slow: bool) {
         self.state().slow = slow;
+    }
+
+    pub(crate) fn have_no_memory_to_lend(&self, why: Option<Refused>) {
+        self.state().obstacle = why;
     }
 
     pub(crate) fn log(&self) -> Vec<String> {
@@ -192,6 +198,10 @@ impl Guests for Play {
             name: if selector == "other" { "other" } else { "web" }.to_owned(),
             owner: Some(64055),
         })
+    }
+
+    fn obstacle(&self, _: &Found) -> Option<Refused> {
+        self.state().obstacle.clone()
     }
 
     fn attach(&self, _: &Found, _: Duration) -> Result<Box<dyn Guest>, Refused> {

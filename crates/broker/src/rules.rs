@@ -14,7 +14,7 @@
 //!
 //! Any entry that allows something suffices. Root may do everything, and without a file
 //! nobody else anything. A file that others than root, or the broker's own user, could change
-//! is refused, and so are keys that are not known: a rule that is misread would open what
+//! or replace is refused, and so are keys that are not known: a rule that is misread would open what
 //! should be closed.
 
 use std::fs::File;
@@ -50,6 +50,19 @@ pub enum RulesError {
     /// Others could change it.
     #[error("the rules in {} could be changed by others than root", .0.display())]
     Unsafe(PathBuf),
+    /// Others could put another file in its place.
+    #[error(
+        "the rules in {} could be replaced by others than root, who may write in {}",
+        .path.display(), .directory.display()
+    )]
+    Replaceable {
+        /// The file.
+        path: PathBuf,
+        /// The directory that is not root's alone to write in.
+        directory: PathBuf,
+        /// Whether it belongs to another user, rather than that its mode lets others write.
+        foreign: bool,
+    },
     /// It says something that is no rule.
     #[error("the rules in {}, line {line}: {reason}", .path.display())]
     Wrong {
@@ -70,6 +83,12 @@ impl RulesError {
             Self::Unsafe(path) => {
                 let path = path.display();
                 Some(format!("chown root {path} && chmod go-w {path}"))
+            }
+            Self::Replaceable { foreign: true, .. } => Some(format!(
+                "put them where only root may write, such as {DEFAULT}"
+            )),
+            Self::Replaceable { directory, .. } => {
+                Some(format!("chmod go-w {}", directory.display()))
             }
             Self::Read { .. } | Self::Wrong { .. } => None,
         }
@@ -275,12 +294,43 @@ impl Rules {
         if !(facts.uid() == 0 || facts.uid() == own) || facts.mode() & 0o022 != 0 {
             return Err(RulesError::Unsafe(path.to_owned()));
         }
+        Self::judge_directories(path, own)?;
         if facts.len() > LIMIT {
             return Err(fail(io::Error::other("it is longer than 1 MiB")));
         }
         let mut text = String::new();
         file.take(LIMIT).read_to_string(&mut text).map_err(fail)?;
         Self::parse(path, &text)
+    }
+
+    /// Whoever may rename files where the rules lie says what they are; where a symbolic link
+    /// names them, both where it lies and where it leads.
+    fn judge_directories(path: &Path, own: u32) -> Result<(), RulesError> {
+        let fail = |error| RulesError::Read {
+            path: path.to_owned(),
+            error,
+        };
+        let named = std::path::absolute(path).map_err(fail)?;
+        let real = path.canonicalize().map_err(fail)?;
+        for directory in [&named, &real].into_iter().filter_map(|one| one.parent()) {
+            let facts = directory.metadata().map_err(fail)?;
+            let foreign = !(facts.uid() == 0 || facts.uid() == own);
+            // In a sticky one, such as /tmp, others cannot touch a file of root's.
+            if foreign || facts.mode() & 0o022 != 0 && facts.mode() & 0o1000 == 0 {
+                return Err(RulesError::Replaceable {
+                    path: path.to_owned(),
+                    directory: directory.to_owned(),
+                    foreign,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there is a file. Without one only root may do anything.
+    #[must_use]
+    pub fn exist(&self) -> bool {
+        self.exists
     }
 
     /// Reads rules from a text.

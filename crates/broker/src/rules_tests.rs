@@ -87,6 +87,7 @@ fn uid_and_gid_must_both_match_and_so_must_the_owner() {
 #[test]
 fn without_a_file_only_root_may() {
     let none = Rules::read(Path::new("/does/not/exist")).expect("no rules");
+    assert!(!none.exist() && rules("").exist());
     assert!(none.of(&user(1000, 1000, &[]), &vm("web")).is_none());
     let root = none.of(&user(0, 0, &[]), &vm("web")).expect("root");
     assert!(root.may_make("x", u64::MAX).is_ok() && root.may_give_input().is_ok());
@@ -147,6 +148,50 @@ fn a_file_that_others_could_change_is_refused() {
         Rules::read(directory.path()),
         Err(RulesError::Read { .. })
     ));
+}
+
+#[test]
+fn a_file_that_others_could_replace_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let above = tempfile::tempdir().expect("made");
+    let directory = above.path().join("rules");
+    std::fs::create_dir(&directory).expect("made");
+    let path = directory.join("broker.toml");
+    std::fs::write(&path, TEXT).expect("written");
+    let readable = std::fs::Permissions::from_mode(0o644);
+    std::fs::set_permissions(&path, readable).expect("set");
+    let link = above.path().join("link.toml");
+    std::os::unix::fs::symlink(&path, &link).expect("made");
+    for (mode, good) in [
+        (0o755, true),
+        (0o777, false),
+        (0o775, false),
+        (0o1777, true),
+    ] {
+        let bits = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(&directory, bits).expect("set");
+        for path in [&path, &link] {
+            let result = Rules::read(path);
+            assert_eq!(result.is_ok(), good, "{mode:o}: {result:?}");
+            let Err(error) = result else { continue };
+            assert!(matches!(error, RulesError::Replaceable { .. }), "{error}");
+            let name = directory.display().to_string();
+            assert!(error.to_string().contains(&name), "{error}");
+            assert_eq!(error.hint(), Some(format!("chmod go-w {name}")));
+        }
+    }
+    // It is another user's: given away where that is possible, else seen as by another one.
+    let mut own = rustix::process::geteuid().as_raw();
+    if own == 0 {
+        std::os::unix::fs::chown(&directory, Some(12003), None).expect("we are root");
+    } else {
+        own += 1;
+    }
+    let error = Rules::judge_directories(&path, own).expect_err("not ours");
+    assert!(
+        error.hint().is_some_and(|hint| hint.contains(DEFAULT)),
+        "{error}"
+    );
 }
 
 #[test]

@@ -283,6 +283,7 @@ impl<G: Guests> Shared<G> {
             );
             Refused::new(rules.why_not(user, &found), Some(hint))
         })?;
+        self.guests.obstacle(&found).map_or(Ok(()), Err)?;
         let place = self.counter.attach(user, found.pid);
         let place = place.map_err(|why| Refused::new(why, None))?;
         let guest = self.guests.attach(&found, patience)?;
@@ -342,11 +343,15 @@ impl<G: Guests> Shared<G> {
 
     fn list(&self, socket: &Socket, user: &User, rules: &Rules) -> Result<(), Over> {
         let listed = self.listed();
+        let allowed = listed.iter().filter_map(|(found, machine, regions)| {
+            let allowed = rules.of(user, found)?;
+            // It would be refused, whatever the rules say.
+            let may_be_lent = self.guests.obstacle(found).is_none();
+            may_be_lent.then_some((machine, regions, allowed))
+        });
+        let allowed: Vec<_> = allowed.collect();
         let deadline = Instant::now() + LISTING;
-        for (found, machine, regions) in listed.iter() {
-            let Some(allowed) = rules.of(user, found) else {
-                continue;
-            };
+        for (machine, regions, allowed) in allowed {
             let tag = u64::from(machine.pid);
             send_listed(
                 socket,

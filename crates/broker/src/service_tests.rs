@@ -351,6 +351,33 @@ fn what_no_rule_allows_is_refused_and_never_reaches_the_guest() {
 }
 
 #[test]
+fn who_is_refused_by_a_rule_is_sent_to_the_administrator_of_the_host() {
+    let scene = Scene::new(Limits::default());
+    let vm = scene.vm(1000, "web").expect("a session");
+    let refused = vm.region("secrets").timeout(PATIENCE).raw();
+    let error = refused.expect_err("no rule");
+    assert!(
+        matches!(
+            error,
+            OpenError::Refused {
+                code: RefusalCode::Denied,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+    assert_eq!(error.hint().as_deref(), Some(brokered::ADD_A_RULE));
+    let options = || vmshm_host::AttachOptions {
+        broker: Some(scene.path()),
+        ..vmshm_host::AttachOptions::default()
+    };
+    let mut session = vmshm_host::reach("web", &options()).expect("one").session;
+    let refused = session.open_region("secrets", RegionKind::Raw, 0, PATIENCE);
+    let hint = refused.expect_err("no rule").hint();
+    assert_eq!(hint.as_deref(), Some(brokered::ADD_A_RULE));
+}
+
+#[test]
 fn a_user_without_a_rule_is_told_so() {
     let scene = Scene::new(Limits::default());
     for (uid, selector, words) in [
@@ -377,6 +404,26 @@ fn a_user_without_a_rule_is_told_so() {
     let error = scene.vm(1000, "web").expect_err("refused");
     assert!(error.to_string().contains("line 1"), "{error}");
     scene.wait_for_nobody();
+}
+
+#[test]
+fn a_vm_whose_memory_cannot_be_lent_is_not_told_of_and_refused_with_the_cause() {
+    let scene = Scene::new(Limits::default());
+    let why = Refused::new("its memory is a device's", Some("ask root".to_owned()));
+    scene.play.have_no_memory_to_lend(Some(why));
+    scene.uid.store(1000, Ordering::SeqCst);
+    let listed = brokered::list(&scene.path(), PATIENCE).expect("a list");
+    assert!(listed.is_empty(), "{listed:?}");
+    let error = scene.vm(1000, "web").expect_err("nothing to lend");
+    assert!(error.to_string().ends_with("its memory is a device's"));
+    assert_eq!(error.hint().as_deref(), Some("ask root"));
+    // Whoever has no right to the VM hears that, and nothing of its memory.
+    let error = scene.vm(1000, "other").expect_err("no rule");
+    assert!(error.to_string().contains("may use nothing of"), "{error}");
+    scene.wait_for_nobody();
+    scene.play.have_no_memory_to_lend(None);
+    let listed = brokered::list(&scene.path(), PATIENCE).expect("a list");
+    assert_eq!(listed.len(), 1);
 }
 
 #[test]
