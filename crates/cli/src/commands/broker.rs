@@ -7,7 +7,29 @@ use clap::Args;
 use crate::arguments::Global;
 use crate::failure::Failure;
 
-pub(crate) const AFTER_HELP: &str = "Run it as root, or as the user of the VMs. It hands out what its rules allow, and nothing without them:\n\n  [[allow]]\n  uid = 1000                      # or gid, or both\n  vms = [\"web\", \"qemu:test-*\"]    # names, vmm:name or process numbers; a star is anything\n  regions = [\"numbers\", \"web-*\"]  # names\n  make = true                     # may also make and remove them\n  screens = true                  # may see screens\n  input = true                    # may type and point there\n\nRules are read anew for each program that connects. Each region is made a file of its own in the\nVM's process (a graft); it is the VM's own again when the last program leaves, and when the\nguest boots anew. Ends at Ctrl-C or SIGTERM, and takes all back.\n\nExamples:\n  sudo vmshm broker\n  vmshm list --broker /run/vmshm/broker.sock";
+pub(crate) const AFTER_HELP: &str = "\
+Run it as root, or as the user of the VMs. It hands out what its rules allow, and nothing without them.
+All keys; an entry needs uid or gid, vms, and regions or screens:
+
+  [[allow]]
+  uid = 1000                      # a user
+  gid = 100                       # a group; where both stand, both must match
+  vms = [\"web\", \"qemu:test-*\"]    # names, vmm:name or process numbers; a star is anything
+  owner = 64055                   # only where the VMM runs as this user (default: any)
+  regions = [\"numbers\", \"web-*\"]  # names; a star is anything (default: none)
+  make = true                     # may also make and remove them (default: false)
+  max_size = \"64M\"                # the largest that may be made (default: any)
+  screens = true                  # may see, plug and set screens (default: false)
+  input = true                    # may type and point there (default: false)
+
+Rules are read anew for each program that connects. Only root, or the broker's own user, may be
+able to change or replace the file. Each region is made a file of its own in the
+VM's process (a graft); it is the VM's own again when the last program leaves, and when the
+guest boots anew. Ends at Ctrl-C or SIGTERM, and takes all back.
+
+Examples:
+  sudo vmshm broker
+  vmshm list --broker /run/vmshm/broker.sock";
 
 /// `vmshm broker`.
 #[derive(Debug, Args)]

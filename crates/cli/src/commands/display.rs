@@ -8,6 +8,7 @@ use vmshm_host::display::{
     self, Choice, Display as Shown, DisplayError, DisplayOptions, Event, Target, mode_words,
     size_of,
 };
+use vmshm_ram::Method;
 
 use super::display_arguments::Display;
 use super::display_monitor::Monitor;
@@ -46,7 +47,7 @@ pub(crate) fn run(display: &Display, global: &Global) -> Result<(), Failure> {
         display,
         global,
         reaper,
-        relayed: false,
+        method: Method::Auto,
         before: own(&shown),
         parts: Vec::new(),
         has_watched: false,
@@ -74,7 +75,7 @@ pub(crate) fn run(display: &Display, global: &Global) -> Result<(), Failure> {
         Ok(Ended::Measured) => {
             let stats = words::summed(&course.parts);
             let own = own.since(&course.before);
-            output::print(&words::stats_json(&stats, &own, course.relayed))?;
+            output::print(&words::stats_json(&stats, &own, course.method))?;
         }
         Ok(Ended::PictureDone) => {
             if let (Some(picture), Some(path)) = (picture, &display.screenshot) {
@@ -158,7 +159,7 @@ struct Course<'a> {
     display: &'a Display,
     global: &'a Global,
     reaper: Option<Reaper>,
-    relayed: bool,
+    method: Method,
     before: Own,
     parts: Vec<Stats>,
     /// Whether the screen has been watched: what came before that is not counted.
@@ -211,17 +212,17 @@ impl Course<'_> {
             }
             Event::Watching {
                 screen,
-                relayed,
+                method,
                 input,
             } => {
-                self.relayed = relayed;
+                self.method = method;
                 if !std::mem::replace(&mut self.has_watched, true) {
                     self.before = own(shown);
                 }
                 tracing::debug!(
                     name = screen.name,
                     mode = mode_words(&screen.mode),
-                    relayed,
+                    %method,
                     "the screen is watched"
                 );
                 if let Err(reason) = input

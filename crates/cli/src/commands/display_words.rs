@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use vmshm_channel::sink::Stats;
 use vmshm_host::display::{Listing, RelayCounts, Screen, mode_words};
+use vmshm_ram::Method;
 
 use crate::output;
 
@@ -183,10 +184,10 @@ pub(crate) fn summed(parts: &[Stats]) -> Stats {
 }
 
 /// Statistics for scripts: times in nanoseconds.
-pub(crate) fn stats_json(stats: &Stats, own: &Own, relayed: bool) -> String {
+pub(crate) fn stats_json(stats: &Stats, own: &Own, method: Method) -> String {
     let times = |(median, tail): (u64, u64)| json!({"p50": median, "p99": tail});
     let value = json!({
-        "method": if relayed { "copy" } else { "map" },
+        "method": method.to_string(),
         "over_ns": stats.over_nanos,
         "frames": stats.frames,
         "skipped": stats.skipped,
@@ -248,7 +249,7 @@ mod tests {
         assert_eq!((sum.frames, sum.over_nanos), (90, 4_000_000_000));
         assert_eq!(sum.copy, (300, 600));
         assert_eq!(summed(&[]), Stats::default());
-        let text = stats_json(&sum, &Own::default(), true);
+        let text = stats_json(&sum, &Own::default(), Method::Copy);
         let value: Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!(value["copy_ns"]["p99"], 600);
         assert_eq!(value["method"], "copy");

@@ -4,14 +4,23 @@
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
+use vmshm_host::brokered::BrokerError;
 use vmshm_host::diagnosis::{Cause, Diagnosis, about_this_host, diagnose};
-use vmshm_host::machines;
+use vmshm_host::machines::{self, MachineView};
 use vmshm_ram::Access;
 
 use crate::arguments::{Doctor, Global};
 use crate::failure::Failure;
 use crate::os;
 use crate::output;
+
+/// Whether a broker gives this user regions of a VM.
+enum ByBroker {
+    /// It was not asked: the user may look into the VM.
+    NeedNot,
+    Gives,
+    DoesNot(Cause),
+}
 
 /// Runs it.
 pub(crate) fn run(doctor: &Doctor, global: &Global) -> Result<(), Failure> {
@@ -26,7 +35,13 @@ pub(crate) fn run(doctor: &Doctor, global: &Global) -> Result<(), Failure> {
             machines::list_by(global.place())?
         }
     };
-    let all: Vec<Diagnosis> = machines.into_iter().map(diagnose).collect();
+    let all: Vec<(Diagnosis, ByBroker)> = machines
+        .into_iter()
+        .map(|mut machine| {
+            let broker = by_broker(&mut machine, global);
+            (diagnose(machine), broker)
+        })
+        .collect();
     if doctor.json {
         // What is printed is of VMs; of the host only what is missing is said.
         for fact in facts.iter().filter(|fact| fact.hint.is_some()) {
@@ -36,7 +51,7 @@ pub(crate) fn run(doctor: &Doctor, global: &Global) -> Result<(), Failure> {
         }
         let array: Vec<Value> = all
             .iter()
-            .map(|one| as_json(one, by_broker(one, global).as_ref()))
+            .map(|(diagnosis, broker)| as_json(diagnosis, broker))
             .collect();
         return output::print(&format!("{:#}\n", Value::from(array)));
     }
@@ -51,14 +66,13 @@ pub(crate) fn run(doctor: &Doctor, global: &Global) -> Result<(), Failure> {
         let hint = os::NO_MACHINE_HINT;
         let _ = writeln!(text, "no VM found on this host\n  hint: {hint}");
     }
-    for diagnosis in &all {
-        let broker = by_broker(diagnosis, global);
-        describe(&mut text, diagnosis, broker.as_ref());
+    for (diagnosis, broker) in &all {
+        describe(&mut text, diagnosis, broker);
     }
     output::print(&text)
 }
 
-fn describe(text: &mut String, diagnosis: &Diagnosis, broker: Option<&Option<Cause>>) {
+fn describe(text: &mut String, diagnosis: &Diagnosis, broker: &ByBroker) {
     let vmm = &diagnosis.machine.vmm;
     let _ = writeln!(
         text,
@@ -83,9 +97,9 @@ fn describe(text: &mut String, diagnosis: &Diagnosis, broker: Option<&Option<Cau
         line(text, "graft: no", cause);
     }
     match broker {
-        None => {}
-        Some(None) => text.push_str("  broker: yes\n"),
-        Some(Some(cause)) => line(text, "broker: no", cause),
+        ByBroker::NeedNot => {}
+        ByBroker::Gives => text.push_str("  broker: yes\n"),
+        ByBroker::DoesNot(cause) => line(text, "broker: no", cause),
     }
     for cause in &diagnosis.notes {
         line(text, "note", cause);
@@ -93,24 +107,23 @@ fn describe(text: &mut String, diagnosis: &Diagnosis, broker: Option<&Option<Cau
     line(text, "agent", &diagnosis.agent);
 }
 
-/// Why no broker gives regions of a VM into which this user may not look; asked of no other.
-fn by_broker(diagnosis: &Diagnosis, global: &Global) -> Option<Option<Cause>> {
-    let vmm = &diagnosis.machine.vmm;
-    if vmm.access() != Access::None {
-        return None;
+/// Asks a broker about a VM into which this user may not look, and about no other. What it tells
+/// is known of the VM then.
+fn by_broker(machine: &mut MachineView, global: &Global) -> ByBroker {
+    if machine.vmm.access() != Access::None {
+        return ByBroker::NeedNot;
     }
-    let cause = |what: String, hint: Option<String>| Some(Cause { what, hint });
-    Some(
-        match machines::seen_by_broker(vmm, global.broker().as_deref()) {
-            Ok(true) => None,
-            Ok(false) => cause(
-                "it sees no agent there, or its rules give this user nothing of that VM".to_owned(),
-                Some("whoever administers this host can add a rule".to_owned()),
-            ),
-            Err(error) if error.is_absence() => cause("none runs".to_owned(), error.hint()),
-            Err(error) => cause(error.to_string(), error.hint()),
-        },
-    )
+    let (what, hint) = match machines::see_by_broker(machine, global.broker().as_deref()) {
+        Ok(()) if machine.agent.is_some() => return ByBroker::Gives,
+        Ok(()) => (
+            "it sees no agent there".to_owned(),
+            Some("start `vmshm-agent run` in the guest, as root".to_owned()),
+        ),
+        Err(error) if error.is_absence() => ("none runs".to_owned(), error.hint()),
+        Err(BrokerError::Refused { explanation, hint }) => (explanation, hint),
+        Err(error) => (error.to_string(), error.hint()),
+    };
+    ByBroker::DoesNot(Cause { what, hint })
 }
 
 fn line(text: &mut String, what: &str, cause: &Cause) {
@@ -126,8 +139,13 @@ fn lines(text: &mut String, words: &str, cause: &Cause) {
     }
 }
 
-fn as_json(diagnosis: &Diagnosis, broker: Option<&Option<Cause>>) -> Value {
+fn as_json(diagnosis: &Diagnosis, broker: &ByBroker) -> Value {
     let vmm = &diagnosis.machine.vmm;
+    let broker = match broker {
+        ByBroker::NeedNot => Value::Null,
+        ByBroker::Gives => method_json(None),
+        ByBroker::DoesNot(cause) => method_json(Some(cause)),
+    };
     json!({
         "pid": vmm.pid,
         "vmm": vmm.kind.to_string(),
@@ -139,7 +157,7 @@ fn as_json(diagnosis: &Diagnosis, broker: Option<&Option<Cause>>) -> Value {
             "works": diagnosis.graft.is_empty(),
             "causes": diagnosis.graft.iter().map(cause_json).collect::<Vec<_>>(),
         },
-        "broker": broker.map(|cause| method_json(cause.as_ref())),
+        "broker": broker,
         "notes": diagnosis.notes.iter().map(cause_json).collect::<Vec<_>>(),
         "agent": cause_json(&diagnosis.agent),
     })

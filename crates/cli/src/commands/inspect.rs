@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use vmshm_host::inspect::{self, BlockView, Identity, Inspection, RegionView};
 use vmshm_host::machines::{self, Subject};
 use vmshm_link::Extent;
-use vmshm_ram::{LayoutRange, Vmm};
+use vmshm_ram::{Access, LayoutRange, Vmm};
 
 use super::list::{agent_json, region_json};
 use crate::arguments::Global;
@@ -220,9 +220,14 @@ fn head(text: &mut String, found: &Inspection) {
         .as_deref()
         .map(|text| output::plain(text).into_owned());
     rows.push(("guest", system.unwrap_or_else(unknown)));
-    if let Identity::Running(_) = found.identity {
+    if let Identity::Running(vmm) = &found.identity {
+        let nothing = if vmm.access() == Access::None {
+            "not known"
+        } else {
+            "none"
+        };
         let agent = found.agent.as_ref().map_or_else(
-            || "none".to_owned(),
+            || nothing.to_owned(),
             |agent| {
                 let version = agent
                     .version

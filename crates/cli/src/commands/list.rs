@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use vmshm_host::machines::{self, AgentView, MachineView};
 use vmshm_link::directory::RegionEntry;
+use vmshm_ram::Access;
 
 use super::list_watch;
 use crate::arguments::{Global, List};
@@ -12,7 +13,7 @@ use crate::output;
 /// Runs it.
 pub(crate) fn run(list: &List, global: &Global) -> Result<(), Failure> {
     if list.watch {
-        return list_watch::run(list.json, global.place(), global.timeout);
+        return list_watch::run(list.json, global);
     }
     let machines = look(global)?;
     if list.json {
@@ -28,7 +29,18 @@ pub(crate) fn run(list: &List, global: &Global) -> Result<(), Failure> {
     ];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
     rows.extend(machines.iter().map(machine_row));
-    output::print(&output::table(&rows))
+    output::print(&output::table(&rows))?;
+    if let Some(note) = note(machines.iter().map(access)) {
+        output::tell(note, global.quiet);
+    }
+    Ok(())
+}
+
+/// What is said once of VMs that cannot be reached in any way.
+fn note(accesses: impl IntoIterator<Item = String>) -> Option<&'static str> {
+    let none = Access::None.to_string();
+    let is_dark = accesses.into_iter().any(|access| access == none);
+    is_dark.then_some("note: access none: `vmshm doctor NAME` says why")
 }
 
 fn look(global: &Global) -> Result<Vec<MachineView>, Failure> {
@@ -40,7 +52,7 @@ fn look(global: &Global) -> Result<Vec<MachineView>, Failure> {
 }
 
 /// How a VM can be reached: by oneself, or by a broker.
-fn access(machine: &MachineView) -> String {
+pub(super) fn access(machine: &MachineView) -> String {
     if machine.brokered {
         "broker".to_owned()
     } else {
@@ -129,6 +141,14 @@ fn machine_row(machine: &MachineView) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_nothing_is_reached_is_said_who_tells_why() {
+        let note = |accesses: &[&str]| note(accesses.iter().map(|&access| access.to_owned()));
+        assert_eq!(note(&["map", "copy", "broker"]), None);
+        let told = note(&["map", "none", "none"]);
+        assert!(told.is_some_and(|text| text.contains("vmshm doctor")));
+    }
 
     #[test]
     fn boot_ids_look_as_linux_prints_them() {

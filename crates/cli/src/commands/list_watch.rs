@@ -6,21 +6,23 @@ use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use vmshm_host::Where;
 use vmshm_host::machines::MachineView;
 use vmshm_host::observer::{Event, Happening, Observer};
 
-use super::list::machine_json;
+use super::list::{access, machine_json};
+use crate::arguments::Global;
 use crate::failure::Failure;
 use crate::interruption::Interruption;
 use crate::output;
 
 /// Runs it.
-pub(crate) fn run(json: bool, place: Where, timeout: Option<Duration>) -> Result<(), Failure> {
-    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+pub(crate) fn run(json: bool, global: &Global) -> Result<(), Failure> {
+    let deadline = global
+        .timeout
+        .and_then(|timeout| Instant::now().checked_add(timeout));
     let interruption = Interruption::watch()?;
     let coloured = output::colour_on_stdout();
-    let mut observer = Observer::new(place);
+    let mut observer = Observer::new(global.place()).with_broker(global.broker());
     loop {
         for event in observer.look()? {
             let line = if json {
@@ -93,7 +95,7 @@ fn appearance(view: &MachineView) -> String {
     format!(
         "{}, access {}, guest {}, {}",
         output::size(view.vmm.ram_bytes),
-        view.vmm.access(),
+        access(view),
         view.guest_os.as_deref().unwrap_or("unknown"),
         agent(view)
     )
@@ -127,6 +129,7 @@ fn changes(event: &Event) -> String {
                     }
                 )
             }
+            "access" => format!("access {}", access(view)),
             "guest_os" => format!("guest {}", view.guest_os.as_deref().unwrap_or("unknown")),
             "blocks" => format!("RAM in {} blocks", view.vmm.blocks.len()),
             other => other.to_owned(),

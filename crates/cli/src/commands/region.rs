@@ -1,6 +1,6 @@
 //! `vmshm region`: named shared memory that both sides can open.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use vmshm_host::attach::see;
 use vmshm_host::machines;
 use vmshm_host::reach;
@@ -12,6 +12,7 @@ use crate::arguments::{Global, RegionCreate, RegionList, RegionRead, RegionRemov
 use crate::commands::attach;
 use crate::commands::list::region_json;
 use crate::failure::Failure;
+use crate::os;
 use crate::output::{self, ByteSink};
 use crate::output_file::Readers;
 
@@ -20,35 +21,66 @@ const CHUNK: usize = 1 << 20;
 
 /// Lists a VM's regions; only looks.
 pub(crate) fn list(list: &RegionList, global: &Global) -> Result<(), Failure> {
-    let regions = regions(&list.vm, global)?;
+    let listed = regions(&list.vm, global)?;
     if list.json {
-        let array: Vec<Value> = regions.iter().map(region_json).collect();
+        let array: Vec<Value> = listed.iter().map(listed_json).collect();
         return output::print(&format!("{:#}\n", Value::from(array)));
     }
-    let mut rows = vec![["NAME", "KIND", "SIZE"].map(str::to_owned).to_vec()];
-    rows.extend(regions.iter().map(|region| {
+    let mut rows = vec![
+        ["NAME", "KIND", "SIZE", "GRAFT"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    rows.extend(listed.iter().map(|(region, is_grafted)| {
+        let graft = match is_grafted {
+            Some(true) => "yes",
+            Some(false) => "-",
+            None => "?",
+        };
         vec![
             region.name.as_str().to_owned(),
             region.kind.name().to_owned(),
             output::size(region.size),
+            graft.to_owned(),
         ]
     }));
     output::print(&output::table(&rows))
 }
 
+/// A region, and whether it is grafted where that may be seen.
+type Listed = (RegionEntry, Option<bool>);
+
+fn listed_json((region, is_grafted): &Listed) -> Value {
+    let mut value = region_json(region);
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert("grafted".to_owned(), json!(is_grafted));
+    }
+    value
+}
+
 /// The regions of a VM, or those that a broker would give where this user may not look.
-fn regions(vm: &str, global: &Global) -> Result<Vec<RegionEntry>, Failure> {
+fn regions(vm: &str, global: &Global) -> Result<Vec<Listed>, Failure> {
     let options = global.attach()?;
     if options.broker.is_none() {
-        let looked = machines::find(vm).map(|vmm| see(&vmm, &options));
+        let looked = machines::find(vm).map(|vmm| (vmm.pid, see(&vmm, &options)));
         match looked {
-            Ok(Ok(seen)) => return Ok(seen.directory.regions().collect::<Result<Vec<_>, _>>()?),
-            Ok(Err(error)) if !is_lack_of_rights(&error) => return Err(error.into()),
-            Ok(Err(_)) | Err(_) => {}
+            Ok((pid, Ok(seen))) => {
+                let regions = seen.directory.regions().collect::<Result<Vec<_>, _>>()?;
+                let grafted = os::grafted_regions(pid, seen.beacon(), &regions);
+                let is_grafted = |index: usize| grafted.as_ref()?.get(index).copied();
+                let listed = regions.into_iter().enumerate();
+                return Ok(listed
+                    .map(|(index, region)| (region, is_grafted(index)))
+                    .collect());
+            }
+            Ok((_, Err(error))) if !is_lack_of_rights(&error) => return Err(error.into()),
+            Ok((_, Err(_))) | Err(_) => {}
         }
     }
     let mut session = reach(vm, &options)?.session;
-    Ok(session.regions(global.patience())?)
+    let regions = session.regions(global.patience())?;
+    // What a broker gives is grafted while it gives it.
+    Ok(regions.into_iter().map(|region| (region, None)).collect())
 }
 
 /// Makes a region.

@@ -57,12 +57,14 @@ fn look(wait: &Wait, global: &Global) -> Result<Option<Failure>, Failure> {
         return Ok(Some(error.into()));
     }
     // Time brings no rights; but a broker sees for whom it serves.
-    match machines::seen_by_broker(&vmm, options.broker.as_deref()) {
+    let mut views = machines::look_by(vec![vmm.clone()], options.place);
+    let seen = views.first_mut().map_or(Ok(false), |view| {
+        let told = machines::see_by_broker(view, options.broker.as_deref());
+        told.map(|()| view.agent.is_some())
+    });
+    match seen {
         Ok(true) => Ok(None),
-        Ok(false) => Ok(Some(Failure::new(
-            "the broker sees no agent there, or gives this user nothing of that VM",
-            None,
-        ))),
+        Ok(false) => Ok(Some(Failure::new("the broker sees no agent there", None))),
         Err(broker) if broker.is_absence() => Err(reaching::without_broker(&vmm, error).into()),
         Err(broker) => Ok(Some(Failure::from_error(&broker, broker.hint()))),
     }

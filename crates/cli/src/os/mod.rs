@@ -7,7 +7,7 @@
 //! - `prepare_streams`, `standard_output`, `descriptor`, `shows_colour`, `reader_has_left`, `wait`: standard streams.
 //! - `is_stream`, `open_stream`, `new_place`, `create_partial`, `start_of_name`, `make_sparse`, `write_all_at`, `free_room`: files.
 //! - `MONITOR_PROGRAM`, `is_program`, `words_for_end`, `processor_time`: the program that shows screens.
-//! - `graft_region`: the command `region graft`, or why there is none.
+//! - `graft_region`: the command `region graft`, or why there is none; `grafted_regions`: which are grafted.
 //! - `keep_apart`, [`Parent`]: the reaper and who started it.
 //! - `pattern_bytes`, `hidden_machines`, `hint_for`, and the constants: arguments and words.
 
@@ -21,7 +21,9 @@ pub(crate) use linux::{
     run_broker, shows_colour, standard_output, start_of_name, wait, write_all_at,
 };
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{MONITOR_PROGRAM, graft_region, is_program, processor_time, words_for_end};
+pub(crate) use linux::{
+    MONITOR_PROGRAM, graft_region, grafted_regions, is_program, processor_time, words_for_end,
+};
 
 #[cfg(windows)]
 mod windows;
@@ -34,5 +36,5 @@ pub(crate) use windows::{
 };
 #[cfg(windows)]
 pub(crate) use windows::{
-    MONITOR_PROGRAM, graft_region, is_program, processor_time, words_for_end,
+    MONITOR_PROGRAM, graft_region, grafted_regions, is_program, processor_time, words_for_end,
 };

@@ -1,7 +1,7 @@
 //! The broker's process: its signals, its socket, and the end. What it does is in
 //! `vmshm-broker`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -33,26 +33,25 @@ pub(crate) fn run_broker(broker: &Broker, global: &Global) -> Result<(), Failure
     let handed_over = handed_over(broker)?;
     // Said at once rather than to the first client; but whoever comes by systemd's socket has
     // nobody else to hear it from: a broker that ends is started for them again and again.
-    if let Err(error) = Rules::read(&broker.rules)
-        && handed_over.is_none()
-    {
-        let hint = error.hint();
-        return Err(Failure::from_error(&error, hint));
+    let place_of_rules = place_of_rules(broker)?;
+    match Rules::read(&place_of_rules) {
+        Ok(rules) if !rules.exist() => output::tell(&no_rules(&place_of_rules), global.quiet),
+        Err(error) if handed_over.is_none() => {
+            let hint = error.hint();
+            return Err(Failure::from_error(&error, hint));
+        }
+        _ => {}
     }
-    let state = broker.state.display();
     // Before anybody connects: what an earlier broker has left is taken back here.
     let machines = Machines::new(&broker.state).map_err(|error| {
-        Failure::from_error(
-            &error,
-            Some("run as root, or give --state DIRECTORY".to_owned()),
-        )
-        .because(&format!("cannot keep notes in {state}"))
+        let hint = error.hint();
+        Failure::from_error(&error, hint)
     })?;
     let listener = match handed_over {
         Some(listener) => listener,
         None => Listener::bind(place(broker)).map_err(not_listening)?,
     };
-    let service = Service::new(listener, machines, broker.rules.clone(), Limits::default());
+    let service = Service::new(listener, machines, place_of_rules, Limits::default());
     let stop = service.stop();
     std::thread::Builder::new()
         .name("vmshm-signals".to_owned())
@@ -84,6 +83,18 @@ fn place(broker: &Broker) -> &Path {
     broker.socket.as_deref().unwrap_or_else(usual)
 }
 
+/// Clients read of it in refusals, and do not know where the broker was started.
+fn place_of_rules(broker: &Broker) -> Result<PathBuf, Failure> {
+    std::path::absolute(&broker.rules)
+        .map_err(|error| Failure::from_error(&error, None).because("finding the rules"))
+}
+
+/// No error: they may come later.
+fn no_rules(place: &Path) -> String {
+    let place = place.display();
+    format!("warning: there are no rules at {place}: until there are, only root may use anything")
+}
+
 fn not_listening(error: ListenError) -> Failure {
     let hint = error.hint();
     Failure::from_error(&error, hint)
@@ -102,16 +113,53 @@ fn raise_limit() {
 mod tests {
     use clap::Parser;
 
+    use super::*;
     use crate::arguments::{Arguments, Command};
+    use crate::commands::broker::AFTER_HELP;
+
+    fn parse(arguments: &[&str]) -> Broker {
+        let all = ["vmshm", "broker"].iter().chain(arguments);
+        let parsed = Arguments::try_parse_from(all).expect("right");
+        match parsed.command {
+            Command::Broker(broker) => broker,
+            _ => panic!("another command"),
+        }
+    }
 
     #[test]
     fn the_usual_places_are_those_of_the_broker() {
-        let parsed = Arguments::try_parse_from(["vmshm", "broker"]).expect("right");
-        let Command::Broker(broker) = parsed.command else {
-            panic!("another command");
-        };
+        let broker = parse(&[]);
         assert_eq!(broker.rules.to_str(), Some(vmshm_broker::rules::DEFAULT));
         assert_eq!(broker.state.to_str(), Some(vmshm_broker::STATE));
-        assert!(crate::commands::broker::AFTER_HELP.contains(vmshm_broker::SOCKET));
+        assert!(AFTER_HELP.contains(vmshm_broker::SOCKET));
+    }
+
+    #[test]
+    fn the_help_shows_rules_with_every_key() {
+        let example: Vec<&str> = AFTER_HELP
+            .lines()
+            .skip_while(|line| line.trim() != "[[allow]]")
+            .take_while(|line| !line.is_empty())
+            .collect();
+        Rules::parse(Path::new("help"), &example.join("\n")).expect("good rules");
+        // What the rules know is what they name where a key is mistyped.
+        let mistyped = "[[allow]]\nmistyped = 1";
+        let error = Rules::parse(Path::new("rules"), mistyped).expect_err("no key");
+        let error = error.to_string();
+        let keys: Vec<&str> = error.split('`').skip(3).step_by(2).collect();
+        assert!(keys.contains(&"max_size"), "{error}");
+        for key in keys {
+            let mut lines = example.iter().map(|line| line.trim());
+            let line = lines.find(|line| line.starts_with(&format!("{key} = ")));
+            let line = line.unwrap_or_else(|| panic!("{key} is not in the help"));
+            assert!(line.contains("default: ") || key == "uid" || key == "vms" || key == "gid");
+        }
+    }
+
+    #[test]
+    fn rules_are_named_as_others_find_them() {
+        let place = place_of_rules(&parse(&["--rules", "br/rules.toml"])).expect("known");
+        assert!(place.is_absolute() && place.ends_with("br/rules.toml"));
+        assert!(no_rules(&place).contains(&place.display().to_string()));
     }
 }

@@ -1,12 +1,16 @@
 //! `vmshm region graft`: a region becomes a file of its own in the VM's process, and back.
 //! Says how long the VM stood still for it, and how the result was proved.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use vmshm_host::attach::see;
+use vmshm_host::attach::{AttachError, see};
 use vmshm_host::graft::{self, GraftFailure, GraftedRegion, Pause};
-use vmshm_host::{AttachOptions, attach, machines, reaching};
+use vmshm_host::reaching::{self, ReachError};
+use vmshm_host::{AttachOptions, SessionEnd, attach, machines};
+use vmshm_link::beacon::Beacon;
+use vmshm_link::directory::RegionEntry;
 use vmshm_ram::{Method, Vmm};
 
 use crate::arguments::{Global, RegionGraft};
@@ -16,6 +20,9 @@ use crate::reaper::Reaper;
 
 /// How long is looked for a guest whose programs may use a graft that is undone.
 const ASKING: Duration = Duration::from_secs(1);
+
+/// What to do about a VM of another user.
+const ONLY_OWNER: &str = "run as root: only root and the VM's user graft by name; a broker grafts by itself what it gives";
 
 /// Runs it.
 pub(crate) fn graft_region(graft: &RegionGraft, global: &Global) -> Result<(), Failure> {
@@ -36,7 +43,12 @@ fn make(graft: &RegionGraft, vmm: &Vmm, global: &Global) -> Result<(), Failure> 
     let name = &graft.target.region;
     let _reaper = Reaper::start(vmm, global);
     let mut session =
-        attach(vmm, &options).map_err(|error| reaching::without_broker(vmm, error))?;
+        attach(vmm, &options).map_err(|error| match reaching::without_broker(vmm, error) {
+            error @ ReachError::NotYours { .. } => {
+                Failure::new(&error.to_string(), Some(ONLY_OWNER))
+            }
+            other => other.into(),
+        })?;
     let region = graft::hold(&mut session, name, global.patience())?;
     let grafted = graft::graft(&mut session, &region)?;
     if graft.json {
@@ -54,7 +66,7 @@ fn make(graft: &RegionGraft, vmm: &Vmm, global: &Global) -> Result<(), Failure> 
         format!(
             "region {name} of {size} is grafted: {file} of process {}\npause: {}\nproved: {}\n",
             grafted.pid,
-            pause(grafted.pause),
+            pause(&grafted.pauses),
             grafted.proof
         )
     };
@@ -64,27 +76,26 @@ fn make(graft: &RegionGraft, vmm: &Vmm, global: &Global) -> Result<(), Failure> 
 fn undo(graft: &RegionGraft, vmm: &Vmm, global: &Global) -> Result<(), Failure> {
     let name = &graft.target.region;
     let id = id(graft, vmm, global)?;
-    let took = match attach(vmm, &brief(global)?) {
+    let pauses = match attach(vmm, &brief(global)?) {
         Ok(mut session) => graft::undo_in(&mut session, &id)?,
         // The guest may be gone, and the graft is not.
         Err(_) => graft::undo(vmm.pid, &id)?,
     };
     if graft.json {
-        let object = json!({
+        let mut object = json!({
             "region": name,
             "vm": vmm.name,
             "pid": vmm.pid,
             "id": id,
             "grafted": false,
-            "stopping_ms": milliseconds(took.stopping),
-            "pause_ms": milliseconds(took.standing),
         });
+        add_pauses(&mut object, &pauses);
         return output::print(&format!("{object:#}\n"));
     }
     output::print(&format!(
         "region {name} is private memory of process {} again\npause: {}\n",
         vmm.pid,
-        pause(took)
+        pause(&pauses)
     ))
 }
 
@@ -111,40 +122,61 @@ fn id(graft: &RegionGraft, vmm: &Vmm, global: &Global) -> Result<String, Failure
     if standing.iter().any(|id| id == plain) {
         return Ok(plain.to_owned());
     }
-    let found = see(vmm, &global.attach()?)
-        .map_err(Failure::from)
-        .and_then(|seen| {
-            for region in seen.directory.regions() {
-                let region = region?;
-                if region.name.as_str() == name {
-                    return Ok(Some(graft::id(seen.beacon(), region.id)));
-                }
+    let found = see(vmm, &global.attach()?).and_then(|seen| {
+        for region in seen.directory.regions() {
+            let region = region.map_err(SessionEnd::from)?;
+            if region.name.as_str() == name {
+                return Ok(Some(graft::id(seen.beacon(), region.id)));
             }
-            Ok(None)
-        });
-    match found {
-        Ok(Some(id)) => Ok(id),
-        Ok(None) | Err(_) if !standing.is_empty() => {
-            standing.truncate(8);
-            let names = standing.join(", ");
-            Err(Failure::new(
-                &format!("no region `{name}` is to be seen in {}", vmm.name),
-                Some(&format!(
-                    "its process has these grafts: {names}; `vmshm region graft VM/GRAFT --undo` takes such a name, too"
-                )),
-            ))
         }
-        Ok(None) => Err(Failure::new(
+        Ok(None)
+    });
+    let why = match found {
+        Ok(Some(id)) => return Ok(id),
+        Ok(None) => None,
+        Err(error) => Some(error),
+    };
+    standing.truncate(8);
+    Err(unseen(name, &vmm.name, &standing, why))
+}
+
+/// Why a region was not found: its guest was looked at in vain, or could not be.
+fn unseen(name: &str, vm: &str, standing: &[String], why: Option<AttachError>) -> Failure {
+    match why {
+        // It is there, most likely, and nothing can be undone of a VM that is paused.
+        Some(error @ AttachError::Silent { stopped: true, .. }) => error.into(),
+        _ if !standing.is_empty() => Failure::new(
+            &format!("no region `{name}` is to be seen in {vm}"),
+            Some(&format!(
+                "its process has these grafts: {}; `vmshm region graft VM/GRAFT --undo` takes such a name, too",
+                standing.join(", ")
+            )),
+        ),
+        None => Failure::new(
             &format!("there is no region `{name}`, and nothing is grafted"),
             Some("`vmshm region list VM` shows the regions that exist"),
-        )),
-        Err(failure) => Err(failure),
+        ),
+        Some(error) => error.into(),
     }
 }
 
+/// Whether each of these regions is a file of its own in a VM's process; nothing where that may
+/// not be seen.
+pub(crate) fn grafted_regions(
+    pid: u32,
+    beacon: &Beacon,
+    regions: &[RegionEntry],
+) -> Option<Vec<bool>> {
+    let standing = graft::standing(pid).ok()?;
+    let is_grafted = |region: &RegionEntry| {
+        let id = graft::id(beacon, region.id);
+        standing.iter().any(|one| one.id == id)
+    };
+    Some(regions.iter().map(is_grafted).collect())
+}
+
 fn described(name: &str, vm: &str, grafted: &GraftedRegion) -> Value {
-    let longest = grafted.pauses.iter().map(|pause| pause.standing).max();
-    json!({
+    let mut object = json!({
         "region": name,
         "vm": vm,
         "pid": grafted.pid,
@@ -153,12 +185,29 @@ fn described(name: &str, vm: &str, grafted: &GraftedRegion) -> Value {
         "size": grafted.size,
         "grafted": true,
         "new": !grafted.pauses.is_empty(),
-        "stopping_ms": milliseconds(grafted.pause.stopping),
-        "pause_ms": milliseconds(grafted.pause.standing),
-        "longest_pause_ms": milliseconds(longest.unwrap_or_default()),
-        "pauses": grafted.pauses.len(),
         "proof": grafted.proof.name(),
-    })
+    });
+    add_pauses(&mut object, &grafted.pauses);
+    object
+}
+
+/// How long the VM stood still, as scripts see it.
+fn add_pauses(object: &mut Value, pauses: &[Pause]) {
+    let all = graft::in_all(pauses);
+    let more = [
+        ("stopping_ms", json!(milliseconds(all.stopping))),
+        ("pause_ms", json!(milliseconds(all.standing))),
+        ("longest_pause_ms", json!(milliseconds(longest(pauses)))),
+        ("pauses", json!(pauses.len())),
+    ];
+    if let Some(fields) = object.as_object_mut() {
+        fields.extend(more.map(|(name, value)| (name.to_owned(), value)));
+    }
+}
+
+fn longest(pauses: &[Pause]) -> Duration {
+    let standing = pauses.iter().map(|pause| pause.standing);
+    standing.max().unwrap_or_default()
 }
 
 fn milliseconds(time: Duration) -> f64 {
@@ -166,17 +215,50 @@ fn milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
 }
 
-fn pause(pause: Pause) -> String {
-    format!(
+fn pause(pauses: &[Pause]) -> String {
+    let all = graft::in_all(pauses);
+    let mut text = format!(
         "{:.2} ms, and {:.2} ms for stopping",
-        milliseconds(pause.standing),
-        milliseconds(pause.stopping)
-    )
+        milliseconds(all.standing),
+        milliseconds(all.stopping)
+    );
+    if pauses.len() > 2 {
+        let longest = milliseconds(longest(pauses));
+        let _ = write!(
+            text,
+            "; {longest:.2} ms at the longest of {} times",
+            pauses.len()
+        );
+    }
+    text
 }
 
 impl From<GraftFailure> for Failure {
     fn from(failure: GraftFailure) -> Self {
         let hint = failure.hint();
         Self::from_error(&failure, hint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_region_of_a_paused_vm_is_not_called_unknown() {
+        let grafts = ["1.00000000000000ab".to_owned()];
+        let silent = |stopped| {
+            Some(AttachError::Silent {
+                name: "web".to_owned(),
+                waited: 5.0,
+                stopped,
+            })
+        };
+        let text = |why| unseen("m", "web", &grafts, why).to_string();
+        assert!(text(silent(true)).contains("the VM is paused"));
+        // A guest that is gone may have left grafts, which have names of their own.
+        for why in [silent(false), None] {
+            assert!(text(why).contains("no region `m`"));
+        }
     }
 }

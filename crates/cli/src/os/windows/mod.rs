@@ -18,7 +18,7 @@ pub(crate) use files::{
 };
 pub(crate) use monitor_program::{MONITOR_PROGRAM, is_program, processor_time, words_for_end};
 pub(crate) use process::{Parent, keep_apart};
-pub(crate) use region_graft::graft_region;
+pub(crate) use region_graft::{graft_region, grafted_regions};
 pub(crate) use signals::Signals;
 pub(crate) use streams::{
     descriptor, prepare_streams, reader_has_left, shows_colour, standard_output, wait,

@@ -3,6 +3,8 @@
 use super::words::GRAFT_REFUSAL;
 use crate::arguments::{Global, RegionGraft};
 use crate::failure::Failure;
+use vmshm_link::beacon::Beacon;
+use vmshm_link::directory::RegionEntry;
 
 /// Says that it cannot be done.
 pub(crate) fn graft_region(_: &RegionGraft, _: &Global) -> Result<(), Failure> {
@@ -10,4 +12,9 @@ pub(crate) fn graft_region(_: &RegionGraft, _: &Global) -> Result<(), Failure> {
         GRAFT_REFUSAL.unwrap_or_default(),
         Some("use `--method auto`, which maps where it can and copies elsewhere"),
     ))
+}
+
+/// Nothing is ever grafted here.
+pub(crate) fn grafted_regions(_: u32, _: &Beacon, regions: &[RegionEntry]) -> Option<Vec<bool>> {
+    Some(vec![false; regions.len()])
 }
