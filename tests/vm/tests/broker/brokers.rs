@@ -7,8 +7,8 @@ use std::process::Command;
 use rustix::process::Signal;
 use vmshm_vm_tests::environment;
 use vmshm_vm_tests::machine::{Kind, Machine};
-use vmshm_vm_tests::patience::{LATER, SOON, wait_for};
-use vmshm_vm_tests::program::{Program, Running};
+use vmshm_vm_tests::patience::{LATER, SOON, wait_for, wait_until};
+use vmshm_vm_tests::program::{Outcome, Program, Running};
 
 /// Whose the VM is.
 pub const OWNER: u32 = 12_001;
@@ -19,15 +19,26 @@ pub const STRANGER: u32 = 12_003;
 
 /// A VM of [`OWNER`]; nothing where there is nothing to boot with, or this is not root, which is said.
 pub fn machine(label: &str) -> Option<Machine> {
-    machine_of(Kind::QemuPrivate(2), label)
+    machine_of(Kind::QemuPrivate(2), label, &[])
 }
 
-/// The same of another kind.
-pub fn machine_of(kind: Kind, label: &str) -> Option<Machine> {
+/// The same of another kind, with more options of `cargo xtask vm`.
+pub fn machine_of(kind: Kind, label: &str, options: &[&str]) -> Option<Machine> {
     if !environment::is_set_up() || !environment::is_root() {
         return None;
     }
-    Some(Machine::boot_of_user(kind, label, OWNER))
+    Some(Machine::boot_of_user(kind, label, options, OWNER))
+}
+
+/// Does something, again where a busy machine had no time for it: a direct program was too slow to make way, and is
+/// named then, or the guest too slow to beat.
+pub fn patiently(mut run: impl FnMut() -> Outcome) -> Outcome {
+    wait_until("what the broker does", LATER, || {
+        let outcome = run();
+        let again = ["do not let go of it", "guest silent"];
+        let is_too_busy = again.iter().any(|words| outcome.errors.contains(words));
+        (!is_too_busy).then_some(outcome)
+    })
 }
 
 /// What the unit leaves a broker, as setpriv says it.
@@ -196,4 +207,18 @@ pub fn wait_for_no_graft(machine: &Machine) {
     wait_for("all to be taken back", SOON, || {
         grafts(machine.pid).is_empty()
     });
+}
+
+/// A program of [`FRIEND`] that holds the region `held`, and does there what the mode says.
+pub fn hold(broker: &Broker, machine: &Machine, mode: &str) -> Running {
+    let program = broker.program(FRIEND, &environment::own_program("hold-brokered"));
+    let holder = [mode, &machine.name, "held"]
+        .iter()
+        .fold(program, Program::argument)
+        .start();
+    wait_for("a region that is held", LATER, || {
+        holder.errors.so_far().contains("held")
+    });
+    assert!(!grafts(machine.pid).is_empty(), "nothing is grafted");
+    holder
 }

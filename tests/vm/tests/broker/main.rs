@@ -9,6 +9,7 @@
 
 mod brokers;
 mod deaths;
+mod endings;
 mod partners;
 mod reboots;
 mod sight;

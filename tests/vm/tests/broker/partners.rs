@@ -1,5 +1,5 @@
-//! A VM whose RAM the host maps: another user's programs get a region through the broker although a program that has
-//! attached directly has the same region mapped. That one makes way, and makes way again when the region is taken back,
+//! Another user's programs get a region through the broker although a program that has attached directly has the same
+//! region mapped, or copies it where the VM's memory is private. That one makes way, and makes way again when the region is taken back,
 //! and no word that it has stored is lost.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use vmshm_host::{End, LinkFailure, Raw, Vm};
 use vmshm_vm_tests::cell::{Backing, Board, Cell};
 use vmshm_vm_tests::environment::report;
 use vmshm_vm_tests::machine::Kind;
-use vmshm_vm_tests::patience::{LATER, SOON, wait_for, wait_until};
+use vmshm_vm_tests::patience::{LATER, SOON, wait_for};
 use vmshm_vm_tests::program::vmshm;
 use vmshm_vm_tests::stopping::StopOnDrop;
 
@@ -46,6 +46,11 @@ impl Counting {
 }
 
 #[test]
+fn a_direct_program_and_one_of_another_user_share_a_region_of_private_memory() {
+    share(Kind::QemuPrivate(2), "private-partners");
+}
+
+#[test]
 #[ignore = "long: a machine of its own"]
 fn a_direct_program_and_one_of_another_user_share_a_region_of_a_memfd() {
     share(Kind::QemuMemfd(2), "partners");
@@ -58,8 +63,33 @@ fn a_direct_program_and_one_of_another_user_share_a_region_of_a_file() {
     share(Kind::Qemu(cell), "file-partners");
 }
 
+#[test]
+fn a_graft_that_is_undone_by_name_ends_the_session_of_its_holder() {
+    let Some(machine) = brokers::machine("undone") else {
+        return;
+    };
+    let broker = Broker::start(&machine, r#""held""#);
+    let holder = brokers::hold(&broker, &machine, "hold");
+    let region = machine.path("held");
+    vmshm(["region", "graft", &region, "--undo"])
+        .run()
+        .success();
+    wait_for("the holder to hear of it", SOON, || {
+        holder.errors.so_far().contains("its graft was undone")
+    });
+    brokers::wait_for_no_graft(&machine);
+    // The next one finds a file that is the guest's.
+    patient(
+        &broker,
+        &["region", "write", &region, "0", "--hex", "c0ffee"],
+    );
+    let seen = vmshm(["region", "read", &region, "0", "3"]).run().success();
+    assert_eq!(seen, [0xc0, 0xff, 0xee]);
+    drop(holder);
+}
+
 fn share(kind: Kind, label: &str) {
-    let Some(machine) = brokers::machine_of(kind, label) else {
+    let Some(machine) = brokers::machine_of(kind, label, &[]) else {
         return;
     };
     let mut broker = Broker::start(&machine, r#""shared""#);
@@ -68,7 +98,7 @@ fn share(kind: Kind, label: &str) {
         .run()
         .success();
     let vm = Vm::connect(&machine.name).expect("a session");
-    assert!(vm.is_mapped());
+    assert_eq!(vm.is_mapped(), kind.is_shared());
     let raw = vm.region("shared").raw().expect("the region");
     let mut counting = Counting {
         raw,
@@ -113,13 +143,7 @@ fn share(kind: Kind, label: &str) {
     vmshm(["region", "remove", &region]).run().success();
 }
 
-/// Runs a command of another user. On a busy machine the direct program may be too slow to make way, and is named then, or
-/// the guest too slow to beat.
+/// Runs a command of another user.
 fn patient(broker: &Broker, arguments: &[&str]) -> Vec<u8> {
-    wait_until("region that is lent", LATER, || {
-        let outcome = broker.vmshm(FRIEND, arguments).run();
-        let again = ["do not let go of it", "guest silent"];
-        let is_too_busy = again.iter().any(|words| outcome.errors.contains(words));
-        (!is_too_busy).then(|| outcome.success())
-    })
+    brokers::patiently(|| broker.vmshm(FRIEND, arguments).run()).success()
 }

@@ -10,13 +10,13 @@ use vmshm_vm_tests::machine::Kind;
 const SIZE: u64 = 8 << 20;
 
 #[test]
-fn qemu_with_one_processor_is_grafted_and_undone_a_dozen_times() {
-    again_and_again(Kind::QemuPrivate(1), 1, 12);
+fn qemu_with_one_processor_is_grafted_and_undone_some_times() {
+    again_and_again(Kind::QemuPrivate(1), 1, 6);
 }
 
 #[test]
-fn qemu_with_two_processors_is_grafted_and_undone_a_dozen_times() {
-    again_and_again(Kind::QemuPrivate(2), 2, 12);
+fn qemu_with_two_processors_is_grafted_and_undone_some_times() {
+    again_and_again(Kind::QemuPrivate(2), 2, 5);
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! RAM that the host maps: a program that has the region mapped makes way for the graft, makes a new session and goes on
-//! with what it had, and one that does not is named.
+//! A program that has the region in use, mapped or by copying, makes way for the graft and for its undoing, makes a new
+//! session and goes on with what it had, and one that does not is named.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -25,9 +25,9 @@ struct Talk {
 }
 
 impl Talk {
-    fn start(machine: &Machine) -> Self {
+    fn start(machine: &Machine, mapped: bool) -> Self {
         let vm = Vm::connect(&machine.name).expect("a session");
-        assert!(vm.is_mapped());
+        assert_eq!(vm.is_mapped(), mapped);
         let ring = vm.region(NAME).size(1 << 16).ring().expect("the ring");
         Self {
             ring,
@@ -72,19 +72,32 @@ impl Talk {
 }
 
 #[test]
-fn a_program_with_a_ring_makes_way_and_goes_on() {
-    let Some(machine) = fleet::borrow(Kind::QemuMemfd(2)) else {
+fn a_program_that_maps_makes_way_and_goes_on() {
+    makes_way(Kind::QemuMemfd(2), true, 3);
+}
+
+#[test]
+fn a_program_that_copies_makes_way_and_goes_on() {
+    makes_way(Kind::QemuPrivate(2), false, 10);
+}
+
+fn makes_way(kind: Kind, mapped: bool, times: usize) {
+    let Some(machine) = fleet::borrow(kind) else {
         return;
     };
     let program = guest_program("link-peer");
     let inside = machine.guest.start(&format!("{program} guest {NAME} echo"));
-    let mut talk = Talk::start(&machine);
+    let mut talk = Talk::start(&machine, mapped);
     let (stop, seen) = (AtomicBool::new(false), AtomicU64::new(0));
     let path = machine.path(NAME);
     // On a busy machine the program may be too slow to make way, and is named then.
-    let graft = || {
+    let graft = |more: Option<&str>| {
         wait_until("graft", LATER, || {
-            let outcome = vmshm(["region", "graft", &path, "--json"]).run();
+            let mut command = vmshm(["region", "graft", &path, "--json"]);
+            if let Some(more) = more {
+                command = command.argument(more);
+            }
+            let outcome = command.run();
             let is_in_use = outcome.errors.contains("do not let go of it");
             (!is_in_use).then(|| outcome.json())
         })
@@ -98,27 +111,31 @@ fn a_program_with_a_ring_makes_way_and_goes_on() {
                 seen.load(Ordering::Relaxed) > before + 10 * AHEAD
             });
         };
-        goes_on();
-        let answer = graft();
-        assert_eq!(
-            (&answer["grafted"], &answer["new"]),
-            (&true.into(), &true.into())
-        );
-        goes_on();
-        // Who maps the file of the graft is in nobody's way.
-        assert_eq!(graft()["new"], false);
+        for _ in 0..times {
+            goes_on();
+            let answer = graft(None);
+            assert_eq!(
+                (&answer["grafted"], &answer["new"]),
+                (&true.into(), &true.into())
+            );
+            goes_on();
+            // Who maps the file of the graft is in nobody's way.
+            assert_eq!(graft(None)["new"], false);
+            goes_on();
+            assert_eq!(graft_files(machine.pid), 1);
+            graft(Some("--undo"));
+            assert_eq!(graft_files(machine.pid), 0);
+        }
         goes_on();
     });
     assert!(talk.ends.iter().all(|end| *end == End::MadeWay));
-    assert!(!talk.ends.is_empty());
-    assert_eq!(graft_files(machine.pid), 1);
+    assert!(talk.ends.len() >= 2 * times, "{:?}", talk.ends);
     report(&format_args!(
-        "{} numbers went there and back around a graft",
+        "{} numbers went there and back around {times} grafts",
         talk.back
     ));
     talk.finish();
     assert_eq!(inside.wait(LATER).status, 0);
-    vmshm(["region", "graft", &path, "--undo"]).run().success();
     vmshm(["region", "remove", &path]).run().success();
 }
 

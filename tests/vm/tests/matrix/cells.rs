@@ -112,6 +112,7 @@ fn examine(kind: Kind) {
     }
     reading::without_and_with_the_agent(&machine);
     if has_slots {
+        plugging::graft(&machine);
         plugging::plug_another(&machine);
     }
 }

@@ -1,7 +1,10 @@
 //! DIMMs that are plugged into a running machine, and taken into use by its guest.
 
+use std::ops::Range;
+
 use serde_json::json;
 use vmshm_vm_tests::cell::{DIMM, LATER_DIMM};
+use vmshm_vm_tests::grafted::{Bytes, grafted_places};
 use vmshm_vm_tests::machine::Machine;
 use vmshm_vm_tests::patience::{LATER, wait_for};
 use vmshm_vm_tests::program::vmshm;
@@ -39,6 +42,23 @@ pub fn plug_another(machine: &Machine) {
         // The guest may be writing there at this moment.
         read.success() == monitor.memory(address, 4096)
     });
+}
+
+/// Grafts a region that lies in the first: it is found meanwhile, and when that is undone.
+pub fn graft(machine: &Machine) {
+    let bytes = Bytes::create(machine, "plugged", 4 << 20);
+    bytes.graft().success();
+    let seen = vmshm(["inspect", &machine.pid.to_string(), "--json"]).run();
+    let blocks = seen.json()["blocks"].clone();
+    let number = |block: usize, name: &str| blocks[block][name].as_u64().expect("a number");
+    let plugged = number(1, "vmm_virtual")..number(1, "vmm_virtual") + number(1, "size");
+    assert_eq!(number(1, "size"), DIMM);
+    // A guest takes such memory first.
+    let is_there = |place: Range<u64>| plugged.contains(&place.start);
+    assert!(grafted_places(machine.pid).any(is_there));
+    bytes.check();
+    bytes.undo().success();
+    bytes.check();
 }
 
 fn plug_one(machine: &Machine, name: &str, size: u64) {
