@@ -22,7 +22,9 @@ pub enum End {
     #[error("agent stopped: vmshm-agent in the guest was shut down")]
     AgentLeft,
     /// The beacon is not there any more (seen on the host).
-    #[error("guest restarted: its beacon has gone (a reboot, or its keeper was killed)")]
+    #[error(
+        "guest restarted: its beacon has gone, or its BIOS has started over (a reboot, or its keeper was killed)"
+    )]
     GuestRestarted,
     /// A broker of this host kept the session, and has ended it; all that it lent is taken back.
     #[error("broker gone: vmshm-broker has ended the connection")]

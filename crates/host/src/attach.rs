@@ -22,6 +22,7 @@ use crate::beacon_search;
 use crate::deadline::Deadline;
 use crate::direct::Direct;
 use crate::ending::{Condition, SessionEnd};
+use crate::firmware_ticks::FirmwareTicks;
 use crate::identity::{is_known_dead, own_identity};
 use crate::os::advice;
 use crate::session::Session;
@@ -265,7 +266,8 @@ pub fn see(vmm: &Vmm, options: &AttachOptions) -> Result<Seen, AttachError> {
     let signs =
         sighting::signs_at(&ram, candidate.at, &candidate.beacon).unwrap_or(candidate.signs);
     let liveness = Arc::clone(ram.liveness());
-    let watch = Watch::new(liveness, vmm.pid, page, candidate.beacon, signs);
+    let ticks = FirmwareTicks::find(&ram, &directory.layout);
+    let watch = Watch::new(liveness, vmm.pid, page, (candidate.beacon, signs), ticks);
     Ok(Seen {
         ram,
         candidate,

@@ -24,7 +24,9 @@ pub enum SessionEnd {
     #[error("agent stopped: vmshm-agent in the guest was shut down")]
     AgentLeft,
     /// The beacon is not there any more: the guest rebooted, or its keeper died.
-    #[error("guest restarted: its beacon has gone (a reboot, or its keeper was killed)")]
+    #[error(
+        "guest restarted: its beacon has gone, or its BIOS has started over (a reboot, or its keeper was killed)"
+    )]
     GuestRestarted,
     /// A broker kept the session, and is not there any more.
     #[error("broker gone: vmshm-broker has ended the connection")]

@@ -6,7 +6,8 @@
 //! A keeper beats four times a second. It counts as lost when it has not for [`SILENCE`] while
 //! the guest has run: while the agent beside it has beaten, or while the VMM has used the
 //! processor for [`RAN`]. A VM that is paused, or that the host gives no time, runs nothing
-//! that could use the pages, and is waited for.
+//! that could use the pages, and is waited for. Where a BIOS starts over that is seen at once
+//! (`firmware_ticks`).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use vmshm_ram::{Liveness, View};
 
 use crate::beacon_page::read_beacon_page;
 use crate::ending::SessionEnd;
+use crate::firmware_ticks::FirmwareTicks;
 use crate::os::processor_time;
 
 /// So long a keeper may not beat while its guest runs.
@@ -33,6 +35,7 @@ pub struct Guard {
     liveness: Arc<Liveness>,
     page: Arc<View>,
     beacon: Beacon,
+    ticks: Option<Arc<FirmwareTicks>>,
     judge: Judge,
 }
 
@@ -41,14 +44,15 @@ impl Guard {
         liveness: Arc<Liveness>,
         pid: u32,
         page: Arc<View>,
-        beacon: Beacon,
-        signs: &Signs,
+        (beacon, signs): (Beacon, &Signs),
+        ticks: Option<Arc<FirmwareTicks>>,
     ) -> Self {
         Self {
             pid,
             liveness,
             page,
             beacon,
+            ticks,
             judge: Judge::new(signs, Instant::now(), processor_time(pid)),
         }
     }
@@ -65,6 +69,9 @@ impl Guard {
                 return Err(SessionEnd::GuestRestarted);
             }
             Err(BeaconError::Incompatible(error)) => return Err(error.into()),
+        }
+        if self.ticks.as_ref().is_some_and(|ticks| ticks.have_moved()) {
+            return Err(SessionEnd::GuestRestarted);
         }
         let signs = Signs::from_page(&page)?;
         let now = Instant::now();

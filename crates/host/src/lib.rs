@@ -23,6 +23,7 @@ pub mod display;
 pub mod doorbell;
 pub mod ending;
 pub mod findings;
+mod firmware_ticks;
 pub mod guard;
 pub mod identity;
 pub mod inspect;

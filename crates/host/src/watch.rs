@@ -10,6 +10,7 @@ use vmshm_ram::{Liveness, RunState, View};
 
 use crate::beacon_page::read_beacon_page;
 use crate::ending::{Condition, SessionEnd};
+use crate::firmware_ticks::FirmwareTicks;
 use crate::guard::Guard;
 
 /// A guest whose heartbeat has not moved for so long is called silent. The slowest
@@ -26,17 +27,19 @@ pub struct Watch {
     generation: u64,
     last: Signs,
     last_moved: Instant,
+    ticks: Option<Arc<FirmwareTicks>>,
 }
 
 impl Watch {
-    /// Watches the guest of `beacon`, whose page is `page`, as `signs` showed it.
+    /// Watches the guest of `beacon`, whose page is `page`, as `signs` showed it; by what its
+    /// firmware has left, too, if it has.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         liveness: Arc<Liveness>,
         pid: u32,
         page: Arc<View>,
-        beacon: Beacon,
-        signs: Signs,
+        (beacon, signs): (Beacon, Signs),
+        ticks: Option<Arc<FirmwareTicks>>,
     ) -> Self {
         Self {
             pid,
@@ -46,6 +49,7 @@ impl Watch {
             generation: signs.generation,
             last: signs,
             last_moved: Instant::now(),
+            ticks,
         }
     }
 
@@ -67,6 +71,9 @@ impl Watch {
                 });
             }
             Err(BeaconError::Incompatible(error)) => return Err(error.into()),
+        }
+        if self.ticks.as_ref().is_some_and(|ticks| ticks.have_moved()) {
+            return Err(SessionEnd::GuestRestarted);
         }
         let signs = Signs::from_page(&page)?;
         self.judge(&signs)?;
@@ -109,7 +116,8 @@ impl Watch {
     #[must_use]
     pub fn guard(&self) -> Guard {
         let (liveness, page) = (Arc::clone(&self.liveness), Arc::clone(&self.page));
-        Guard::new(liveness, self.pid, page, self.beacon, &self.last)
+        let ticks = self.ticks.clone();
+        Guard::new(liveness, self.pid, page, (self.beacon, &self.last), ticks)
     }
 
     /// How long no heartbeat has been seen to move. Right only if [`Watch::look`] is

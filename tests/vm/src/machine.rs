@@ -16,7 +16,7 @@ use crate::guest::{Guest, SCRIPT};
 use crate::lines::Lines;
 use crate::patience::{LATER, SOON, wait_for};
 use crate::processes;
-use crate::qmp;
+use crate::qmp::{self, Qmp};
 
 /// Boots the machine, and ends it when standard input ends: that also happens when the tests are killed.
 const KEEPER: &str =
@@ -185,7 +185,8 @@ pub struct Machine {
     pub guest: Guest,
     keeper: Child,
     lifeline: Option<ChildStdin>,
-    console: Lines,
+    /// What the guest's programs have said at its start, and the booter.
+    pub console: Lines,
 }
 
 impl Machine {
@@ -376,6 +377,13 @@ impl Drop for Machine {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("console of {}:\n{}", self.name, self.console.so_far());
+            eprintln!("its threads:\n{}", processes::threads(self.pid));
+            if qmp::socket(&self.name).exists() {
+                let monitor = Qmp::of(&self.name);
+                // It may be as broken as what made the test fail.
+                let told = std::thread::spawn(move || monitor.processors()).join();
+                eprintln!("its processors:\n{}", told.unwrap_or_default());
+            }
         }
         drop(self.lifeline.take());
         let deadline = Instant::now() + SOON;

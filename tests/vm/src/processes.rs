@@ -52,6 +52,22 @@ pub fn time_of_children() -> Duration {
     times("/proc/self/stat", 13)
 }
 
+/// What each thread of a process does, in the kernel's words.
+#[must_use]
+pub fn threads(pid: u32) -> String {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten();
+    let tasks = tasks.flatten().map(|task| {
+        let read = |name| std::fs::read_to_string(task.path().join(name)).unwrap_or_default();
+        let (name, stat, call) = (read("comm"), read("stat"), read("syscall"));
+        let state = stat.rsplit(") ").next().unwrap_or_default();
+        let state = state.split(' ').next().unwrap_or_default();
+        format!("{} {state}, in the call {}\n", name.trim(), call.trim())
+    });
+    tasks.collect()
+}
+
 /// The sum of two numbers of ticks, counted behind the process's name (proc_pid_stat(5)).
 fn times(path: &str, first: usize) -> Duration {
     let stat = std::fs::read_to_string(path).unwrap_or_default();

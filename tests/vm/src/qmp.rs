@@ -49,12 +49,7 @@ impl Qmp {
             json!({"execute": command, "arguments": arguments}),
         ] {
             writeln!(lines.get_mut(), "{request}").expect("the monitor reads");
-            answer = loop {
-                let line = next(&mut lines);
-                if line.get("event").is_none() {
-                    break line;
-                }
-            };
+            answer = next(&mut lines);
         }
         let result = answer.get("return");
         result
@@ -70,6 +65,17 @@ impl Qmp {
     pub fn monitor(&self, line: &str) -> String {
         let answer = self.execute("human-monitor-command", &json!({"command-line": line}));
         answer.as_str().expect("text").to_owned()
+    }
+
+    /// What the processors do.
+    ///
+    /// # Panics
+    /// When the monitor fails.
+    #[must_use]
+    pub fn processors(&self) -> String {
+        ["info status", "info registers -a"]
+            .map(|line| self.monitor(line))
+            .concat()
     }
 
     /// The bytes at a guest-physical address.
@@ -111,10 +117,17 @@ fn piece(line: &str) -> Option<Range<u64>> {
     Some(number(first)?..number(last)?.checked_add(1)?)
 }
 
+/// The next word to whoever is connected: events may come before each, the greeting too.
 fn next(lines: &mut BufReader<UnixStream>) -> Value {
-    let mut line = String::new();
-    lines.read_line(&mut line).expect("the monitor answers");
-    serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
+    loop {
+        let mut line = String::new();
+        lines.read_line(&mut line).expect("the monitor answers");
+        let said: Value =
+            serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
+        if said.get("event").is_none() {
+            return said;
+        }
+    }
 }
 
 /// A file that is removed when this is dropped.

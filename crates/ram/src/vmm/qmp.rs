@@ -162,7 +162,7 @@ fn ask(path: &Path, vmm: u32, blocks: &[RamBlock], limits: Limits) -> Result<Lay
         read: Vec::new(),
         deadline: Instant::now() + limits.greeting,
     };
-    let greeting = monitor.line().map_err(|_| MonitorError::Taken)?;
+    let greeting = monitor.greeting().map_err(|_| MonitorError::Taken)?;
     if greeting.get("QMP").is_none() {
         return Err(MonitorError::Unclear);
     }
@@ -197,6 +197,16 @@ impl Monitor {
                 return Err(io::ErrorKind::InvalidData.into());
             }
             self.socket.receive(&mut self.read, self.deadline)?;
+        }
+    }
+
+    /// The first message that is no event: QEMU tells those that come up meanwhile before it greets.
+    fn greeting(&mut self) -> io::Result<Value> {
+        loop {
+            let message = self.line()?;
+            if message.get("event").is_none() {
+                return Ok(message);
+            }
         }
     }
 

@@ -95,8 +95,13 @@ fn serve(path: &std::path::Path, answer: impl Fn(&str) -> String + Send + 'stati
 
 fn serve_one(stream: UnixStream, answer: &impl Fn(&str) -> String) -> io::Result<()> {
     let mut reader = BufReader::new(stream);
-    let greeting = b"{\"QMP\": {\"version\": {}, \"capabilities\": []}}\r\n";
-    reader.get_mut().write_all(greeting)?;
+    // What happens while somebody connects is told first.
+    let greeting = format!(
+        "{}\r\n{}\r\n",
+        json!({"event": "JOB_STATUS_CHANGE"}),
+        json!({"QMP": {"version": {}, "capabilities": []}})
+    );
+    reader.get_mut().write_all(greeting.as_bytes())?;
     let mut line = String::new();
     while reader.read_line(&mut line)? > 0 {
         let command: Value = serde_json::from_str(&line).expect("a command");

@@ -2,7 +2,7 @@
 //! it does, and `ended: REASON` when that is over.
 //!
 //! `hold-brokered hold VM REGION` holds until its standard input ends; `write` writes all of it again and again, also after
-//! its end; `punch` takes a page out of its file. `look VM VMM-PID BROKER-PID WORD REST` tries each way to memory that it can
+//! its end; `write-late` does so once it has a line of input; `punch` takes a page out of its file. `look VM VMM-PID BROKER-PID WORD REST` tries each way to memory that it can
 //! think of, looks for the word and the rest with a dash between them there, and prints what it found as JSON. `attack SOCKET` says to the
 //! broker what nobody may.
 #![allow(
@@ -11,9 +11,10 @@
 )]
 
 use std::fs::File;
-use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FallocateFlags, Mode, OFlags};
@@ -32,13 +33,19 @@ fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words.as_slice() {
-        [mode @ ("hold" | "write" | "punch"), vm, region] => hold(mode, vm, region),
+        [
+            mode @ ("hold" | "write" | "write-late" | "punch"),
+            vm,
+            region,
+        ] => hold(mode, vm, region),
         ["look", vm, vmm, broker, word, rest] => {
             let pid = |text: &str| text.parse().expect("a process number");
             look(vm, pid(vmm), pid(broker), &format!("{word}-{rest}"));
         }
         ["attack", socket] => attack(Path::new(socket)),
-        _ => panic!("hold|write|punch VM REGION, look VM PID PID WORD REST, attack SOCKET"),
+        _ => panic!(
+            "hold|write|write-late|punch VM REGION, look VM PID PID WORD REST, attack SOCKET"
+        ),
     }
 }
 
@@ -64,21 +71,32 @@ fn hold(mode: &str, vm: &str, region: &str) {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         rustix::fs::fallocate(file, flags, 0x3000, 0x1000).expect("a hole");
     }
-    std::thread::spawn(|| {
-        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+    let writes = Arc::new(AtomicBool::new(mode == "write"));
+    let has_a_line = Arc::clone(&writes);
+    std::thread::spawn(move || {
+        while std::io::stdin()
+            .read_line(&mut String::new())
+            .expect("it is open")
+            > 0
+        {
+            has_a_line.store(true, Ordering::Relaxed);
+        }
         std::process::exit(0);
     });
-    let (start, mut told) = (Instant::now(), false);
+    let (start, mut told, mut has_written) = (Instant::now(), false, false);
     let block = vec![0xa5; 1 << 16];
     while start.elapsed() < LONGEST {
         if let (false, Err(end)) = (told, held.tether.check()) {
             eprintln!("ended: {end}");
             told = true;
         }
-        if mode == "write" {
+        if writes.load(Ordering::Relaxed) {
             // Whether it may or not: nobody can keep a program from it.
             for part in 0..SIZE >> 16 {
                 held.memory.write(part << 16, &block).expect("it is mapped");
+            }
+            if !std::mem::replace(&mut has_written, true) {
+                eprintln!("written");
             }
         }
         std::thread::sleep(Duration::from_millis(10));
