@@ -23,6 +23,7 @@ fn main() {
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     println!("load: {}", load.trim());
     measure("created", Contents::Forget, 0);
+    measure_what_is_missed();
     measure("in use, not written", Contents::Keep, 0);
     measure("in use, each 64th page written", Contents::Keep, 64);
     measure("in use, each page written", Contents::Keep, 1);
@@ -64,6 +65,38 @@ fn measure(what: &str, contents: Contents, step: u32) {
         median(pauses.iter().map(|pause| pause.stopping).collect()),
         median(whole),
     );
+}
+
+/// At a region's creation one thread is borrowed: what another one misses that never sleeps, beside what
+/// it misses in as long a time beside a program that works.
+fn measure_what_is_missed() {
+    let mut victim = Victim::start("huge");
+    let region = victim.unused_region("missed");
+    victim.ask("gap");
+    let (mut missed, mut anyway) = (Vec::new(), Vec::new());
+    for _ in 0..TIMES {
+        victim.ask("fill");
+        gap(&mut victim);
+        let began = Instant::now();
+        surely(|| graft(victim.pid(), &region, Contents::Forget, &[], &mut |_| ()));
+        missed.push(gap(&mut victim));
+        // Somebody who works beside it takes some time from it, whatever he does.
+        let (since, long) = (Instant::now(), began.elapsed());
+        while since.elapsed() < long {
+            std::hint::spin_loop();
+        }
+        anyway.push(gap(&mut victim));
+        surely(|| undo(victim.pid(), &region, Contents::Forget, &[], &mut |_| ()));
+    }
+    println!(
+        "created: another thread misses {:.2?} at the longest, and {:.2?} in as long a time beside another busy program",
+        median(missed),
+        median(anyway),
+    );
+}
+
+fn gap(victim: &mut Victim) -> Duration {
+    Duration::from_nanos(victim.ask("gap").parse().unwrap())
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {

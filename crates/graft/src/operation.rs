@@ -168,8 +168,9 @@ pub fn undo(
         )?;
         let number = file.number;
         let victim = Victim::find(pid)?;
+        let threads = victim.threads_to_borrow()?;
         let answer = attempt(&victim, watch, |tracer| {
-            let held = tracer.stop_one(0, 1)?;
+            let held = tracer.stop_one(&threads, 0, 1)?;
             tracer.call(&held, &[], |_| injected::close(number))
         })?;
         answered("close the memory file", answer)?;
@@ -207,9 +208,10 @@ fn copy_ahead(
     if !ahead::is_worthwhile(pieces, &victim.mappings, &files) {
         return None;
     }
+    let threads = victim.threads_to_borrow().ok()?;
     let result = attempt(&victim, watch, |tracer| {
         let began = Instant::now();
-        let held = tracer.stop_one(0, 2)?;
+        let held = tracer.stop_one(&threads, 0, 2)?;
         let stood = Instant::now();
         let file = tracer.call_for_file(&held, injected::userfaultfd(), |answer| {
             let number = answered("make a userfaultfd", answer)?;
@@ -285,9 +287,10 @@ fn create(
     let flags = region_file::creation_flags();
     let mut data = name.as_bytes().to_vec();
     data.push(0);
+    let threads = victim.threads_to_borrow()?;
     let answer = attempt(&victim, watch, |tracer| {
         let began = Instant::now();
-        let held = tracer.stop_one(data.len(), 1)?;
+        let held = tracer.stop_one(&threads, data.len(), 1)?;
         let stood = Instant::now();
         let answer = tracer.call(&held, &data, |name| injected::memfd_create(name, flags))?;
         pauses.push(Pause {

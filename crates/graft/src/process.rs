@@ -66,6 +66,28 @@ pub(crate) fn threads(pid: u32) -> io::Result<Vec<u32>> {
     Ok(threads)
 }
 
+/// The ids of a process's threads, in the order in which they would be missed: those that sleep come
+/// first, and of these the ones that have used the processor least.
+pub(crate) fn threads_to_borrow(pid: u32) -> io::Result<Vec<u32>> {
+    let mut threads = threads(pid)?;
+    threads.sort_by_cached_key(|thread| {
+        let stat = fs::read(format!("/proc/{pid}/task/{thread}/stat")).unwrap_or_default();
+        parse_use(&String::from_utf8_lossy(&stat)).unwrap_or((true, u64::MAX))
+    });
+    Ok(threads)
+}
+
+/// Whether a thread does something at the moment, and the ticks of the processor that it has used;
+/// nothing where the text is no `stat` (proc_pid_stat(5)).
+fn parse_use(stat: &str) -> Option<(bool, u64)> {
+    // The name may have anything in it, brackets too.
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let fields: Vec<&str> = fields.split(' ').collect();
+    let ticks = |index: usize| fields.get(index)?.parse::<u64>().ok();
+    let used = ticks(11)?.saturating_add(ticks(12)?);
+    Some((fields.first() != Some(&"S"), used))
+}
+
 /// The ids of all processes.
 pub(crate) fn processes() -> io::Result<Vec<u32>> {
     numbered("/proc")
@@ -217,9 +239,28 @@ mod tests {
         assert!(!open_files(pid).expect("files").is_empty());
     }
 
+    #[test]
+    fn sleeping_threads_and_those_that_do_little_are_borrowed_first() {
+        let stat = |name: &str, state: char, user: u64, system: u64| {
+            let line =
+                format!("7 ({name}) {state} 1 7 7 0 -1 0 0 0 0 0 {user} {system} 0 0 20 0\n");
+            parse_use(&line).expect("it is a stat")
+        };
+        let in_order = [
+            stat("call_rcu", 'S', 0, 1),
+            stat("main (loop) S 1", 'S', 40, 2),
+            stat("CPU 0/TCG", 'R', 1, 0),
+        ];
+        assert!(in_order.is_sorted(), "{in_order:?}");
+        assert_eq!(parse_use("7 (x) S 1"), None);
+        let own = threads_to_borrow(std::process::id()).expect("threads");
+        assert!(own.contains(&std::process::id()));
+    }
+
     proptest! {
         #[test]
         fn any_text_is_survived(text in ".{0,300}") {
+            let _ = parse_use(&text);
             let _ = parse_status(&text);
             let _ = parse_areas(&text);
         }

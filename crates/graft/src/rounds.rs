@@ -119,11 +119,15 @@ fn round(
     contents: Contents,
     watch: Watch<'_>,
 ) -> Result<Pause, GraftError> {
+    let threads = match contents {
+        Contents::Forget => victim.threads_to_borrow()?,
+        Contents::Keep | Contents::KeepAtOnce => Vec::new(),
+    };
     attempt(victim, watch, |tracer| {
         let began = Instant::now();
         let (borrowed, others) = match contents {
             Contents::Forget => {
-                let held = tracer.stop_one(injected::WORD, calls.len() + 1)?;
+                let held = tracer.stop_one(&threads, injected::WORD, calls.len() + 1)?;
                 (held, Vec::new())
             }
             Contents::Keep | Contents::KeepAtOnce => {

@@ -57,6 +57,13 @@ impl Victim {
         })
     }
 
+    /// The threads that may be borrowed, those first that will be missed least. Reading that takes
+    /// some time, in which nobody has to stand still.
+    pub(crate) fn threads_to_borrow(&self) -> Result<Vec<u32>, GraftError> {
+        let pid = self.pid;
+        Ok(process::threads_to_borrow(pid).map_err(|_| Refusal::Gone { pid })?)
+    }
+
     /// How far down the stack reaches on which a stack pointer stands.
     fn stack_start(&self, pointer: u64) -> Option<u64> {
         let on = |mapping: &&MemoryMapping| mapping.start.0 < pointer && pointer <= mapping.end().0;

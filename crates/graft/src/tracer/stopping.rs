@@ -218,12 +218,15 @@ impl Tracer<'_> {
         Err(GraftError::Busy)
     }
 
-    /// Stops one thread that can be borrowed for a number of calls, the first one if possible.
-    pub(crate) fn stop_one(&mut self, data: usize, calls: usize) -> Result<Held, GraftError> {
-        let pid = self.victim.pid;
-        let threads = process::threads(pid).map_err(|_| Refusal::Gone { pid })?;
+    /// Stops the first of some threads that can be borrowed for a number of calls.
+    pub(crate) fn stop_one(
+        &mut self,
+        threads: &[u32],
+        data: usize,
+        calls: usize,
+    ) -> Result<Held, GraftError> {
         for worst in [Resumption::Exact, Resumption::Approximate] {
-            for thread in &threads {
+            for thread in threads {
                 if !self.seize(*thread)? || !self.await_stop(*thread, Instant::now())? {
                     continue;
                 }

@@ -3,8 +3,9 @@
 //! that are restarted differently, take signals on a stack of their own, and come and go.
 //! It answers commands on its standard input: `check` (everybody made progress and saw
 //! nothing wrong), `peek OFFSET`, `poke OFFSET VALUE`, `fill` (every page of the memory that nobody
-//! uses becomes present), `drop OFFSET LENGTH` (pages go), and `use STEP`: every STEPth page of the
-//! memory that nobody uses is written over and over from then on. It ends with its input.
+//! uses becomes present), `drop OFFSET LENGTH` (pages go), `use STEP`: every STEPth page of the
+//! memory that nobody uses is written over and over from then on; and `gap`: the longest time, in nanoseconds, that
+//! a thread which never sleeps has missed since it was asked last (first asked, it starts). It ends with its input.
 //! As `huge` its memory is made of huge pages, all of it present.
 
 #![allow(
@@ -19,7 +20,7 @@
 
 use std::io::{BufRead, Write};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, Once};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -128,6 +129,25 @@ fn scribble(memory: usize) {
         }
         thread::sleep(Duration::from_micros(300));
     }
+}
+
+static GAP: AtomicU64 = AtomicU64::new(0);
+static CLOCK: Once = Once::new();
+
+/// The longest time between two looks at the clock, for a thread that does nothing else.
+fn gap() -> u64 {
+    CLOCK.call_once(|| {
+        thread::spawn(|| {
+            let mut last = Instant::now();
+            loop {
+                let now = Instant::now();
+                let missed = u64::try_from((now - last).as_nanos()).unwrap();
+                GAP.fetch_max(missed, Ordering::Relaxed);
+                last = now;
+            }
+        });
+    });
+    GAP.swap(0, Ordering::Relaxed)
 }
 
 /// Values stay in registers over a loop in which the thread is likely to be stopped.
@@ -641,6 +661,7 @@ fn main() {
                 USED.store(step.parse().unwrap(), Ordering::Relaxed);
                 "used".to_owned()
             }
+            ["gap"] => gap().to_string(),
             _ => "what?".to_owned(),
         };
         println!("{answer}");
