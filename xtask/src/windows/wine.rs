@@ -1,9 +1,9 @@
 //! Wine, in which the tests run programs for Windows: a prefix of its own below `target`, and nothing of the user's.
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, ExitStatus, Stdio};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::progress::Step;
 use crate::{checkout, command, install};
@@ -35,9 +35,12 @@ impl Wine {
     /// Makes its prefix now, which takes a while, so that no test waits for it.
     pub fn boot(&self) -> Result<()> {
         let _step = Step::start("starting Wine");
+        self.keep_server()?;
         let mut boot = Command::new(&self.program);
         self.environment(&mut boot);
-        command::output(boot.args(["wineboot.exe", "--init"])).map(drop)
+        let status = quiet(boot.args(["wineboot.exe", "--init"])).context("cannot start Wine")?;
+        ensure!(status.success(), "Wine cannot make its files: {status}");
+        Ok(())
     }
 
     /// Lets cargo run test programs in it.
@@ -56,19 +59,37 @@ impl Wine {
             .env("WINEDLLOVERRIDES", "mscoree,mshtml=");
     }
 
+    /// Starts the server that all programs of the prefix talk to. Debian's ends with its last program, and refuses one
+    /// that starts in that moment; this one stays for some minutes, should nobody end it.
+    fn keep_server(&self) -> Result<()> {
+        // One that runs already makes this one fail.
+        let status = quiet(self.server().arg("-p600"));
+        status.map(drop).context("cannot start Wine's server")
+    }
+
     /// Ends what runs in the prefix: Wine's own services outlive the programs by a while.
     pub fn end(&self) {
+        // There may be nothing left to end.
+        let _ = command::output(self.server().arg("-k"));
+    }
+
+    fn server(&self) -> Command {
         let server = self.program.with_file_name("wineserver64");
-        let server = if server.exists() {
+        let mut server = Command::new(if server.exists() {
             server
         } else {
             PathBuf::from("wineserver")
-        };
-        let mut end = Command::new(server);
-        self.environment(&mut end);
-        // There may be nothing left to end.
-        let _ = command::output(end.arg("-k"));
+        });
+        self.environment(&mut server);
+        server
     }
+}
+
+/// Runs what leaves others in the background, which shall not keep an output of ours open.
+fn quiet(command: &mut Command) -> std::io::Result<ExitStatus> {
+    let nowhere = Stdio::null;
+    let command = command.stdin(nowhere()).stdout(nowhere());
+    command.stderr(nowhere()).status()
 }
 
 fn find() -> Option<PathBuf> {
