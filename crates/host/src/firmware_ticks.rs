@@ -1,5 +1,5 @@
-//! Whether a guest's firmware has run again: the first sign of a guest that boots anew, within
-//! milliseconds of its reset and before anything else of the new guest is in its memory.
+//! Whether a guest's firmware has run again: the first sign of a guest that boots anew, soon after
+//! its reset and before a BIOS loads anything.
 //!
 //! A PC's BIOS counts ticks of its clock in its data area, below the first page that a kernel
 //! uses. No kernel lets it count on, so the count stands still from the kernel's start until the
